@@ -1,0 +1,1 @@
+//! Capability sets of the calling thread.

@@ -1,0 +1,1 @@
+//! Files by descriptor: resolution inside a root, atomic writes, extended attributes, syncing.

@@ -1,0 +1,1 @@
+//! The new mount API with its fall-backs: detached mounts, overlay, binds, attributes.

@@ -1,0 +1,1 @@
+//! Route netlink messages of our own.

@@ -1,0 +1,1 @@
+//! Waiting: epoll, signalfd, timerfd.

@@ -1,0 +1,1 @@
+//! Processes: clone3, pidfds, signals, limits, exec hygiene.
