@@ -1,1 +1,18 @@
-//! placeholder
+//! Intent and plan.
+//!
+//! [`ContainerSpec`] is what somebody wants: the command line, the API, profiles and the builder
+//! all make it, and a container's record keeps it. [`plan()`] turns it, with the image's config, the
+//! [`HostFacts`] and what the engine has [`Resolved`], into an OCI runtime spec.
+//!
+//! Everything here is pure: no file, no clock, no environment. What must be looked up is looked up
+//! by the engine and comes in as a value.
+
+mod container;
+mod facts;
+mod id;
+mod plan;
+
+pub use container::*;
+pub use facts::{CgroupVersion, HostFacts, NamespaceSource, Resolved, ResolvedDevice, ResolvedMount, ResolvedUser};
+pub use id::ContainerId;
+pub use plan::{Planned, ProcessOverrides, plan, plan_exec};
