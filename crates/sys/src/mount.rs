@@ -1,1 +1,235 @@
-//! The new mount API with its fall-backs: detached mounts, overlay, binds, attributes.
+//! The new mount API: detached mounts that exist only as descriptors until they are moved into
+//! place.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+};
+
+use crate::{CallError, CallResult, ErrnoContext};
+
+pub use rustix::mount::{MountAttrFlags as Attributes, MountPropagationFlags as PropagationFlags};
+
+/// What an overlay is made of.
+pub struct OverlayRequest<'a> {
+    /// Read-only layers, topmost first; at least one.
+    pub lowers: &'a [BorrowedFd<'a>],
+    /// The writable layer and its work directory; `None` for a read-only mount.
+    pub upper: Option<(BorrowedFd<'a>, BorrowedFd<'a>)>,
+    /// Whether nothing is ever synced (see overlayfs.rst, "Volatile mount").
+    pub volatile: bool,
+    /// Whether overlay's own attributes are `user.overlay.*` (needed inside a user namespace).
+    pub userxattr: bool,
+}
+
+fn proc_path(fd: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+/// Makes a detached overlay mount. Kernels from 6.5 take one layer at a time; older ones one text,
+/// in which the layers are short paths below `/proc/self/fd`.
+pub fn overlay(request: &OverlayRequest<'_>) -> CallResult<OwnedFd> {
+    let name = || format!("overlay({} lowers, upper: {})", request.lowers.len(), request.upper.is_some());
+    // A single lower layer without an upper one is no overlay: a read-only bind is the same.
+    if request.upper.is_none() && request.lowers.len() == 1 {
+        let tree = clone_tree(request.lowers[0], "", false)?;
+        set_attributes(tree.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY, MountAttrFlags::empty(), None, false)?;
+        return Ok(tree);
+    }
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).call(|| "fsopen(overlay)".into())?;
+    let set = |key: &str, value: &str| fsconfig_set_string(context.as_fd(), key, value).call(|| format!("fsconfig(overlay, {key}={value})"));
+    set("source", "overlay")?;
+    let mut one_by_one = true;
+    for (index, lower) in request.lowers.iter().enumerate() {
+        match fsconfig_set_string(context.as_fd(), "lowerdir+", proc_path(*lower).as_str()) {
+            Ok(()) => {}
+            Err(Errno::INVAL) if index == 0 => {
+                one_by_one = false;
+                break;
+            }
+            Err(errno) => return Err(CallError::new(format!("fsconfig(overlay, lowerdir+={})", proc_path(*lower)), errno)),
+        }
+    }
+    if !one_by_one {
+        return overlay_by_text(request);
+    }
+    if let Some((upper, work)) = request.upper {
+        set("upperdir", &proc_path(upper))?;
+        set("workdir", &proc_path(work))?;
+    }
+    for option in options(request) {
+        match option.split_once('=') {
+            Some((key, value)) => set(key, value)?,
+            None => fsconfig_set_flag(context.as_fd(), option).call(|| format!("fsconfig(overlay, {option})"))?,
+        }
+    }
+    fsconfig_create(context.as_fd()).call(name)?;
+    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).call(|| "fsmount(overlay)".into())
+}
+
+fn options(request: &OverlayRequest<'_>) -> Vec<&'static str> {
+    let mut options = Vec::new();
+    if request.upper.is_some() {
+        options.push("index=off");
+        if request.volatile {
+            options.push("volatile");
+        }
+    }
+    if request.userxattr {
+        // Implies redirect_dir=nofollow and metacopy=off.
+        options.push("userxattr");
+    } else {
+        options.extend(["redirect_dir=off", "metacopy=off"]);
+    }
+    options
+}
+
+/// The form for kernels before 6.5: mount(2) in a mount namespace of a helper thread would be seen
+/// by nobody, so the mount is made on a private directory below `/proc/self/fd` of the upper's work
+/// directory, cloned into a descriptor and detached again.
+fn overlay_by_text(request: &OverlayRequest<'_>) -> CallResult<OwnedFd> {
+    let back = rustix::fs::open(".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).call(|| "open(.)".into())?;
+    // "fd/12" instead of "/proc/self/fd/12": all of the text must fit into one page.
+    rustix::process::chdir("/proc/self").call(|| "chdir(/proc/self)".into())?;
+    let result = (|| {
+        let short = |fd: BorrowedFd<'_>| format!("fd/{}", fd.as_raw_fd());
+        let lowers: Vec<String> = request.lowers.iter().map(|fd| short(*fd)).collect();
+        let mut text = format!("lowerdir={}", lowers.join(":"));
+        if let Some((upper, work)) = request.upper {
+            text.push_str(&format!(",upperdir={},workdir={}", short(upper), short(work)));
+        }
+        for option in options(request) {
+            text.push(',');
+            text.push_str(option);
+        }
+        let data = CString::new(text.clone()).map_err(|_| CallError::new("mount(overlay)", Errno::INVAL))?;
+        let target = request.upper.map_or_else(|| proc_path(request.lowers[0]), |(_, work)| proc_path(work));
+        let describe = || format!("mount(overlay -> {target}, {text})");
+        rustix::mount::mount("overlay", target.as_str(), "overlay", MountFlags::empty(), Some(data.as_c_str())).call(describe)?;
+        // The descriptor of the directory is below the new mount; its path leads to the mount.
+        let path = rustix::fs::readlink(target.as_str(), Vec::new()).call(|| format!("readlink({target})"));
+        let tree = path.and_then(|path| {
+            let tree = open_tree(CWD, path.as_c_str(), OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
+                .call(|| format!("open_tree({})", path.to_string_lossy()));
+            let _ = rustix::mount::unmount(path.as_c_str(), UnmountFlags::DETACH);
+            tree
+        })?;
+        Ok(tree)
+    })();
+    rustix::process::fchdir(&back).call(|| "fchdir(back)".into())?;
+    result
+}
+
+/// Makes a detached mount of a file system that the kernel makes (`proc`, `tmpfs`, ...). `options`
+/// are `key` or `key=value`.
+pub fn filesystem(kind: &str, source: &str, options: &[String], attributes: MountAttrFlags) -> CallResult<OwnedFd> {
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).call(|| format!("fsopen({kind})"))?;
+    let _ = fsconfig_set_string(context.as_fd(), "source", source);
+    for option in options {
+        match option.split_once('=') {
+            Some((key, value)) => fsconfig_set_string(context.as_fd(), key, value),
+            None => fsconfig_set_flag(context.as_fd(), option.as_str()),
+        }
+        .call(|| format!("fsconfig({kind}, {option})"))?;
+    }
+    fsconfig_create(context.as_fd()).call(|| format!("fsconfig({kind}, create)"))?;
+    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes).call(|| format!("fsmount({kind})"))
+}
+
+/// Clones the mount at `path` below `directory` (empty: the directory itself) into a descriptor,
+/// with the mounts below it if `recursive`.
+pub fn clone_tree(directory: BorrowedFd<'_>, path: &str, recursive: bool) -> CallResult<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if path.is_empty() {
+        flags |= OpenTreeFlags::AT_EMPTY_PATH;
+    }
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    open_tree(directory, path, flags).call(|| format!("open_tree({path:?}, recursive: {recursive})"))
+}
+
+/// Clones the mount at an absolute path of the caller's.
+pub fn clone_path(path: &str, recursive: bool) -> CallResult<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    open_tree(CWD, path, flags).call(|| format!("open_tree({path}, recursive: {recursive})"))
+}
+
+/// Moves a detached mount onto the file or directory behind `target`.
+pub fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> CallResult<()> {
+    move_mount(mount, "", target, "", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH)
+        .call(|| "move_mount()".into())
+}
+
+#[repr(C)]
+struct MountAttr {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+/// Changes attributes of the mount behind `mount`, and of all below it if `recursive`
+/// (mount_setattr, 5.12). On an older kernel the attributes of an *attached* mount alone can be
+/// set; ENOSYS says so.
+pub fn set_attributes(
+    mount: BorrowedFd<'_>,
+    set: MountAttrFlags,
+    clear: MountAttrFlags,
+    propagation: Option<PropagationFlags>,
+    recursive: bool,
+) -> CallResult<()> {
+    let attr = MountAttr {
+        set: u64::from(set.bits()),
+        clear: u64::from(clear.bits()),
+        propagation: propagation.map_or(0, |p| u64::from(p.bits())),
+        userns_fd: 0,
+    };
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is an empty C string, `attr` is a valid mount_attr of the given size.
+    let rc = unsafe {
+        libc::syscall(libc::SYS_mount_setattr, mount.as_raw_fd(), c"".as_ptr(), flags, &raw const attr, size_of::<MountAttr>())
+    };
+    if rc < 0 {
+        let errno = Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO);
+        return Err(CallError::new(format!("mount_setattr(set={:#x}, recursive: {recursive})", attr.set), errno));
+    }
+    Ok(())
+}
+
+/// The fall-back of [`set_attributes`] for an attached mount: a bind remount.
+pub fn remount_bind(target: BorrowedFd<'_>, flags: MountFlags) -> CallResult<()> {
+    let path = proc_path(target);
+    rustix::mount::mount_remount(path.as_str(), MountFlags::BIND | flags, c"").call(|| format!("mount({path}, REMOUNT|BIND, {flags:?})"))
+}
+
+/// Changes how mounts propagate at `path` and below.
+pub fn set_propagation(path: &str, flags: PropagationFlags) -> CallResult<()> {
+    rustix::mount::mount_change(path, flags).call(|| format!("mount({path}, {flags:?})"))
+}
+
+/// Unmounts `path` now from the tree, and for good when nobody uses it any more.
+pub fn detach(path: &str) -> CallResult<()> {
+    rustix::mount::unmount(path, UnmountFlags::DETACH).call(|| format!("umount({path}, DETACH)"))
+}
+
+/// Makes the directory of the mount behind `root` the root of this mount namespace; the old root is
+/// gone afterwards and the working directory is `/`.
+pub fn pivot_root(root: BorrowedFd<'_>) -> CallResult<()> {
+    let old = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).call(|| "open(/)".into())?;
+    rustix::process::fchdir(root).call(|| "fchdir(rootfs)".into())?;
+    // Both names are ".": the old root ends up below the new one, in the same place.
+    rustix::process::pivot_root(".", ".").call(|| "pivot_root(., .)".into())?;
+    rustix::process::fchdir(&old).call(|| "fchdir(old root)".into())?;
+    set_propagation(".", PropagationFlags::DOWNSTREAM | PropagationFlags::REC)?;
+    detach(".")?;
+    rustix::process::chdir("/").call(|| "chdir(/)".into())
+}

@@ -1,1 +1,83 @@
 //! Namespaces and id maps.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::{CallError, CallResult, ErrnoContext};
+
+/// `CLONE_NEW*` bits.
+pub type Flags = libc::c_int;
+
+/// The bit of a namespace by the name that `/proc/PID/ns` uses.
+pub fn flag(name: &str) -> Option<Flags> {
+    Some(match name {
+        "mnt" => libc::CLONE_NEWNS,
+        "pid" => libc::CLONE_NEWPID,
+        "net" => libc::CLONE_NEWNET,
+        "ipc" => libc::CLONE_NEWIPC,
+        "uts" => libc::CLONE_NEWUTS,
+        "user" => libc::CLONE_NEWUSER,
+        "cgroup" => libc::CLONE_NEWCGROUP,
+        "time" => 0x80, // CLONE_NEWTIME
+        _ => return None,
+    })
+}
+
+/// Opens a namespace by its path.
+pub fn open(path: &str) -> CallResult<OwnedFd> {
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).call(|| format!("open({path})"))
+}
+
+/// Moves the calling thread into the namespace behind `fd` (or, for a pidfd, into all namespaces
+/// of the process that `flags` names).
+pub fn join(fd: BorrowedFd<'_>, flags: Flags) -> CallResult<()> {
+    // SAFETY: setns takes two numbers; the descriptor is open.
+    let rc = unsafe { libc::setns(fd.as_raw_fd(), flags) };
+    if rc < 0 {
+        let errno = Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO);
+        return Err(CallError::new(format!("setns({flags:#x})"), errno));
+    }
+    Ok(())
+}
+
+/// Gives the calling thread new namespaces.
+pub fn unshare(flags: Flags) -> CallResult<()> {
+    // SAFETY: none of the namespace flags changes what memory or descriptors this thread shares.
+    let rc = unsafe { libc::unshare(flags) };
+    if rc < 0 {
+        let errno = Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO);
+        return Err(CallError::new(format!("unshare({flags:#x})"), errno));
+    }
+    Ok(())
+}
+
+/// A range of ids: `inside` in the namespace is `outside` in its parent, for `count` ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdRange {
+    /// First id in the namespace.
+    pub inside: u32,
+    /// First id outside.
+    pub outside: u32,
+    /// Number of ids.
+    pub count: u32,
+}
+
+/// Writes the id maps of a process directly: only what the kernel lets the caller map (everything
+/// for root, one's own id otherwise).
+pub fn write_id_maps(pid: i32, users: &[IdRange], groups: &[IdRange], deny_setgroups: bool) -> CallResult<()> {
+    let text = |ranges: &[IdRange]| {
+        ranges.iter().map(|r| format!("{} {} {}\n", r.inside, r.outside, r.count)).collect::<String>()
+    };
+    let write = |file: &str, text: &str| {
+        let path = format!("/proc/{pid}/{file}");
+        let fd = rustix::fs::open(path.as_str(), OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).call(|| format!("open({path})"))?;
+        rustix::io::write(fd.as_fd(), text.as_bytes()).map(drop).call(|| format!("write({path}, {text:?})"))
+    };
+    if deny_setgroups {
+        write("setgroups", "deny")?;
+    }
+    write("uid_map", &text(users))?;
+    write("gid_map", &text(groups))
+}

@@ -1,1 +1,84 @@
 //! Unix sockets and passing file descriptors.
+//!
+//! Paths of sockets may be longer than `sun_path` allows (107 bytes), so a socket is named by a
+//! directory descriptor and a short file name: the kernel then sees `/proc/self/fd/N/NAME`.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen, socket_with, socketpair,
+};
+
+use crate::{CallResult, ErrnoContext};
+
+/// A connected pair of stream sockets, close-on-exec.
+pub fn pair() -> CallResult<(OwnedFd, OwnedFd)> {
+    socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+        .call(|| "socketpair(AF_UNIX, SOCK_STREAM)".into())
+}
+
+fn address(directory: BorrowedFd<'_>, name: &str) -> rustix::io::Result<SocketAddrUnix> {
+    SocketAddrUnix::new(format!("/proc/self/fd/{}/{name}", directory.as_raw_fd()))
+}
+
+/// Listens on a stream socket `name` in `directory`; a stale one is replaced. Only the owner of the
+/// directory can reach it if the directory is 0700.
+pub fn listen_at(directory: BorrowedFd<'_>, name: &str) -> CallResult<OwnedFd> {
+    let _ = rustix::fs::unlinkat(directory, name, rustix::fs::AtFlags::empty());
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
+        .call(|| "socket(AF_UNIX)".into())?;
+    address(directory, name)
+        .and_then(|address| bind(&socket, &address))
+        .call(|| format!("bind(unix:{name})"))?;
+    listen(&socket, 64).call(|| format!("listen(unix:{name})"))?;
+    Ok(socket)
+}
+
+/// Connects to the stream socket `name` in `directory`.
+pub fn connect_at(directory: BorrowedFd<'_>, name: &str) -> CallResult<OwnedFd> {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+        .call(|| "socket(AF_UNIX)".into())?;
+    address(directory, name)
+        .and_then(|address| connect(&socket, &address))
+        .call(|| format!("connect(unix:{name})"))?;
+    Ok(socket)
+}
+
+/// Takes a waiting connection, non-blocking; `None` when there is none.
+pub fn accept(listener: impl AsFd) -> CallResult<Option<OwnedFd>> {
+    match accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+        Ok(fd) => Ok(Some(fd)),
+        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::CONNABORTED | rustix::io::Errno::INTR) => Ok(None),
+        Err(errno) => Err(crate::CallError::new("accept4()", errno)),
+    }
+}
+
+/// Makes a descriptor non-blocking.
+pub fn set_nonblocking(fd: impl AsFd) -> CallResult<()> {
+    rustix::io::ioctl_fionbio(fd, true).call(|| "ioctl(FIONBIO)".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+
+    #[test]
+    fn a_socket_below_a_long_path_works() {
+        let base = std::env::temp_dir().join(format!("re-socket-{}", std::process::id()));
+        let long = base.join("d".repeat(120));
+        std::fs::create_dir_all(&long).unwrap();
+        let directory = rustix::fs::open(&long, rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty()).unwrap();
+        let listener = listen_at(directory.as_fd(), "attach.sock").unwrap();
+        assert!(accept(&listener).unwrap().is_none());
+        let mut client: std::os::unix::net::UnixStream = connect_at(directory.as_fd(), "attach.sock").unwrap().into();
+        let server = accept(&listener).unwrap().expect("the client is waiting");
+        client.write_all(b"hello").unwrap();
+        let mut server: std::os::unix::net::UnixStream = server.into();
+        server.set_nonblocking(false).unwrap();
+        let mut buffer = [0; 5];
+        server.read_exact(&mut buffer).unwrap();
+        assert_eq!(&buffer, b"hello");
+        std::fs::remove_dir_all(&base).unwrap();
+    }
+}
