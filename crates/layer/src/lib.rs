@@ -1,16 +1,31 @@
 //! Image layers between tar and tree.
 mod apply;
 mod archive;
+mod changes;
 mod compression;
 mod directories;
+mod export;
+mod extract;
+mod inherit;
+mod lower;
 mod make;
 mod options;
+mod pack;
 mod path;
 mod recipe;
 mod remove;
+mod usage;
+mod walk;
+mod write;
 mod xattr;
 
 pub use apply::apply;
+pub use changes::{Change, ChangeKind, changes};
 pub use compression::{Compression, Decoder, Encoder};
+pub use export::{ExportOptions, Exported, export};
+pub use extract::{ExtractOptions, ExtractOwner, Extracted, extract};
+pub use inherit::inherit_directories;
 pub use options::{Applied, ApplyOptions, Overlay, Ownership, Skipped};
 pub use recipe::assemble;
+pub use usage::{Usage, usage};
+pub use write::{WriteOptions, Written, write_layer};

@@ -96,7 +96,7 @@ pub(crate) fn all(place: Place<'_>) -> Result<Vec<Xattr>> {
     };
     let mut out = Vec::new();
     for name in names.split(|b| *b == 0).filter(|name| !name.is_empty()) {
-        if is_overlays(name) || name.contains(&b'=') {
+        if is_overlays(name) || name == b"security.selinux" || name.contains(&b'=') {
             continue;
         }
         let value = get(place, name).call(|| format!("getxattr({})", Shown(name)))?;

@@ -1,0 +1,79 @@
+//! A plain tar of any tree.
+
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use robot_env_diag::{Error, Result, Within};
+use rustix::fs::{FileType, OFlags};
+
+use crate::archive::Shown;
+use crate::directories::open_directory;
+use crate::make;
+use crate::options::Skipped;
+use crate::pack::Packer;
+use crate::path;
+use crate::walk::walk;
+
+/// What of a tree goes into a tar, and under which name.
+#[derive(Clone, Debug, Default)]
+pub struct ExportOptions {
+    /// Only this entry of the directory, and what is below it; not followed if it is a symbolic
+    /// link. None: all entries.
+    pub entry: Option<Vec<u8>>,
+    /// The name in the tar of that entry, or of the directory itself (which then has an entry).
+    /// Empty: names are relative to the directory and it has no entry; an `entry` keeps its name.
+    pub prefix: Vec<u8>,
+}
+
+/// A tar that was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exported {
+    /// Length of the tar in bytes.
+    pub tar_size: u64,
+    /// Entries in the tar.
+    pub entries: u64,
+    /// What was left out: sockets.
+    pub skipped: Skipped,
+}
+
+/// Writes the directory `tree` as a tar: sorted, with hardlinks, xattrs, devices and sparse files,
+/// no whiteouts. Symbolic links are stored and never followed.
+///
+/// Files that change meanwhile (a running container) are stored as they are found; one that gets
+/// shorter while it is read ends in zeros.
+pub fn export(tree: BorrowedFd<'_>, out: &mut dyn Write, options: &ExportOptions) -> Result<Exported> {
+    let mut packer = Packer::new(out, false, None);
+    let add_below = |packer: &mut Packer<'_>, top: BorrowedFd<'_>, prefix: &[u8]| {
+        walk(top, &mut |visit| {
+            let in_tar = path::join(prefix, visit.path);
+            match packer.add(visit.dir, &visit.item.name, &visit.item.stat, &in_tar, visit.path) {
+                Ok(()) => Ok(true),
+                // It went away since its directory was listed.
+                Err(error) if error.kind() == robot_env_diag::Kind::NotFound => Ok(false),
+                Err(error) => Err(error.within(format!("cannot export `{}`", Shown(visit.path)))),
+            }
+        })
+    };
+    match &options.entry {
+        Some(name) => {
+            let shown = || format!("cannot export `{}`", Shown(name));
+            let stat = make::stat(tree, name)?.ok_or_else(|| Error::not_found("no such file")).within(shown)?;
+            let in_tar = if options.prefix.is_empty() { name } else { &options.prefix };
+            packer.add(tree, name, &stat, in_tar, name).within(shown)?;
+            if make::file_type(&stat) == FileType::Directory {
+                let top = open_directory(tree, name, OFlags::RDONLY)?;
+                add_below(&mut packer, top.as_fd(), in_tar)?;
+            }
+        }
+        None => {
+            if !options.prefix.is_empty()
+                && let Some(stat) = make::stat(tree, b".")?
+            {
+                packer.add(tree, b".", &stat, &options.prefix, b"")?;
+            }
+            add_below(&mut packer, tree, &options.prefix)?;
+        }
+    }
+    let packed = packer.finish()?;
+    Ok(Exported { tar_size: packed.size, entries: packed.entries, skipped: packed.skipped })
+}
