@@ -48,7 +48,11 @@ fn main() -> Result<()> {
     let (wall, used) = (Instant::now(), cpu());
     let mut hasher = Hasher::new(Algorithm::Sha256);
     assemble(&recipe, root.as_fd(), &mut hasher)?;
-    println!("assemble: {:.3} s, {:.3} s of CPU", wall.elapsed().as_secs_f64(), cpu().saturating_sub(used).as_secs_f64());
+    println!(
+        "assemble: {:.3} s, {:.3} s of CPU",
+        wall.elapsed().as_secs_f64(),
+        cpu().saturating_sub(used).as_secs_f64()
+    );
     let digest = hasher.finish();
     if digest != *applied.diff_id.digest() {
         return Err(robot_env_diag::Error::invalid(format!("the assembled tar has the digest {digest}")));

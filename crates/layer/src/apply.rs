@@ -34,7 +34,12 @@ use crate::xattr::Place;
 ///
 /// Fails with [`Kind::Corrupt`] for a damaged, truncated or hostile tar, with [`Kind::NoSpace`]
 /// when space or inodes run out; `root` then holds a part of the layer.
-pub fn apply(tar: impl Read, root: BorrowedFd<'_>, recipe: &mut dyn Write, options: &ApplyOptions) -> Result<Applied> {
+pub fn apply(
+    tar: impl Read,
+    root: BorrowedFd<'_>,
+    recipe: &mut dyn Write,
+    options: &ApplyOptions,
+) -> Result<Applied> {
     let stat = rustix::fs::fstat(root).call(|| "fstat".to_owned())?;
     if stat.st_mode & 0o2000 != 0 {
         // Otherwise all that is made in it would get its group.
@@ -44,11 +49,8 @@ pub fn apply(tar: impl Read, root: BorrowedFd<'_>, recipe: &mut dyn Write, optio
         Ownership::Keep => Owner::Entry,
         Ownership::SingleId => Owner::Maker,
     };
-    let source = SourceOptions {
-        limit: options.size_limit,
-        hash: true,
-        missing_end_ok: options.missing_end_ok,
-    };
+    let source =
+        SourceOptions { limit: options.size_limit, hash: true, missing_end_ok: options.missing_end_ok };
     let mut layer = Layer {
         reader: Reader::new(tar, source, RecipeWriter::new(recipe)?),
         directories: Directories::new(root, options.xattr_namespace.opaque())?,
@@ -64,7 +66,10 @@ pub fn apply(tar: impl Read, root: BorrowedFd<'_>, recipe: &mut dyn Write, optio
         entries += 1;
         layer.entry(&entry).within(|| format!("cannot unpack `{}`", entry.name()))?;
     }
-    let implied = layer.directories.finish().within(|| "cannot set the attributes of the layer's directories".to_owned())?;
+    let implied = layer
+        .directories
+        .finish()
+        .within(|| "cannot set the attributes of the layer's directories".to_owned())?;
     let (digest, tar_size, recipe) = layer.reader.finish();
     recipe.finish()?;
     let Some(digest) = digest else {
@@ -129,9 +134,10 @@ impl<R: Read> Layer<'_, R> {
                 self.directory(parent, id, name, entry, fresh)
             }
             EntryKind::Hardlink => self.hardlink(parent, path, entry),
-            EntryKind::Char if (entry.major, entry.minor) == (0, 0) => {
-                Err(Error::new(Kind::Corrupt, "a character device 0:0 is an overlay whiteout, which no layer may contain"))
-            }
+            EntryKind::Char if (entry.major, entry.minor) == (0, 0) => Err(Error::new(
+                Kind::Corrupt,
+                "a character device 0:0 is an overlay whiteout, which no layer may contain",
+            )),
             _ => self.node(parent, path, entry),
         }
     }

@@ -37,7 +37,11 @@ pub struct Change {
 /// What the upper directory of an overlay over `lowers` (topmost first, all of them) changes, as
 /// `docker diff` lists it: parents of a change count as changed, a deleted directory stands for
 /// what was in it. In the order of a walk with sorted names.
-pub fn changes(upper: BorrowedFd<'_>, lowers: &[BorrowedFd<'_>], xattr_namespace: Overlay) -> Result<Vec<Change>> {
+pub fn changes(
+    upper: BorrowedFd<'_>,
+    lowers: &[BorrowedFd<'_>],
+    xattr_namespace: Overlay,
+) -> Result<Vec<Change>> {
     let opaque = xattr_namespace.opaque();
     let mut beside = Beside::new(Lowers::new(lowers, opaque));
     let mut seen: BTreeMap<Vec<u8>, ChangeKind> = BTreeMap::new();
@@ -53,7 +57,8 @@ pub fn changes(upper: BorrowedFd<'_>, lowers: &[BorrowedFd<'_>], xattr_namespace
                 return Ok(false);
             }
             if !visit.is_directory() {
-                let kind = if matches!(found, Found::Nothing) { ChangeKind::Added } else { ChangeKind::Changed };
+                let kind =
+                    if matches!(found, Found::Nothing) { ChangeKind::Added } else { ChangeKind::Changed };
                 note(&mut seen, visit.path, kind);
                 return Ok(false);
             }
@@ -101,10 +106,8 @@ pub fn changes(upper: BorrowedFd<'_>, lowers: &[BorrowedFd<'_>], xattr_namespace
         };
         look().within(|| format!("cannot compare `{}`", Shown(visit.path)))
     })?;
-    let mut list: Vec<Change> = seen
-        .into_iter()
-        .map(|(path, kind)| Change { kind, path: [b"/", &path[..]].concat() })
-        .collect();
+    let mut list: Vec<Change> =
+        seen.into_iter().map(|(path, kind)| Change { kind, path: [b"/", &path[..]].concat() }).collect();
     list.sort_by(|a, b| a.path.split(|b| *b == b'/').cmp(b.path.split(|b| *b == b'/')));
     Ok(list)
 }

@@ -73,7 +73,8 @@ impl<R: Read> Decoder<R> {
     ///
     /// Fails when the blob cannot be read, and with [`Kind::Unsupported`] for xz and bzip2.
     pub fn new(blob: R) -> Result<Self> {
-        let mut input = Prefixed { inner: BufReader::with_capacity(INPUT_BUFFER, blob), start: [0; 6], at: 0, len: 0 };
+        let mut input =
+            Prefixed { inner: BufReader::with_capacity(INPUT_BUFFER, blob), start: [0; 6], at: 0, len: 0 };
         input.peek().map_err(|e| io_error(e, "cannot read the layer"))?;
         let start = &input.start[..input.len];
         let other = match start {
@@ -190,10 +191,14 @@ impl<W: Write> Encoder<W> {
         Ok(Encoder(match compression {
             Compression::None => Output::None(out),
             Compression::Gzip => Output::Gzip(
-                flate2::GzBuilder::new().mtime(0).operating_system(255).write(out, flate2::Compression::new(6)),
+                flate2::GzBuilder::new()
+                    .mtime(0)
+                    .operating_system(255)
+                    .write(out, flate2::Compression::new(6)),
             ),
             Compression::Zstd => Output::Zstd(
-                zstd::stream::write::Encoder::new(out, 3).map_err(|e| io_error(e, "cannot compress the layer"))?,
+                zstd::stream::write::Encoder::new(out, 3)
+                    .map_err(|e| io_error(e, "cannot compress the layer"))?,
             ),
         }))
     }

@@ -149,7 +149,12 @@ impl Directories {
     /// Makes a directory, which must not exist (`EEXIST` otherwise).
     pub(crate) fn make(&mut self, parent: Id, path: &[u8], mode: u32) -> Result<Id, CallError> {
         let name = path::split(path).1;
-        let full = || CallError::new(format!("mkdirat({}): too many directories in one layer", Shown(name)), Errno::NOMEM);
+        let full = || {
+            CallError::new(
+                format!("mkdirat({}): too many directories in one layer", Shown(name)),
+                Errno::NOMEM,
+            )
+        };
         if self.nodes.len() >= LIMIT || self.paths + path.len() > PATHS_LIMIT {
             return Err(full());
         }
@@ -287,7 +292,9 @@ pub(crate) fn open_directory(dir: BorrowedFd<'_>, path: &[u8], flags: OFlags) ->
             Ok(fd) => return Ok(fd),
             // Something was renamed at the same time.
             Err(Errno::AGAIN) => {}
-            Err(errno) => return Err(CallError::new(format!("openat2({}, BENEATH|NO_SYMLINKS)", Shown(path)), errno)),
+            Err(errno) => {
+                return Err(CallError::new(format!("openat2({}, BENEATH|NO_SYMLINKS)", Shown(path)), errno));
+            }
         }
     }
 }

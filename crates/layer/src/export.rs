@@ -54,25 +54,22 @@ pub fn export(tree: BorrowedFd<'_>, out: &mut dyn Write, options: &ExportOptions
             }
         })
     };
-    match &options.entry {
-        Some(name) => {
-            let shown = || format!("cannot export `{}`", Shown(name));
-            let stat = make::stat(tree, name)?.ok_or_else(|| Error::not_found("no such file")).within(shown)?;
-            let in_tar = if options.prefix.is_empty() { name } else { &options.prefix };
-            packer.add(tree, name, &stat, in_tar, name).within(shown)?;
-            if make::file_type(&stat) == FileType::Directory {
-                let top = open_directory(tree, name, OFlags::RDONLY)?;
-                add_below(&mut packer, top.as_fd(), in_tar)?;
-            }
+    if let Some(name) = &options.entry {
+        let shown = || format!("cannot export `{}`", Shown(name));
+        let stat = make::stat(tree, name)?.ok_or_else(|| Error::not_found("no such file")).within(shown)?;
+        let in_tar = if options.prefix.is_empty() { name } else { &options.prefix };
+        packer.add(tree, name, &stat, in_tar, name).within(shown)?;
+        if make::file_type(&stat) == FileType::Directory {
+            let top = open_directory(tree, name, OFlags::RDONLY)?;
+            add_below(&mut packer, top.as_fd(), in_tar)?;
         }
-        None => {
-            if !options.prefix.is_empty()
-                && let Some(stat) = make::stat(tree, b".")?
-            {
-                packer.add(tree, b".", &stat, &options.prefix, b"")?;
-            }
-            add_below(&mut packer, tree, &options.prefix)?;
+    } else {
+        if !options.prefix.is_empty()
+            && let Some(stat) = make::stat(tree, b".")?
+        {
+            packer.add(tree, b".", &stat, &options.prefix, b"")?;
         }
+        add_below(&mut packer, tree, &options.prefix)?;
     }
     let packed = packer.finish()?;
     Ok(Exported { tar_size: packed.size, entries: packed.entries, skipped: packed.skipped })

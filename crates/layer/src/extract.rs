@@ -213,7 +213,7 @@ impl<R: Read> Extraction<'_, R> {
         self.maker.set_xattrs(Place::Entry(dir, name), entry)?;
         if existed || self.maker.needs_chmod(entry.mode) {
             // Through a descriptor: the name may be a link by now.
-            let fd = self.open_entry(dir, name)?;
+            let fd = open_entry(dir, name)?;
             make::chmod_entry(fd.as_fd(), b".", entry.mode)?;
         }
         let times = make::times(entry);
@@ -224,16 +224,13 @@ impl<R: Read> Extraction<'_, R> {
         make::set_times(dir, name, &times)
     }
 
-    fn open_entry(&self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        Ok(rustix::fs::openat(dir, name, flags, Mode::empty()).call(|| format!("openat({})", Shown(name)))?)
-    }
-
     fn set_directory_times(&self, path: &[u8], times: &Timestamps) -> Result<()> {
         match self.open(path) {
             Ok(fd) => make::set_times(fd.as_fd(), b".", times),
             // A later entry or the container has put something else there.
-            Err(call) if matches!(call.errno(), Errno::NOENT | Errno::NOTDIR | Errno::XDEV | Errno::LOOP) => Ok(()),
+            Err(call) if matches!(call.errno(), Errno::NOENT | Errno::NOTDIR | Errno::XDEV | Errno::LOOP) => {
+                Ok(())
+            }
             Err(call) => Err(call.into()),
         }
     }
@@ -292,6 +289,11 @@ impl<R: Read> Extraction<'_, R> {
         }
         remove_tree(dir, name, &mut |_| Ok(()))
     }
+}
+
+fn open_entry(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(dir, name, flags, Mode::empty()).call(|| format!("openat({})", Shown(name)))?)
 }
 
 fn failed(call: CallError) -> Error {

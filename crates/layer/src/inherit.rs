@@ -51,7 +51,9 @@ pub fn inherit_directories(
     let mut implied: Vec<&[u8]> = implied.iter().map(Vec::as_slice).collect();
     implied.sort_unstable();
     for path in implied {
-        layer.directory(path).within(|| format!("cannot complete the directory `{}` of the layer", Shown(path)))?;
+        layer
+            .directory(path)
+            .within(|| format!("cannot complete the directory `{}` of the layer", Shown(path)))?;
     }
     Ok(())
 }
@@ -67,6 +69,14 @@ struct Inherit<'a> {
     moves: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
+/// Where a symbolic link of the lower layers leads.
+struct Resolved {
+    /// A directory, in this layer or below.
+    target: Vec<u8>,
+    /// The links on the way that this layer does not have.
+    links: Vec<Vec<u8>>,
+}
+
 impl Inherit<'_> {
     fn whiteout_root(&self) -> Result<()> {
         if !xattr::is_opaque(Place::Entry(self.root, b"."), self.opaque)? {
@@ -76,8 +86,10 @@ impl Inherit<'_> {
         let open = self.lowers.open(&self.lowers.root(), b"")?;
         for name in self.lowers.names(&open)? {
             match make::stat(self.root, &name)? {
-                None => rustix::fs::mknodat(self.root, &name[..], FileType::CharacterDevice, Mode::empty(), 0)
-                    .call(|| format!("mknodat({}, 0:0)", Shown(&name)))?,
+                None => {
+                    rustix::fs::mknodat(self.root, &name[..], FileType::CharacterDevice, Mode::empty(), 0)
+                        .call(|| format!("mknodat({}, 0:0)", Shown(&name)))?
+                }
                 Some(stat) if make::file_type(&stat) == FileType::Directory => {
                     xattr::set(Place::Entry(self.root, &name), self.opaque, b"y")
                         .call(|| format!("setxattr({})", Shown(self.opaque)))?;
@@ -147,13 +159,12 @@ impl Inherit<'_> {
             let start = if at.is_empty() { 0 } else { at.len() + 1 };
             let end = path[start..].iter().position(|b| *b == b'/').map_or(path.len(), |n| start + n);
             let below = &path[..end];
-            merged = match self.merged.get(below) {
-                Some(known) => known.clone(),
-                None => {
-                    let next = self.merged_step(&merged, at, below)?;
-                    self.merged.insert(below.to_vec(), next.clone());
-                    next
-                }
+            merged = if let Some(known) = self.merged.get(below) {
+                known.clone()
+            } else {
+                let next = self.merged_step(&merged, at, below)?;
+                self.merged.insert(below.to_vec(), next.clone());
+                next
             };
             at = below;
         }
@@ -166,7 +177,9 @@ impl Inherit<'_> {
         }
         let name = path::split(path).1;
         match open_directory(self.root, path, OFlags::RDONLY) {
-            Ok(own) if xattr::is_opaque(Place::Open(own.as_fd()), self.opaque)? => return Ok(Merged::default()),
+            Ok(own) if xattr::is_opaque(Place::Open(own.as_fd()), self.opaque)? => {
+                return Ok(Merged::default());
+            }
             Ok(_) => {}
             Err(call) if call.errno() == Errno::NOENT => {}
             Err(_) => return Ok(Merged::default()),
@@ -181,11 +194,13 @@ impl Inherit<'_> {
     /// Moves the content of the implied directory at `path` to where the lower layers' symbolic
     /// link at its place leads. If that is no directory, the directory stays.
     fn move_behind_link(&mut self, path: &[u8]) -> Result<()> {
-        let Some((target, links)) = self.resolve(path)? else { return Ok(()) };
+        let Some(Resolved { target, links }) = self.resolve(path)? else { return Ok(()) };
         if path::is_within(&target, path) || path::is_within(path, &target) && !target.is_empty() {
             return Ok(());
         }
-        for end in target.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(i, _)| i).chain([target.len()]) {
+        for end in
+            target.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(i, _)| i).chain([target.len()])
+        {
             if !target.is_empty() {
                 self.make_from_lower(&target[..end])?;
             }
@@ -197,11 +212,13 @@ impl Inherit<'_> {
         let to = open_directory(self.root, &target, OFlags::RDONLY)?;
         let to_stat = rustix::fs::fstat(&to).call(|| "fstat".to_owned())?;
         if xattr::is_opaque(Place::Open(from.as_fd()), self.opaque)? {
-            xattr::set(Place::Open(to.as_fd()), self.opaque, b"y").call(|| format!("setxattr({})", Shown(self.opaque)))?;
+            xattr::set(Place::Open(to.as_fd()), self.opaque, b"y")
+                .call(|| format!("setxattr({})", Shown(self.opaque)))?;
         }
         self.merge(from, to.as_fd())?;
         restore_times(to.as_fd(), &to_stat)?;
-        rustix::fs::unlinkat(&parent_fd, name, AtFlags::REMOVEDIR).call(|| format!("rmdir({})", Shown(name)))?;
+        rustix::fs::unlinkat(&parent_fd, name, AtFlags::REMOVEDIR)
+            .call(|| format!("rmdir({})", Shown(name)))?;
         for link in links {
             self.copy_link(&link)?;
         }
@@ -211,9 +228,8 @@ impl Inherit<'_> {
     }
 
     /// Follows the link that the lower layers have at `path`, inside the root, as overlay would
-    /// show it with this layer on top. Returns the directory that it ends at and the links on the
-    /// way that this layer does not have; none if it ends nowhere.
-    fn resolve(&mut self, path: &[u8]) -> Result<Option<(Vec<u8>, Vec<Vec<u8>>)>> {
+    /// show it with this layer on top. None if it ends nowhere.
+    fn resolve(&mut self, path: &[u8]) -> Result<Option<Resolved>> {
         let mut links = vec![path.to_vec()];
         let mut at = path::split(path).0.to_vec();
         let mut left: VecDeque<Vec<u8>> = VecDeque::new();
@@ -271,7 +287,7 @@ impl Inherit<'_> {
             push_target(&link, &mut at, &mut left);
         }
         links.dedup();
-        Ok(Some((at, links)))
+        Ok(Some(Resolved { target: at, links }))
     }
 
     fn lower_link(&mut self, path: &[u8]) -> Result<Option<Vec<u8>>> {
@@ -305,7 +321,9 @@ impl Inherit<'_> {
         let Some(holder) = open.holder(name)? else { return Ok(()) };
         let target = read_link(holder, name)?;
         if !parent.is_empty() {
-            for end in parent.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(i, _)| i).chain([parent.len()]) {
+            for end in
+                parent.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(i, _)| i).chain([parent.len()])
+            {
                 self.make_from_lower(&parent[..end])?;
             }
         }

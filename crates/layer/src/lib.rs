@@ -1,4 +1,31 @@
 //! Image layers between tar and tree.
+//!
+//! - [`apply`] unpacks one layer, alone, into an empty directory with overlay's conventions, hashes
+//!   it on the way and writes a *recipe* beside it, from which [`assemble`] makes the very same tar
+//!   again; [`inherit_directories`] completes it before it is put on top of others.
+//! - [`write_layer`] makes a layer of an overlay's upper directory, [`changes`] lists what that
+//!   directory changes.
+//! - [`export`] and [`extract`] move plain tars out of and into trees that are in use, [`usage`]
+//!   adds a tree up.
+//! - [`Decoder`] and [`Encoder`] do the compression of layers.
+//!
+//! Everything works on directory descriptors; nothing that a tar says is trusted, and its names are
+//! never resolved by joining strings. All of it is synchronous, holds no state between calls and
+//! needs memory that a hostile layer cannot raise beyond a bound.
+//!
+//! This crate deliberately knows no store, no image, no registry and no mount: it doesn't know
+//! where a layer comes from, whether its digest is the expected one, when its files reach the disk
+//! (it syncs nothing), or how layers are put together. It takes no locks: whoever gives it a
+//! directory sees to it that nobody else changes it, but for [`export`], [`extract`], [`changes`]
+//! and [`usage`], which cope with a running container.
+//!
+//! On disk: a layer's tree is what overlayfs expects of a lower layer. A whiteout is a character
+//! device 0:0, an opaque directory has `trusted.overlay.opaque` (or `user.overlay.opaque`) = `y`,
+//! and there is nothing else of ours in it. The recipe's format is described in `recipe.rs`.
+//!
+//! `/proc` must be mounted: extended attributes of links and devices are reached through
+//! `/proc/self/fd`.
+
 mod apply;
 mod archive;
 mod changes;

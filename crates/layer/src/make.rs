@@ -52,22 +52,31 @@ impl Maker {
     /// Makes what is not a directory or a hardlink, as `name` in `dir`, which must be free
     /// (`EEXIST` otherwise). Files are finished with [`Maker::finish_file`], the others with
     /// [`Maker::finish_node`].
-    pub(crate) fn create(&mut self, dir: BorrowedFd<'_>, name: &[u8], entry: &Entry) -> Result<Created, CallError> {
+    pub(crate) fn create(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        name: &[u8],
+        entry: &Entry,
+    ) -> Result<Created, CallError> {
         let mode = Mode::from_raw_mode(entry.mode & 0o777);
         let kind = match entry.kind {
             EntryKind::File => {
-                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let flags =
+                    OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 return match rustix::fs::openat(dir, name, flags, mode) {
                     Ok(file) => Ok(Created::File(file)),
-                    Err(errno) => Err(CallError::new(format!("openat({}, O_CREAT|O_EXCL)", Shown(name)), errno)),
+                    Err(errno) => {
+                        Err(CallError::new(format!("openat({}, O_CREAT|O_EXCL)", Shown(name)), errno))
+                    }
                 };
             }
             EntryKind::Symlink => {
                 return match rustix::fs::symlinkat(&entry.link[..], dir, name) {
                     Ok(()) => Ok(Created::Node),
-                    Err(errno) => {
-                        Err(CallError::new(format!("symlinkat({}, {})", Shown(&entry.link), Shown(name)), errno))
-                    }
+                    Err(errno) => Err(CallError::new(
+                        format!("symlinkat({}, {})", Shown(&entry.link), Shown(name)),
+                        errno,
+                    )),
                 };
             }
             EntryKind::Char => FileType::CharacterDevice,
@@ -145,7 +154,8 @@ impl Maker {
                 // The file system has no such attributes, or the user namespace may not set them.
                 Err(Errno::PERM | Errno::OPNOTSUPP) => self.skipped.xattrs += 1,
                 Err(errno) => {
-                    let call = format!("setxattr({}, {} bytes)", Shown(&attribute.name), attribute.value.len());
+                    let call =
+                        format!("setxattr({}, {} bytes)", Shown(&attribute.name), attribute.value.len());
                     return Err(CallError::new(call, errno).into());
                 }
             }
@@ -164,7 +174,8 @@ impl Maker {
             Owner::Entry => (uid, gid),
             Owner::Fixed(uid, gid) => (uid, gid),
         };
-        (wanted != self.own_ids || self.foreign_groups).then(|| (Uid::from_raw(wanted.0), Gid::from_raw(wanted.1)))
+        (wanted != self.own_ids || self.foreign_groups)
+            .then(|| (Uid::from_raw(wanted.0), Gid::from_raw(wanted.1)))
     }
 }
 
@@ -192,10 +203,11 @@ fn chown_failed(errno: Errno, uid: Uid, gid: Gid) -> Error {
     let (uid, gid) = (uid.as_raw(), gid.as_raw());
     let call = CallError::new(format!("fchownat({uid}, {gid})"), errno);
     match errno {
-        Errno::INVAL => {
-            Error::new(Kind::Unsupported, format!("the ids {uid}:{gid} are not mapped in this user namespace"))
-                .because(call)
-        }
+        Errno::INVAL => Error::new(
+            Kind::Unsupported,
+            format!("the ids {uid}:{gid} are not mapped in this user namespace"),
+        )
+        .because(call),
         _ => call.into(),
     }
 }

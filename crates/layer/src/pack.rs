@@ -52,7 +52,13 @@ impl<'a> Packer<'a> {
             recipe,
             headers: EntryWriter::default(),
             links: HashMap::new(),
-            packed: Packed { digest: None, size: 0, entries: 0, content_size: 0, skipped: Skipped::default() },
+            packed: Packed {
+                digest: None,
+                size: 0,
+                entries: 0,
+                content_size: 0,
+                skipped: Skipped::default(),
+            },
         }
     }
 
@@ -146,12 +152,22 @@ impl<'a> Packer<'a> {
         self.drain_if_full()
     }
 
-    fn add_file(&mut self, dir: BorrowedFd<'_>, name: &[u8], meta: &Meta<'_>, tree_path: &[u8]) -> Result<()> {
+    fn add_file(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        name: &[u8],
+        meta: &Meta<'_>,
+        tree_path: &[u8],
+    ) -> Result<()> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(dir, name, flags, Mode::empty()).call(|| format!("openat({})", Shown(name)))?;
+        let file = rustix::fs::openat(dir, name, flags, Mode::empty())
+            .call(|| format!("openat({})", Shown(name)))?;
         let now = rustix::fs::fstat(&file).call(|| format!("fstat({})", Shown(name)))?;
         if make::file_type(&now) != FileType::RegularFile {
-            return Err(Error::new(Kind::Conflict, format!("`{}` was replaced while it was read", Shown(tree_path))));
+            return Err(Error::new(
+                Kind::Conflict,
+                format!("`{}` was replaced while it was read", Shown(tree_path)),
+            ));
         }
         let size = now.st_size.unsigned_abs();
         let xattrs = xattr::all(Place::Open(file.as_fd()))?;

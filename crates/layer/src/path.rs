@@ -87,6 +87,11 @@ mod tests {
         assert_eq!(split(b"a/b/c"), (&b"a/b"[..], &b"c"[..]));
         assert_eq!(split(b"a"), (&b""[..], &b"a"[..]));
         assert_eq!(join(b"", b"a"), b"a");
-        assert!(is_within(b"a/b", b"a") && is_within(b"a", b"a") && is_within(b"a", b"") && !is_within(b"ab", b"a"));
+        assert!(
+            is_within(b"a/b", b"a")
+                && is_within(b"a", b"a")
+                && is_within(b"a", b"")
+                && !is_within(b"ab", b"a")
+        );
     }
 }

@@ -209,7 +209,13 @@ pub fn assemble(mut recipe: impl Read + Seek, root: BorrowedFd<'_>, out: &mut dy
     out.flush()
 }
 
-fn copy_file(root: BorrowedFd<'_>, path: &[u8], offset: u64, length: u64, out: &mut Buffered<'_>) -> Result<()> {
+fn copy_file(
+    root: BorrowedFd<'_>,
+    path: &[u8],
+    offset: u64,
+    length: u64,
+    out: &mut Buffered<'_>,
+) -> Result<()> {
     let file = rustix::fs::openat2(
         root,
         path,
@@ -219,8 +225,11 @@ fn copy_file(root: BorrowedFd<'_>, path: &[u8], offset: u64, length: u64, out: &
     );
     let file = match file {
         Err(errno @ (Errno::NOENT | Errno::LOOP | Errno::NOTDIR)) => {
-            return Err(Error::new(Kind::Corrupt, format!("the file `{}` of the layer is missing", Shown(path)))
-                .because(std::io::Error::from(errno)));
+            return Err(Error::new(
+                Kind::Corrupt,
+                format!("the file `{}` of the layer is missing", Shown(path)),
+            )
+            .because(std::io::Error::from(errno)));
         }
         other => other.call(|| format!("openat2({}, RESOLVE_IN_ROOT)", Shown(path)))?,
     };
@@ -376,7 +385,12 @@ impl Buffered<'_> {
         self.copy_from(length, from, read_failed)
     }
 
-    fn copy_from(&mut self, mut length: u64, from: &mut impl Read, failed: impl Fn(io::Error) -> Error) -> Result<()> {
+    fn copy_from(
+        &mut self,
+        mut length: u64,
+        from: &mut impl Read,
+        failed: impl Fn(io::Error) -> Error,
+    ) -> Result<()> {
         while length > 0 {
             if self.filled == self.buffer.len() {
                 self.flush()?;

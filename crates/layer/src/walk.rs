@@ -39,7 +39,9 @@ impl Visit<'_> {
 /// The entries of a directory, sorted by the bytes of their names.
 pub(crate) fn list(dir: BorrowedFd<'_>) -> Result<Vec<Item>> {
     let mut items = Vec::new();
-    for entry in Dir::read_from(dir).call(|| "openat(.)".to_owned())? {
+    // A descriptor of our own: that one may be an `O_PATH` one, and has a position.
+    let own = open_directory(dir, b"", OFlags::RDONLY)?;
+    for entry in Dir::new(own).call(|| "openat(.)".to_owned())? {
         let entry = entry.call(|| "getdents64".to_owned())?;
         let name = entry.file_name().to_bytes();
         if matches!(name, b"." | b"..") {

@@ -53,7 +53,7 @@ pub fn write_layer(
     recipe: Option<&mut dyn Write>,
     options: &WriteOptions,
 ) -> Result<Written> {
-    let recipe = recipe.map(|out| RecipeWriter::new(out)).transpose()?;
+    let recipe = recipe.map(RecipeWriter::new).transpose()?;
     let opaque = options.xattr_namespace.opaque();
     let mut packer = Packer::new(out, true, recipe);
     let mut beside = Beside::new(Lowers::new(lowers, opaque));
@@ -86,7 +86,8 @@ pub fn write_layer(
             beside.enter(visit.path, merged);
             Ok(true)
         };
-        add(&mut packer, &mut beside).within(|| format!("cannot write `{}` into the layer", Shown(visit.path)))
+        add(&mut packer, &mut beside)
+            .within(|| format!("cannot write `{}` into the layer", Shown(visit.path)))
     })?;
     let packed = packer.finish()?;
     let Some(digest) = packed.digest else {

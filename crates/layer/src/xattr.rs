@@ -33,7 +33,9 @@ pub(crate) enum Place<'a> {
 impl Place<'_> {
     fn path(self) -> Vec<u8> {
         match self {
-            Place::Open(fd) | Place::Directory(fd) => format!("/proc/self/fd/{}", fd.as_raw_fd()).into_bytes(),
+            Place::Open(fd) | Place::Directory(fd) => {
+                format!("/proc/self/fd/{}", fd.as_raw_fd()).into_bytes()
+            }
             Place::Entry(fd, name) => {
                 let mut path = format!("/proc/self/fd/{}/", fd.as_raw_fd()).into_bytes();
                 path.extend_from_slice(name);

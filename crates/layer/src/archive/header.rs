@@ -33,7 +33,11 @@ impl<'a> Header<'a> {
         match &self.0[257..265] {
             b"ustar  \0" => Dialect::Gnu,
             [b'u', b's', b't', b'a', b'r', 0, ..] => {
-                if &self.0[508..512] == b"tar\0" { Dialect::Star } else { Dialect::Ustar }
+                if &self.0[508..512] == b"tar\0" {
+                    Dialect::Star
+                } else {
+                    Dialect::Ustar
+                }
             }
             _ => Dialect::V7,
         }
@@ -86,7 +90,8 @@ impl<'a> Header<'a> {
         if self.dialect() == Dialect::V7 {
             return Ok((0, 0));
         }
-        let field = |range| number(&self.0[range]).and_then(|n| u32::try_from(n).ok()).ok_or_else(|| bad("device"));
+        let field =
+            |range| number(&self.0[range]).and_then(|n| u32::try_from(n).ok()).ok_or_else(|| bad("device"));
         Ok((field(329..337)?, field(337..345)?))
     }
 }
@@ -108,7 +113,7 @@ pub(crate) fn number(field: &[u8]) -> Option<i64> {
         let mut value: i64 = if negative { -1 } else { 0 };
         for (index, byte) in field.iter().enumerate() {
             let byte = if index == 0 { if negative { byte | 0x80 } else { byte & 0x7f } } else { *byte };
-            if value > (i64::MAX >> 8) || value < (i64::MIN >> 8) {
+            if !((i64::MIN >> 8)..=(i64::MAX >> 8)).contains(&value) {
                 return None;
             }
             value = (value << 8) | i64::from(byte);

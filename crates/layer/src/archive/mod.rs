@@ -30,13 +30,10 @@ pub(crate) const EXTENSION_LIMIT: u64 = 1024 * 1024;
 /// A failed read or write as an error of ours. An [`Error`] that travelled inside comes out as
 /// the cause with its own kind.
 pub(crate) fn io_error(error: io::Error, message: impl Into<String>) -> Error {
-    if error.get_ref().is_some_and(|inner| inner.is::<Error>()) {
-        let inner = error.into_inner().and_then(|inner| inner.downcast::<Error>().ok());
-        return match inner {
-            Some(inner) => inner.within(message),
-            None => Error::new(Kind::Internal, message),
-        };
-    }
+    let error = match error.downcast::<Error>() {
+        Ok(inner) => return inner.within(message),
+        Err(error) => error,
+    };
     let kind = match error.kind() {
         io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput
             if error.raw_os_error().is_none() =>

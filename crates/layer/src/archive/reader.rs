@@ -136,7 +136,12 @@ impl<R: Read, T: Tap> Reader<R, T> {
         }
     }
 
-    fn read_entry(&mut self, block: &[u8; BLOCK], mut extensions: Extensions, entry: &mut Entry) -> Result<()> {
+    fn read_entry(
+        &mut self,
+        block: &[u8; BLOCK],
+        mut extensions: Extensions,
+        entry: &mut Entry,
+    ) -> Result<()> {
         let header = Header(block);
         entry.clear();
         header.path(&mut entry.path);
@@ -187,7 +192,12 @@ impl<R: Read, T: Tap> Reader<R, T> {
     }
 
     /// Finds out whether the file is sparse, and reads its map where it stands.
-    fn read_sparse(&mut self, block: &[u8; BLOCK], extensions: &mut Extensions, entry: &mut Entry) -> Result<()> {
+    fn read_sparse(
+        &mut self,
+        block: &[u8; BLOCK],
+        extensions: &mut Extensions,
+        entry: &mut Entry,
+    ) -> Result<()> {
         let pax = &mut extensions.sparse;
         let map = if block[156] == b'S' {
             entry.real_size = super::header::number(&block[483..495])

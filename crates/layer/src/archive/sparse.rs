@@ -22,7 +22,10 @@ pub(crate) fn old_gnu_pairs(pairs: &[u8], map: &mut Vec<Segment>) -> Result<()> 
 /// Adds a segment, within the limit.
 pub(crate) fn push(map: &mut Vec<Segment>, segment: Segment) -> Result<()> {
     if map.len() == SEGMENT_LIMIT {
-        return Err(Error::new(Kind::Corrupt, format!("a sparse file of the tar archive has more than {SEGMENT_LIMIT} pieces")));
+        return Err(Error::new(
+            Kind::Corrupt,
+            format!("a sparse file of the tar archive has more than {SEGMENT_LIMIT} pieces"),
+        ));
     }
     map.push(segment);
     Ok(())

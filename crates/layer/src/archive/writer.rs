@@ -254,7 +254,14 @@ mod tests {
         let odd = Xattr { name: b"user.k".to_vec(), value: b"\0\n=\xff".to_vec() };
         let plain = Xattr { name: b"security.capability".to_vec(), value: vec![1; 95] };
         let xattrs = [odd, plain];
-        let mut table = vec![meta(b"short"), meta(&long), meta(&deep), meta(&edge), meta("ö/\u{1f600}".as_bytes()), meta(b"\xff\xfe")];
+        let mut table = vec![
+            meta(b"short"),
+            meta(&long),
+            meta(&deep),
+            meta(&edge),
+            meta("ö/\u{1f600}".as_bytes()),
+            meta(b"\xff\xfe"),
+        ];
         for time in [(0, 1), (-1, 0), (-2, 500_000_000), (1 << 40, 0), (1 << 33, 7)] {
             table.push(Meta { mtime: Time { seconds: time.0, nanoseconds: time.1 }, ..meta(b"t") });
         }
