@@ -3,10 +3,12 @@
 //! Paths of sockets may be longer than `sun_path` allows (107 bytes), so a socket is named by a
 //! directory descriptor and a short file name: the kernel then sees `/proc/self/fd/N/NAME`.
 
+use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen, socket_with, socketpair,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen, recvmsg, sendmsg, socket_with, socketpair,
 };
 
 use crate::{CallResult, ErrnoContext};
@@ -56,6 +58,38 @@ pub fn accept(listener: impl AsFd) -> CallResult<Option<OwnedFd>> {
 /// Makes a descriptor non-blocking.
 pub fn set_nonblocking(fd: impl AsFd) -> CallResult<()> {
     rustix::io::ioctl_fionbio(fd, true).call(|| "ioctl(FIONBIO)".into())
+}
+
+/// Sends bytes, and a descriptor with them.
+pub fn send_with_fd(socket: impl AsFd, bytes: &[u8], fd: Option<BorrowedFd<'_>>) -> CallResult<()> {
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds;
+    if let Some(fd) = fd {
+        fds = [fd];
+        control.push(SendAncillaryMessage::ScmRights(&fds));
+    }
+    sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL).map(drop).call(|| format!("sendmsg({} bytes)", bytes.len()))
+}
+
+/// Receives bytes, at most `buffer`'s length, and the descriptor that came with them. 0 bytes: the
+/// other side has closed.
+pub fn receive_with_fd(socket: impl AsFd, buffer: &mut [u8]) -> CallResult<(usize, Option<OwnedFd>)> {
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    loop {
+        match recvmsg(&socket, &mut [IoSliceMut::new(buffer)], &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Ok(received) => {
+                let fd = control.drain().find_map(|message| match message {
+                    RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+                    _ => None,
+                });
+                return Ok((received.bytes, fd));
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(crate::CallError::new("recvmsg()", errno)),
+        }
+    }
 }
 
 #[cfg(test)]

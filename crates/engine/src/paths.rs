@@ -1,0 +1,103 @@
+//! Where the engine keeps things.
+
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use robot_env_diag::{IoContext, Result};
+use robot_env_spec::ContainerId;
+
+/// The two roots and everything below them that is the engine's own.
+///
+/// ```text
+/// ROOT/containers/<id>/{container.json, state.json, lock, <id>-json.log, hosts, hostname, resolv.conf, keep/}
+/// ROOT/names/<name>            a symbolic link whose target is the id
+/// ROOT/volumes/<name>/{volume.json, _data/}
+/// RUN/containers/<id>/{monitor.lock, attach.sock, config.json}
+/// RUN/events.log
+/// ```
+#[derive(Clone, Debug)]
+pub struct Paths {
+    root: PathBuf,
+    run: PathBuf,
+}
+
+impl Paths {
+    /// `root` holds data, `run` holds what a reboot may wipe.
+    pub fn new(root: PathBuf, run: PathBuf) -> Self {
+        Paths { root, run }
+    }
+
+    /// The data root.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The run root.
+    pub fn run_root(&self) -> &Path {
+        &self.run
+    }
+
+    /// All containers.
+    pub fn containers(&self) -> PathBuf {
+        self.root.join("containers")
+    }
+
+    /// One container's data.
+    pub fn container(&self, id: &ContainerId) -> PathBuf {
+        self.containers().join(id.as_str())
+    }
+
+    /// One container's run state.
+    pub fn container_run(&self, id: &ContainerId) -> PathBuf {
+        self.run.join("containers").join(id.as_str())
+    }
+
+    /// Names of containers.
+    pub fn names(&self) -> PathBuf {
+        self.root.join("names")
+    }
+
+    /// All volumes.
+    pub fn volumes(&self) -> PathBuf {
+        self.root.join("volumes")
+    }
+
+    /// The log of events.
+    pub fn events(&self) -> PathBuf {
+        self.run.join("events.log")
+    }
+
+    /// A container's log file.
+    pub fn log(&self, id: &ContainerId) -> PathBuf {
+        self.container(id).join(format!("{id}-json.log"))
+    }
+
+    /// Makes both roots and the directories right below them, readable by the owner only where
+    /// other users have no business.
+    pub fn make(&self) -> Result<()> {
+        make_directory(&self.root, 0o711)?;
+        make_directory(&self.run, 0o711)?;
+        make_directory(&self.containers(), 0o710)?;
+        make_directory(&self.names(), 0o710)?;
+        make_directory(&self.volumes(), 0o711)?;
+        make_directory(&self.run.join("containers"), 0o710)
+    }
+}
+
+/// Makes `path` and the directories above it; an existing one is left as it is.
+pub(crate) fn make_directory(path: &Path, mode: u32) -> Result<()> {
+    match fs::DirBuilder::new().mode(mode).create(path) {
+        Ok(()) => fs::set_permissions(path, fs::Permissions::from_mode(mode))
+            .io_context(|| format!("cannot set permissions of `{}`", path.display())),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => match path.parent() {
+            Some(parent) if parent != path => {
+                make_directory(parent, 0o755)?;
+                make_directory(path, mode)
+            }
+            _ => Err(error).io_context(|| format!("cannot make directory `{}`", path.display())),
+        },
+        Err(error) => Err(error).io_context(|| format!("cannot make directory `{}`", path.display())),
+    }
+}

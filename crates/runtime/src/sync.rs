@@ -1,0 +1,92 @@
+//! What parent and child say to each other while a process is made.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use robot_env_diag::{Error, Kind, Report, Result};
+use robot_env_sys::socket;
+
+/// One end.
+pub(crate) struct Sync(OwnedFd);
+
+/// A message.
+pub(crate) enum Message {
+    /// Parent: go on.
+    Go,
+    /// Child: everything is ready, waiting for [`Message::Go`].
+    Ready,
+    /// Child: a descriptor (the terminal's master, or a pidfd).
+    Descriptor(OwnedFd),
+    /// Child: it failed.
+    Failed(Report),
+    /// The other end is closed: the child has executed the program, or either has died.
+    Closed,
+}
+
+/// Reports are cut to this many bytes.
+const LIMIT: usize = 16 * 1024;
+
+impl Sync {
+    pub(crate) fn pair() -> Result<(Sync, Sync)> {
+        let (a, b) = socket::pair()?;
+        Ok((Sync(a), Sync(b)))
+    }
+
+    pub(crate) fn go(&self) -> Result<()> {
+        Ok(socket::send_with_fd(&self.0, b"G", None)?)
+    }
+
+    pub(crate) fn ready(&self) -> Result<()> {
+        Ok(socket::send_with_fd(&self.0, b"R", None)?)
+    }
+
+    pub(crate) fn descriptor(&self, fd: impl AsFd) -> Result<()> {
+        Ok(socket::send_with_fd(&self.0, b"D", Some(fd.as_fd()))?)
+    }
+
+    pub(crate) fn failed(&self, error: &Error) {
+        let mut bytes = vec![b'F'];
+        bytes.extend(serde_json::to_vec(&error.to_report()).unwrap_or_default());
+        if bytes.len() > LIMIT {
+            bytes = vec![b'F'];
+            bytes.extend(serde_json::to_vec(&Error::new(error.kind(), "a failure too long to tell").to_report()).unwrap_or_default());
+        }
+        let _ = socket::send_with_fd(&self.0, &bytes, None);
+    }
+
+    pub(crate) fn receive(&self) -> Result<Message> {
+        // One byte at a time, except for a report, which is the last thing that is ever sent.
+        let mut kind = [0u8; 1];
+        let (n, fd) = socket::receive_with_fd(&self.0, &mut kind)?;
+        if n == 0 {
+            return Ok(Message::Closed);
+        }
+        Ok(match (kind[0], fd) {
+            (b'G', _) => Message::Go,
+            (b'R', _) => Message::Ready,
+            (b'D', Some(fd)) => Message::Descriptor(fd),
+            (b'F', _) => {
+                let mut bytes = Vec::new();
+                let mut buffer = [0u8; 4096];
+                while bytes.len() < LIMIT {
+                    match socket::receive_with_fd(&self.0, &mut buffer)? {
+                        (0, _) => break,
+                        (n, _) => bytes.extend_from_slice(&buffer[..n]),
+                    }
+                    if serde_json::from_slice::<Report>(&bytes).is_ok() {
+                        break;
+                    }
+                }
+                let report = serde_json::from_slice(&bytes)
+                    .unwrap_or_else(|_| Error::new(Kind::Internal, "the container's first process failed and could not say why").to_report());
+                Message::Failed(report)
+            }
+            _ => return Err(Error::new(Kind::Internal, "the container's first process said something unknown")),
+        })
+    }
+}
+
+impl AsFd for Sync {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
