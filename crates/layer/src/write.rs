@@ -53,7 +53,10 @@ pub fn write_layer(
     recipe: Option<&mut dyn Write>,
     options: &WriteOptions,
 ) -> Result<Written> {
-    let recipe = recipe.map(RecipeWriter::new).transpose()?;
+    let recipe = match recipe {
+        Some(out) => Some(RecipeWriter::new(out)?),
+        None => None,
+    };
     let opaque = options.xattr_namespace.opaque();
     let mut packer = Packer::new(out, true, recipe);
     let mut beside = Beside::new(Lowers::new(lowers, opaque));
