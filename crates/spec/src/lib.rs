@@ -11,6 +11,7 @@ mod container;
 mod facts;
 mod id;
 mod plan;
+pub mod seccomp;
 
 pub use container::*;
 pub use facts::{CgroupVersion, HostFacts, NamespaceSource, Resolved, ResolvedDevice, ResolvedMount, ResolvedUser};

@@ -1,0 +1,301 @@
+//! The process: arguments, environment, user, limits.
+
+use std::path::PathBuf;
+
+use oci_spec::runtime::{Capabilities, LinuxCapabilities, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, Spec, User};
+use robot_env_diag::{Error, Kind, Result};
+use robot_env_oci::RuntimeConfig;
+
+use super::{internal, security};
+use crate::{ContainerSpec, HostFacts, Resolved, ResolvedUser};
+
+/// What `PATH` is when nobody says otherwise (Docker's default on Linux).
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What `exec` changes about a container's process.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ProcessOverrides {
+    /// The program and its arguments.
+    pub args: Vec<String>,
+    /// `NAME=value` or `NAME`, on top of the container's.
+    pub env: Vec<String>,
+    /// Absolute path; absent: the container's.
+    pub working_dir: Option<String>,
+    /// Whether the process gets a terminal.
+    pub tty: bool,
+    /// Whether it gets every capability.
+    pub privileged: bool,
+}
+
+pub(super) fn process(
+    spec: &ContainerSpec,
+    image: &RuntimeConfig,
+    host: &HostFacts,
+    resolved: &Resolved,
+    capabilities: &Capabilities,
+    hostname: Option<&str>,
+    warnings: &mut Vec<String>,
+) -> Result<Process> {
+    let mut out = Process::default();
+    out.set_terminal(Some(spec.tty))
+        .set_user(user(&resolved.user, host)?)
+        .set_args(Some(arguments(spec, image, resolved)?))
+        .set_env(Some(environment(spec, image, hostname, &resolved.user.home)))
+        .set_cwd(working_dir(spec, image))
+        .set_capabilities(Some(capability_sets(capabilities, resolved.user.uid)))
+        .set_rlimits(Some(rlimits(spec, host, warnings)?).filter(|limits| !limits.is_empty()))
+        .set_no_new_privileges(Some(spec.security.no_new_privileges))
+        .set_apparmor_profile(security::apparmor(spec, host, warnings))
+        .set_oom_score_adj(oom_score_adj(spec, host, warnings)?);
+    Ok(out)
+}
+
+pub(super) fn exec(container: &Spec, overrides: &ProcessOverrides, user: &ResolvedUser, host: &HostFacts) -> Result<Process> {
+    if overrides.args.is_empty() {
+        return Err(Error::invalid("no command specified"));
+    }
+    let base = container.process().clone().unwrap_or_default();
+    let mut env = Environment::from(base.env().clone().unwrap_or_default());
+    // The container's plan puts a home directory that nobody set in front of everything else.
+    if env.0.first().is_some_and(|entry| entry.starts_with("HOME=")) {
+        env.0.remove(0);
+    }
+    if overrides.tty && env.get("TERM").is_none() {
+        env.apply("TERM=xterm");
+    }
+    for entry in &overrides.env {
+        env.apply(entry);
+    }
+    env.add_home(&user.home);
+
+    let cwd = match overrides.working_dir.as_deref().filter(|dir| !dir.is_empty()) {
+        Some(dir) if dir.starts_with('/') => PathBuf::from(clean(dir)),
+        Some(dir) => return Err(relative_working_dir(dir)),
+        None => base.cwd().clone(),
+    };
+    let capabilities = if overrides.privileged {
+        security::available(host)
+    } else {
+        base.capabilities().as_ref().and_then(|sets| sets.bounding().clone()).unwrap_or_default()
+    };
+    let mut out = base.clone();
+    out.set_terminal(Some(overrides.tty))
+        .set_console_size(None)
+        .set_user(self::user(user, host)?)
+        .set_args(Some(overrides.args.clone()))
+        .set_env(Some(env.0))
+        .set_cwd(cwd)
+        .set_capabilities(Some(capability_sets(&capabilities, user.uid)));
+    if overrides.privileged && base.apparmor_profile().is_some() {
+        out.set_apparmor_profile(Some("unconfined".into()));
+    }
+    Ok(out)
+}
+
+/// The user in numbers; with a single mapped id there is only the one.
+fn user(resolved: &ResolvedUser, host: &HostFacts) -> Result<User> {
+    let mut groups = resolved.additional_gids.clone();
+    if host.single_id {
+        if resolved.uid != 0 || resolved.gid != 0 {
+            return Err(Error::new(
+                Kind::Unsupported,
+                format!("cannot run as user {}:{}: only one user id is mapped here", resolved.uid, resolved.gid),
+            )
+            .with_hint("give your user ranges in /etc/subuid and /etc/subgid, or run with `--user 0`"));
+        }
+        groups.clear();
+    }
+    let mut out = User::default();
+    out.set_uid(resolved.uid).set_gid(resolved.gid).set_additional_gids(Some(groups).filter(|g| !g.is_empty()));
+    Ok(out)
+}
+
+/// The effective and permitted sets of other users than root are what execve(2) would leave: none.
+/// Inheritable and ambient sets are always empty (CVE-2022-24769).
+fn capability_sets(capabilities: &Capabilities, uid: u32) -> LinuxCapabilities {
+    let own = if uid == 0 { capabilities.clone() } else { Capabilities::new() };
+    let mut out = LinuxCapabilities::default();
+    out.set_bounding(Some(capabilities.clone()))
+        .set_effective(Some(own.clone()))
+        .set_permitted(Some(own))
+        .set_inheritable(Some(Capabilities::new()))
+        .set_ambient(Some(Capabilities::new()));
+    out
+}
+
+/// Docker's rules: an entrypoint of the user drops the image's command, a command of the user
+/// replaces it.
+fn arguments(spec: &ContainerSpec, image: &RuntimeConfig, resolved: &Resolved) -> Result<Vec<String>> {
+    let command = spec.command.clone().filter(|command| !command.is_empty());
+    let (entrypoint, command) = match &spec.entrypoint {
+        Some(entrypoint) => {
+            let removed = entrypoint.len() == 1 && entrypoint[0].is_empty();
+            (if removed { Vec::new() } else { entrypoint.clone() }, command.unwrap_or_default())
+        }
+        None => (
+            image.entrypoint.clone().unwrap_or_default(),
+            command.or_else(|| image.cmd.clone()).unwrap_or_default(),
+        ),
+    };
+    let mut program = entrypoint;
+    program.extend(command);
+    if program.is_empty() {
+        return Err(Error::invalid("no command specified"));
+    }
+    if !spec.init {
+        return Ok(program);
+    }
+    let Some(init) = &resolved.init_path else {
+        return Err(Error::new(Kind::Unsupported, "cannot run an init process in the container: there is no init program"));
+    };
+    let mut out = vec![init.clone(), "--".into()];
+    out.append(&mut program);
+    Ok(out)
+}
+
+/// Variables in order, each name once.
+struct Environment(Vec<String>);
+
+impl From<Vec<String>> for Environment {
+    fn from(entries: Vec<String>) -> Self {
+        Environment(entries)
+    }
+}
+
+impl Environment {
+    fn position(&self, name: &str) -> Option<usize> {
+        self.0.iter().position(|entry| entry.split_once('=').is_some_and(|(other, _)| other == name))
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        self.position(name).map(|at| &self.0[at][name.len() + 1..])
+    }
+
+    /// Sets `NAME=value` where the variable stands, else at the end; `NAME` alone removes it.
+    fn apply(&mut self, entry: &str) {
+        match (entry.split_once('='), self.position(entry.split_once('=').map_or(entry, |(name, _)| name))) {
+            (Some(_), Some(at)) => entry.clone_into(&mut self.0[at]),
+            (Some(_), None) => self.0.push(entry.to_owned()),
+            (None, Some(at)) => {
+                self.0.remove(at);
+            }
+            (None, None) => {}
+        }
+    }
+
+    /// A home directory that nobody set stands in front, where [`exec`] knows it by.
+    fn add_home(&mut self, home: &str) {
+        if self.get("HOME").is_none_or(str::is_empty) {
+            self.apply("HOME");
+            self.0.insert(0, format!("HOME={}", if home.is_empty() { "/" } else { home }));
+        }
+    }
+}
+
+fn environment(spec: &ContainerSpec, image: &RuntimeConfig, hostname: Option<&str>, home: &str) -> Vec<String> {
+    let mut out = Environment(vec![format!("PATH={DEFAULT_PATH}")]);
+    if let Some(hostname) = hostname {
+        out.apply(&format!("HOSTNAME={hostname}"));
+    }
+    if spec.tty {
+        out.apply("TERM=xterm");
+    }
+    for entry in image.env.iter().chain(&spec.env) {
+        out.apply(entry);
+    }
+    out.add_home(home);
+    out.0
+}
+
+fn working_dir(spec: &ContainerSpec, image: &RuntimeConfig) -> PathBuf {
+    let dir = spec.working_dir.as_deref().filter(|dir| !dir.is_empty()).unwrap_or(&image.working_dir);
+    PathBuf::from(clean(dir))
+}
+
+pub(crate) fn relative_working_dir(dir: &str) -> Error {
+    Error::invalid(format!("invalid working directory `{dir}`: it needs to be an absolute path"))
+}
+
+/// A path from the root on without empty parts, `.` and `..`, as text: nothing is looked up.
+pub(crate) fn clean(path: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
+/// The kernel's name of a limit that `--ulimit` knows by `name`.
+pub(crate) fn rlimit_type(name: &str) -> Option<PosixRlimitType> {
+    Some(match name {
+        "as" => PosixRlimitType::RlimitAs,
+        "core" => PosixRlimitType::RlimitCore,
+        "cpu" => PosixRlimitType::RlimitCpu,
+        "data" => PosixRlimitType::RlimitData,
+        "fsize" => PosixRlimitType::RlimitFsize,
+        "locks" => PosixRlimitType::RlimitLocks,
+        "memlock" => PosixRlimitType::RlimitMemlock,
+        "msgqueue" => PosixRlimitType::RlimitMsgqueue,
+        "nice" => PosixRlimitType::RlimitNice,
+        "nofile" => PosixRlimitType::RlimitNofile,
+        "nproc" => PosixRlimitType::RlimitNproc,
+        "rss" => PosixRlimitType::RlimitRss,
+        "rtprio" => PosixRlimitType::RlimitRtprio,
+        "rttime" => PosixRlimitType::RlimitRttime,
+        "sigpending" => PosixRlimitType::RlimitSigpending,
+        "stack" => PosixRlimitType::RlimitStack,
+        _ => return None,
+    })
+}
+
+/// Limits of the process. Where the engine may not raise a hard limit, a higher wish is cut down to
+/// it: asking the kernel would only be EPERM.
+fn rlimits(spec: &ContainerSpec, host: &HostFacts, warnings: &mut Vec<String>) -> Result<Vec<PosixRlimit>> {
+    let mut out: Vec<PosixRlimit> = Vec::new();
+    for ulimit in &spec.ulimits {
+        let kind = rlimit_type(&ulimit.name).ok_or_else(|| Error::invalid(format!("invalid ulimit type `{}`", ulimit.name)))?;
+        let value = |n: i64| if n < 0 { u64::MAX } else { n as u64 };
+        let (mut soft, mut hard) = (value(ulimit.soft), value(ulimit.hard));
+        if soft > hard {
+            return Err(Error::invalid(format!(
+                "invalid ulimit `{}`: the soft limit must not be above the hard limit ({} > {})",
+                ulimit.name, ulimit.soft, ulimit.hard
+            )));
+        }
+        if let Some(&most) = host.hard_limits.get(&ulimit.name).filter(|_| !host.may_raise_limits)
+            && hard > most
+        {
+            warnings.push(format!(
+                "ulimit {} is cut from {} to {most}: the hard limit of this user cannot be raised",
+                ulimit.name,
+                if hard == u64::MAX { "unlimited".to_owned() } else { hard.to_string() }
+            ));
+            hard = most;
+            soft = soft.min(most);
+        }
+        let limit = PosixRlimitBuilder::default().typ(kind).soft(soft).hard(hard).build().map_err(internal)?;
+        match out.iter_mut().find(|other| other.typ() == kind) {
+            Some(other) => *other = limit,
+            None => out.push(limit),
+        }
+    }
+    Ok(out)
+}
+
+fn oom_score_adj(spec: &ContainerSpec, host: &HostFacts, warnings: &mut Vec<String>) -> Result<Option<i32>> {
+    let Some(score) = spec.resources.oom_score_adj else { return Ok(None) };
+    if !(-1000..=1000).contains(&score) {
+        return Err(Error::invalid(format!("invalid value {score} for oom score adj: it must be from -1000 to 1000")));
+    }
+    if host.rootless && score < 0 {
+        warnings.push(format!("oom score adj {score} is left out: an ordinary user cannot lower it"));
+        return Ok(None);
+    }
+    Ok(Some(score))
+}
