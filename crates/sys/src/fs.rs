@@ -9,6 +9,15 @@ use rustix::io::Errno;
 
 use crate::{CallResult, ErrnoContext};
 
+mod file;
+mod tree;
+
+pub use file::{
+    Durability, Space, exchange, location, mkdir_all_at, names, open_dir_at, open_readable_dir_at, read_bounded,
+    rename_noreplace, space, spread_directories_at, sync_directory, temporary_name, write_all, write_atomic,
+};
+pub use tree::{Removal, Usage, remove_tree_at, usage};
+
 /// Opens a directory of the caller's by O_PATH.
 pub fn open_directory(path: &Path) -> CallResult<OwnedFd> {
     rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).call(|| format!("open({})", path.display()))

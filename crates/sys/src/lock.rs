@@ -49,15 +49,59 @@ pub fn try_lock_exclusive(fd: impl AsFd) -> CallResult<bool> {
 
 /// Waits at most `patience` for the exclusive lock; says whether it was taken.
 pub fn lock_exclusive_within(fd: impl AsFd, patience: Duration) -> CallResult<bool> {
+    within(patience, || try_lock_exclusive(&fd))
+}
+
+/// Takes the shared lock if nobody holds the exclusive one; says whether it was taken.
+pub fn try_lock_shared(fd: impl AsFd) -> CallResult<bool> {
+    match lock(fd, libc::F_RDLCK, false) {
+        Ok(()) => Ok(true),
+        Err(Errno::AGAIN | Errno::ACCESS) => Ok(false),
+        Err(errno) => Err(CallError::new("fcntl(F_OFD_SETLK, F_RDLCK)", errno)),
+    }
+}
+
+/// Waits at most `patience` for the shared lock; says whether it was taken.
+pub fn lock_shared_within(fd: impl AsFd, patience: Duration) -> CallResult<bool> {
+    within(patience, || try_lock_shared(&fd))
+}
+
+/// Tries again and again, at first often: most locks are held for less than a millisecond.
+fn within(patience: Duration, mut attempt: impl FnMut() -> CallResult<bool>) -> CallResult<bool> {
     let deadline = Instant::now() + patience;
+    let mut pause = Duration::from_micros(100);
     loop {
-        if try_lock_exclusive(&fd)? {
+        if attempt()? {
             return Ok(true);
         }
         if Instant::now() >= deadline {
             return Ok(false);
         }
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(10));
+    }
+}
+
+/// Drops the lock, for every copy of the descriptor, also those that a fork made.
+pub fn unlock(fd: impl AsFd) -> CallResult<()> {
+    lock(fd, libc::F_UNLCK, false).map_err(|errno| CallError::new("fcntl(F_OFD_SETLK, F_UNLCK)", errno))
+}
+
+/// A held lock on a file that the guard owns; it ends, for every copy of the descriptor, when the
+/// guard is dropped.
+#[derive(Debug)]
+pub struct Held(std::os::fd::OwnedFd);
+
+impl Held {
+    /// Makes a guard of a descriptor whose lock was just taken.
+    pub fn new(fd: std::os::fd::OwnedFd) -> Self {
+        Held(fd)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let _ = unlock(&self.0);
     }
 }
 
