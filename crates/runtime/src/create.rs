@@ -1,15 +1,19 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
-use robot_env_diag::{Context, Error, Kind, Result, Within};
+use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, Spec};
+use robot_env_diag::{Context, Error, IoContext, Kind, Result, Within};
 use robot_env_sys::cgroup::{Cgroup, Hierarchies};
 use robot_env_sys::namespace::{self, IdRange};
 use robot_env_sys::process::{self, CloneRequest, Cloned};
-use robot_env_sys::{seccomp as sys_seccomp, socket};
+use robot_env_sys::socket;
 
+use crate::state::Status;
 use crate::sync::{Message, Sync};
-use crate::{Console, init, resources, seccomp};
+use crate::{Console, check, hooks, init, resources, seccomp};
+
+/// `CLONE_NEWTIME`, which clone3 and setns know.
+const CLONE_NEWTIME: namespace::Flags = 0x80;
 
 /// Where the root file system is.
 #[derive(Debug)]
@@ -22,8 +26,12 @@ pub enum Rootfs {
 
 /// What [`create`] makes a container of.
 pub struct Create<'a> {
+    /// The container's id: hooks are told.
+    pub id: &'a str,
     /// The runtime spec.
     pub spec: &'a Spec,
+    /// The bundle: hooks are told, and relative paths of the spec's binds begin here.
+    pub bundle: &'a Path,
     /// A directory of the caller's that the root file system is mounted over, in the container's
     /// own mount namespace only.
     pub anchor: &'a Path,
@@ -38,9 +46,12 @@ pub struct Create<'a> {
     pub seccomp_cache: Option<&'a Path>,
     /// Descriptors from 3 on that the program inherits (`LISTEN_FDS`).
     pub preserve_fds: u32,
+    /// A listening unix socket that whoever starts the container connects to
+    /// ([`crate::start_at`]); `None`: [`Created::start`] does it.
+    pub gate: Option<OwnedFd>,
 }
 
-/// A container whose process waits for its start.
+/// A container, or a further process of one, that waits for its start.
 #[derive(Debug)]
 pub struct Created {
     /// The process's pid.
@@ -49,7 +60,7 @@ pub struct Created {
     pub pidfd: OwnedFd,
     /// The terminal's master, where there is one.
     pub master: Option<OwnedFd>,
-    /// Its cgroup, where it has one.
+    /// Its cgroup, where it has one of its own.
     pub cgroup: Option<Cgroup>,
     gate: Gate,
 }
@@ -71,7 +82,7 @@ pub struct Process {
     pub pidfd: OwnedFd,
     /// The terminal's master, where there is one.
     pub master: Option<OwnedFd>,
-    /// Its cgroup, where it has one.
+    /// Its cgroup, where it has one of its own.
     pub cgroup: Option<Cgroup>,
 }
 
@@ -80,19 +91,18 @@ impl Created {
     ///
     /// # Errors
     /// [`Kind::CommandNotFound`] and [`Kind::CommandNotExecutable`] for what exec says; the process
-    /// has ended and is reaped then.
+    /// has ended and is reaped then, and its cgroup is removed.
     pub fn start(self) -> Result<Process> {
-        self.gate.0.go()?;
-        match self.gate.0.receive()? {
-            Message::Closed => Ok(Process { pid: self.pid, pidfd: self.pidfd, master: self.master, cgroup: self.cgroup }),
-            Message::Failed(report) => {
+        match open_gate(&self.gate.0) {
+            Ok(()) => Ok(Process { pid: self.pid, pidfd: self.pidfd, master: self.master, cgroup: self.cgroup }),
+            Err(error) => {
+                let _ = process::signal(&self.pidfd, libc::SIGKILL);
                 let _ = process::wait(&self.pidfd);
                 if let Some(cgroup) = &self.cgroup {
                     cgroup.remove();
                 }
-                Err(report.into())
+                Err(error)
             }
-            _ => Err(Error::new(Kind::Internal, "the container's first process said something unexpected")),
         }
     }
 
@@ -101,71 +111,137 @@ impl Created {
     }
 }
 
-/// Makes a container up to the point where its program would run.
+pub(crate) fn open_gate(sync: &Sync) -> Result<()> {
+    sync.go()?;
+    match sync.receive()? {
+        Message::Closed => Ok(()),
+        Message::Failed(report) => Err(report.into()),
+        _ => Err(Error::new(Kind::Internal, "the container's first process said something unexpected")),
+    }
+}
+
+/// The namespaces that a spec asks for.
+struct Namespaces {
+    /// `CLONE_NEW*` of what clone3 makes.
+    new: namespace::Flags,
+    /// Existing ones that the child joins, a user namespace first.
+    joins: Vec<(OwnedFd, namespace::Flags)>,
+    /// An existing pid namespace, which only a child can be born into.
+    pid: Option<OwnedFd>,
+    /// Whether there is a new time namespace.
+    time: bool,
+}
+
+impl Namespaces {
+    fn of(linux: &Linux) -> Result<Namespaces> {
+        let mut out = Namespaces { new: libc::CLONE_NEWNS, joins: Vec::new(), pid: None, time: false };
+        for entry in linux.namespaces().iter().flatten() {
+            let name = namespace_name(entry.typ());
+            let flag = namespace::flag(name)
+                .ok_or_else(|| Error::new(Kind::Unsupported, format!("unknown namespace `{name}`")))?;
+            match entry.path().as_ref().filter(|path| !path.as_os_str().is_empty()) {
+                Some(path) => {
+                    let fd = namespace::open(&path.to_string_lossy())?;
+                    if flag == libc::CLONE_NEWNS {
+                        return Err(Error::new(Kind::Unsupported, "a container needs a mount namespace of its own"));
+                    }
+                    match flag {
+                        libc::CLONE_NEWPID => out.pid = Some(fd),
+                        libc::CLONE_NEWUSER => out.joins.insert(0, (fd, flag)),
+                        _ => out.joins.push((fd, flag)),
+                    }
+                }
+                // The child makes its cgroup namespace once it is in its cgroup.
+                None if flag == libc::CLONE_NEWCGROUP => {}
+                None if flag == CLONE_NEWTIME => out.time = true,
+                None => out.new |= flag,
+            }
+        }
+        Ok(out)
+    }
+
+    fn joins_user(&self) -> bool {
+        self.joins.iter().any(|(_, flag)| *flag == libc::CLONE_NEWUSER)
+    }
+}
+
+/// What the caller's children are born into, put back when dropped.
+struct Birth(Vec<(OwnedFd, namespace::Flags)>);
+
+impl Birth {
+    fn into(namespaces: &Namespaces, linux: &Linux) -> Result<Birth> {
+        let mut birth = Birth(Vec::new());
+        if let Some(fd) = &namespaces.pid {
+            birth.0.push((namespace::open("/proc/self/ns/pid")?, libc::CLONE_NEWPID));
+            namespace::join(fd.as_fd(), libc::CLONE_NEWPID)?;
+        }
+        if namespaces.time {
+            birth.0.push((namespace::open("/proc/self/ns/time")?, CLONE_NEWTIME));
+            namespace::unshare(CLONE_NEWTIME)?;
+            let mut offsets = String::new();
+            for (clock, offset) in linux.time_offsets().iter().flatten() {
+                let (seconds, nanoseconds) = (offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0));
+                offsets.push_str(&format!("{clock} {seconds} {nanoseconds}\n"));
+            }
+            if !offsets.is_empty() {
+                std::fs::write("/proc/self/timens_offsets", &offsets)
+                    .io_context(|| format!("write(/proc/self/timens_offsets, {offsets:?})"))?;
+            }
+        }
+        Ok(birth)
+    }
+}
+
+impl Drop for Birth {
+    fn drop(&mut self) {
+        for (fd, flag) in &self.0 {
+            let _ = namespace::join(fd.as_fd(), *flag);
+        }
+    }
+}
+
+/// Makes a container up to the point where its program would run. The process is a child of the
+/// caller, which must have one thread.
 pub fn create(request: Create<'_>) -> Result<Created> {
+    check::check(request.spec)?;
     let linux = request.spec.linux().clone().unwrap_or_default();
     let filter = match linux.seccomp() {
         Some(profile) => Some(seccomp::compile_cached(profile, request.seccomp_cache)?),
         None => None,
     };
+    let namespaces = Namespaces::of(&linux)?;
     let cgroup = match request.cgroup {
-        Some((hierarchies, path)) => {
-            let settings = match linux.resources() {
-                Some(resources) => resources::settings(resources, hierarchies.version())?,
-                None => Vec::new(),
-            };
-            let cgroup = hierarchies.create(path, &settings).within_cgroup(path)?;
-            resources::restrict_devices(&cgroup, linux.resources().as_ref(), hierarchies.version())?;
-            Some(cgroup)
-        }
+        Some((hierarchies, path)) => Some(make_cgroup(hierarchies, path, &linux)?),
         None => None,
     };
     let undo = CgroupGuard(cgroup.as_ref());
-
-    let mut flags = 0;
-    let mut joins = Vec::new();
-    let mut pid_namespace = None;
-    for entry in linux.namespaces().iter().flatten() {
-        let name = namespace_name(entry.typ());
-        let flag = namespace::flag(name).unwrap_or(0);
-        match entry.path() {
-            Some(path) => {
-                let fd = namespace::open(&path.to_string_lossy())?;
-                if flag == libc::CLONE_NEWPID { pid_namespace = Some(fd) } else { joins.push((fd, flag)) }
-            }
-            // The cgroup namespace is made by the child once it is in its cgroup.
-            None if flag != libc::CLONE_NEWCGROUP => flags |= flag,
-            None => {}
-        }
-    }
-    flags |= libc::CLONE_NEWNS;
-
     let birthplace = match &cgroup {
         Some(cgroup) => cgroup.birthplace()?,
         None => None,
     };
     let (near, far) = Sync::pair()?;
-    let restore = match &pid_namespace {
-        Some(fd) => {
-            let own = namespace::open("/proc/self/ns/pid")?;
-            namespace::join(fd.as_fd(), libc::CLONE_NEWPID)?;
-            Some(own)
-        }
-        None => None,
+    let birth = Birth::into(&namespaces, &linux).within(|| "cannot prepare the container's namespaces".into())?;
+    let plain = namespaces.joins_user();
+    let clone = CloneRequest {
+        // In a joined user namespace the others are made by a child of the one that has joined it.
+        namespaces: if plain { 0 } else { namespaces.new },
+        cgroup: birthplace.as_ref().map(AsFd::as_fd),
+        sibling: false,
     };
-    let clone = CloneRequest { namespaces: flags, cgroup: birthplace.as_ref().map(AsFd::as_fd), sibling: false };
-    let cloned = process::clone(&clone).context(Kind::Internal, || "cannot make the container's first process".into());
-    if let Some(own) = restore {
-        // Children of this process must not end up in the container's pid namespace from now on.
-        let back = namespace::join(own.as_fd(), libc::CLONE_NEWPID);
-        if matches!(cloned, Ok(Cloned::Parent { .. })) {
-            back?;
-        }
+    let cloned =
+        process::clone(&clone).context(Kind::Internal, || "cannot make the container's first process".into());
+    if !matches!(cloned, Ok(Cloned::Child)) {
+        drop(birth);
+    } else {
+        std::mem::forget(birth);
     }
+    let new_user_namespace = namespaces.new & libc::CLONE_NEWUSER != 0;
     match cloned? {
         Cloned::Child => {
             drop(near);
-            let context = init::Context {
+            init::run(init::Context {
+                id: request.id,
+                bundle: request.bundle,
                 spec: request.spec,
                 linux: &linux,
                 anchor: request.anchor,
@@ -173,60 +249,97 @@ pub fn create(request: Create<'_>) -> Result<Created> {
                 console: request.console,
                 cgroup: cgroup.as_ref(),
                 hierarchies: request.cgroup.map(|(hierarchies, _)| hierarchies),
-                joins: &joins,
+                joins: &namespaces.joins,
+                later: if plain { namespaces.new } else { 0 },
                 filter: filter.as_deref(),
                 preserve_fds: request.preserve_fds,
-                new_user_namespace: flags & libc::CLONE_NEWUSER != 0,
+                new_user_namespace,
+                gate: request.gate.as_ref(),
                 sync: &far,
-            };
-            init::run(context)
+            })
         }
         Cloned::Parent { pid, pidfd } => {
             drop(far);
-            let mut child = ChildGuard(Some(&pidfd));
-            if flags & libc::CLONE_NEWUSER != 0 {
-                let ranges = |list: &Option<Vec<oci_spec::runtime::LinuxIdMapping>>| {
-                    list.iter()
-                        .flatten()
-                        .map(|m| IdRange { inside: m.container_id(), outside: m.host_id(), count: m.size() })
-                        .collect::<Vec<_>>()
-                };
-                namespace::write_id_maps(pid, &ranges(linux.uid_mappings()), &ranges(linux.gid_mappings()), false)?;
-                if let Some(cgroup) = &cgroup
-                    && birthplace.is_none()
-                {
-                    cgroup.add(pid)?;
-                }
+            let mut child = ChildGuard(Some(pidfd));
+            let mut pid = pid;
+            if new_user_namespace {
+                write_maps(pid, &linux)?;
                 near.go()?;
             }
             let mut master = None;
+            let mut successor = plain;
             loop {
                 match near.receive()? {
+                    Message::Descriptor(fd) if successor => {
+                        successor = false;
+                        if let Some(joiner) = child.0.replace(fd) {
+                            let _ = process::wait(&joiner);
+                        }
+                        pid = child.0.as_ref().map_or(Ok(pid), process::pid_of)?;
+                    }
                     Message::Descriptor(fd) => master = Some(fd),
+                    Message::Surroundings => {
+                        if let Some(list) = request.spec.hooks() {
+                            let state =
+                                hooks::state(request.spec, request.id, request.bundle, Status::Creating, pid);
+                            #[allow(deprecated)]
+                            hooks::run(list.prestart().as_deref(), "prestart", &state)?;
+                            hooks::run(list.create_runtime().as_deref(), "createRuntime", &state)?;
+                        }
+                        near.go()?;
+                    }
                     Message::Ready => break,
                     Message::Failed(report) => return Err(report.into()),
                     Message::Closed | Message::Go => {
-                        return Err(Error::new(Kind::Internal, "the container's first process died while it was made"));
+                        let message = "the container's first process died while it was made";
+                        return Err(Error::new(Kind::Internal, message));
                     }
                 }
             }
-            child.0 = None;
-            drop(child);
-            undo.disarm();
             if let Some(master) = &master {
                 socket::set_nonblocking(master)?;
             }
+            let pidfd = child.0.take().ok_or_else(|| Error::new(Kind::Internal, "the process has no descriptor"))?;
+            undo.disarm();
             Ok(Created::new(pid, pidfd, master, cgroup, near))
         }
     }
 }
 
-/// Kills and reaps the child unless it is disarmed.
-struct ChildGuard<'a>(Option<&'a OwnedFd>);
+fn make_cgroup(hierarchies: &Hierarchies, path: &str, linux: &Linux) -> Result<Cgroup> {
+    let version = hierarchies.version();
+    let settings = match linux.resources() {
+        Some(resources) => resources::settings(resources, version)?,
+        None => Vec::new(),
+    };
+    let cgroup = hierarchies
+        .create(path, &settings)
+        .map_err(Error::from)
+        .within(|| format!("cannot make cgroup `{path}`"))?;
+    let undo = CgroupGuard(Some(&cgroup));
+    resources::restrict_devices(&cgroup, linux.resources().as_ref(), linux, version)?;
+    undo.disarm();
+    Ok(cgroup)
+}
 
-impl Drop for ChildGuard<'_> {
+fn write_maps(pid: i32, linux: &Linux) -> Result<()> {
+    let ranges = |list: &Option<Vec<LinuxIdMapping>>| {
+        list.iter()
+            .flatten()
+            .map(|m| IdRange { inside: m.container_id(), outside: m.host_id(), count: m.size() })
+            .collect::<Vec<_>>()
+    };
+    namespace::write_id_maps(pid, &ranges(linux.uid_mappings()), &ranges(linux.gid_mappings()), false)
+        .map_err(Error::from)
+        .within(|| "cannot map the container's users".into())
+}
+
+/// Kills and reaps the child unless it is taken out.
+struct ChildGuard(Option<OwnedFd>);
+
+impl Drop for ChildGuard {
     fn drop(&mut self) {
-        if let Some(pidfd) = self.0 {
+        if let Some(pidfd) = &self.0 {
             let _ = process::signal(pidfd, libc::SIGKILL);
             let _ = process::wait(pidfd);
         }
@@ -250,16 +363,6 @@ impl Drop for CgroupGuard<'_> {
     }
 }
 
-trait WithinCgroup<T> {
-    fn within_cgroup(self, path: &str) -> Result<T>;
-}
-
-impl<T> WithinCgroup<T> for robot_env_sys::CallResult<T> {
-    fn within_cgroup(self, path: &str) -> Result<T> {
-        self.map_err(Error::from).within(|| format!("cannot make cgroup `{path}`"))
-    }
-}
-
 /// The name below `/proc/PID/ns`.
 pub(crate) fn namespace_name(kind: LinuxNamespaceType) -> &'static str {
     match kind {
@@ -273,6 +376,3 @@ pub(crate) fn namespace_name(kind: LinuxNamespaceType) -> &'static str {
         LinuxNamespaceType::Time => "time",
     }
 }
-
-/// A compiled filter.
-pub(crate) type Filter = [sys_seccomp::Instruction];

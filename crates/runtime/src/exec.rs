@@ -8,9 +8,10 @@ use robot_env_sys::{namespace, poll, socket};
 use rustix::fs::{Mode, OFlags};
 
 use crate::console::Console;
-use crate::create::{Created, Filter};
+use crate::create::Created;
 use crate::init::terminal_in;
-use crate::process::finish;
+use crate::process::{Last, finish};
+use crate::seccomp::Filter;
 use crate::sync::{Message, Sync};
 
 /// What [`exec`] makes a process of.
@@ -137,16 +138,16 @@ fn join_and_clone(
 fn prepare(request: Exec<'_>, sync: &Sync) -> Result<std::convert::Infallible> {
     process::new_session()?;
     match &request.console {
-        Console::Streams { stdin, stdout, stderr } => {
-            poll::replace_stdio(0, stdin)?;
-            poll::replace_stdio(1, stdout)?;
-            poll::replace_stdio(2, stderr)?;
+        Console::Pipes(stdio) => {
+            poll::replace_stdio(0, &stdio.stdin)?;
+            poll::replace_stdio(1, &stdio.stdout)?;
+            poll::replace_stdio(2, &stdio.stderr)?;
         }
         Console::Terminal { size } => {
             let ptmx = rustix::fs::open("/dev/pts/ptmx", OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())
                 .context(Kind::Internal, || "cannot open the container's terminals".into())?;
             let (master, slave) = terminal_in(ptmx)?;
-            if let Some(size) = size {
+            if *size != (0, 0) {
                 let _ = robot_env_sys::terminal::set_size(&master, *size);
             }
             sync.descriptor(&master)?;
@@ -156,7 +157,8 @@ fn prepare(request: Exec<'_>, sync: &Sync) -> Result<std::convert::Infallible> {
             }
         }
     }
-    finish(request.process, request.filter, request.preserve_fds, sync)
+    let last = Last { filter: request.filter, preserve_fds: request.preserve_fds, sync, before_program: &|| Ok(()) };
+    finish(request.process, &last)
 }
 
 /// The pid of the process behind a pidfd, in the caller's pid namespace.

@@ -11,9 +11,9 @@ use robot_env_sys::mount::{self, Attributes, PropagationFlags};
 use robot_env_sys::{namespace, netlink, poll, process as sys_process};
 use rustix::fs::{Mode, OFlags};
 
-use crate::create::Filter;
 use crate::mounts::{self, Root};
 use crate::process;
+use crate::seccomp::Filter;
 use crate::sync::{Message, Sync};
 use crate::{Console, Rootfs};
 
@@ -100,7 +100,9 @@ fn prepare(context: Context<'_>) -> Result<std::convert::Infallible> {
     mounts::populate_dev(&root, spec, linux)?;
     if let Some(console) = open_console(&root, &context.console)? {
         sync.descriptor(&console.0)?;
-        if let Console::Terminal { size: Some(size) } = &context.console {
+        if let Console::Terminal { size } = &context.console
+            && *size != (0, 0)
+        {
             let _ = robot_env_sys::terminal::set_size(&console.0, *size);
         }
         mounts::bind_console(&root, console.1.as_fd())?;
@@ -108,10 +110,10 @@ fn prepare(context: Context<'_>) -> Result<std::convert::Infallible> {
         for target in 0..3 {
             poll::replace_stdio(target, console.1.as_fd())?;
         }
-    } else if let Console::Streams { stdin, stdout, stderr } = &context.console {
-        poll::replace_stdio(0, stdin)?;
-        poll::replace_stdio(1, stdout)?;
-        poll::replace_stdio(2, stderr)?;
+    } else if let Console::Pipes(stdio) = &context.console {
+        poll::replace_stdio(0, &stdio.stdin)?;
+        poll::replace_stdio(1, &stdio.stdout)?;
+        poll::replace_stdio(2, &stdio.stderr)?;
     }
     write_sysctls(linux)?;
     let null = mounts::open_null()?;
@@ -132,7 +134,8 @@ fn prepare(context: Context<'_>) -> Result<std::convert::Infallible> {
     if let Some(name) = spec.domainname() {
         rustix::system::setdomainname(name.as_bytes()).io_context(|| format!("cannot set domain name `{name}`"))?;
     }
-    process::finish(process_spec, context.filter, context.preserve_fds, sync)
+    let last = process::Last { filter: context.filter, preserve_fds: context.preserve_fds, sync, before_program: &|| Ok(()) };
+    process::finish(process_spec, &last)
 }
 
 fn set_oom_score(score: i32) -> Result<()> {

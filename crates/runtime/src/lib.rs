@@ -22,7 +22,7 @@ mod resources;
 pub mod seccomp;
 mod sync;
 
-pub use console::Console;
+pub use console::{Console, Stdio};
 pub use create::{Create, Created, Process, Rootfs, create};
 pub use exec::{Exec, exec};
 pub use resources::settings;

@@ -1,180 +1,299 @@
-//! The last steps of a process: limits, identity, capabilities, filter, program.
+//! The last steps before the program runs: limits, user, rights, the filter, the gate, execve.
 
 use std::ffi::{CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use oci_spec::runtime::Process;
+use oci_spec::runtime::{
+    Capabilities, IOPriorityClass, LinuxCapabilities, LinuxSchedulerFlag, LinuxSchedulerPolicy, Process,
+};
 use robot_env_diag::{Error, IoContext, Kind, Result, Within};
-use robot_env_sys::capability::{self, Bits};
-use robot_env_sys::{process, seccomp};
+use robot_env_sys::{capability, mount, process as sys_process, seccomp as sys_seccomp};
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
 
-use crate::create::Filter;
+use crate::seccomp::Filter;
 use crate::sync::{Message, Sync};
 
-/// From inside the container to the program. Returns only an error.
-pub(crate) fn finish(spec: &Process, filter: Option<&Filter>, preserve_fds: u32, sync: &Sync) -> Result<std::convert::Infallible> {
-    for limit in spec.rlimits().iter().flatten() {
-        let name = limit.typ().to_string();
-        let number = process::limit_number(&name).ok_or_else(|| Error::invalid(format!("unknown resource limit `{name}`")))?;
-        process::set_limit(number, limit.soft(), limit.hard())?;
+/// The search path of a process whose environment has none.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What else the last steps need.
+pub(crate) struct Last<'a> {
+    pub(crate) filter: Option<&'a Filter>,
+    /// Descriptors from 3 on that the program inherits.
+    pub(crate) preserve_fds: u32,
+    pub(crate) sync: &'a Sync,
+    /// Runs once the gate is open, before anything of the image does.
+    pub(crate) before_program: &'a dyn Fn() -> Result<()>,
+}
+
+/// Gives the calling process the identity and the rights of `process`, waits at the gate and
+/// executes the program. Comes back only with a failure.
+pub(crate) fn finish(process: &Process, last: &Last<'_>) -> Result<std::convert::Infallible> {
+    let args = process.args().as_deref().unwrap_or_default();
+    let Some(name) = args.first() else {
+        return Err(Error::invalid("the runtime spec's process has no args"));
+    };
+    set_limits(process)?;
+    set_scheduling(process)?;
+    if let Some(profile) = process.apparmor_profile().as_deref().filter(|p| !matches!(*p, "" | "unconfined")) {
+        set_apparmor(profile)?;
     }
-    let user = spec.user();
-    if let Some(mask) = user.umask() {
-        rustix::process::umask(rustix::fs::Mode::from(mask));
-    }
-    let cwd = spec.cwd();
-    let early = std::env::set_current_dir(cwd);
-    let no_new_privileges = spec.no_new_privileges().unwrap_or(false);
-    if let Some(label) = spec.apparmor_profile() {
-        set_apparmor(label)?;
-    }
-    if no_new_privileges {
-        rustix::thread::set_no_new_privs(true).io_context(|| "cannot set no_new_privs".into())?;
-    } else if let Some(filter) = filter {
-        // Without no_new_privs this needs CAP_SYS_ADMIN, which is about to go.
-        seccomp::install(filter, 0).map_err(Error::from).within(|| "cannot install the system call filter".into())?;
-    }
-    let wanted = Sets::of(spec)?;
-    capability::limit_bounding(wanted.bounding)?;
+    // 0022 is what runc and crun start with.
+    rustix::process::umask(Mode::from_raw_mode(process.user().umask().unwrap_or(0o022)));
+
+    // As root first: the directory may be open to root alone, or to the user alone.
+    let entered = enter_directory(process.cwd());
+    let sets = Sets::of(process.capabilities().as_ref())?;
+    let (_, permitted, _) = capability::get()?;
+    capability::limit_bounding(sets.bounding)?;
     capability::keep_over_setuid(true)?;
-    set_groups(user.additional_gids().as_deref().unwrap_or_default())?;
-    process::set_group(user.gid())?;
-    process::set_user(user.uid())?;
-    capability::set(wanted.effective, wanted.permitted, wanted.inheritable)?;
-    capability::set_ambient(wanted.ambient)?;
-    capability::keep_over_setuid(false)?;
-    // A home that only its user may enter is entered now.
-    if early.is_err() {
-        std::env::set_current_dir(cwd).io_context(|| format!("cannot change to working directory `{}`", cwd.display()))?;
+    set_identity(process)?;
+    if entered.is_err() {
+        enter_directory(process.cwd())?;
     }
-    // A working directory outside the root would be a way out (CVE-2024-21626).
-    std::env::current_dir().io_context(|| format!("working directory `{}` is not inside the container", cwd.display()))?;
+    check_directory()?;
 
-    let args = spec.args().as_deref().unwrap_or_default();
-    let env = spec.env().as_deref().unwrap_or_default();
-    let name = args.first().ok_or_else(|| Error::invalid("no command specified"))?;
-    let program = find_program(name, env)?;
-    let c = |text: &str| CString::new(text).map_err(|_| Error::invalid(format!("`{}` has a NUL byte", text.replace('\0', "\\0"))));
-    let (c_args, c_env) = (args.iter().map(|a| c(a)).collect::<Result<Vec<_>>>()?, env.iter().map(|e| c(e)).collect::<Result<Vec<_>>>()?);
-    let path = CString::new(program.as_os_str().as_bytes()).map_err(|_| Error::invalid("the program's path has a NUL byte"))?;
-    process::close_on_exec_from(3 + preserve_fds)?;
-    sync.ready()?;
-    match sync.receive()? {
+    // The filter may forbid what is needed up to here, so it comes as late as it can. Without
+    // no_new_privs it needs CAP_SYS_ADMIN, which the program may not have: then the capabilities
+    // are dropped behind it, as the one thing that it must allow beside execve.
+    let no_new_privs = process.no_new_privileges().unwrap_or(false);
+    let admin = capability::bit("CAP_SYS_ADMIN").unwrap_or(0);
+    let filter_first = last.filter.is_some() && !no_new_privs && sets.effective & admin == 0;
+    if filter_first && permitted & admin == 0 {
+        return Err(Error::new(Kind::Denied, "a seccomp filter without no_new_privs needs CAP_SYS_ADMIN"));
+    }
+    let drop_capabilities = || -> Result<()> {
+        capability::keep_over_setuid(false)?;
+        capability::set(sets.effective & permitted, sets.permitted & permitted, sets.inheritable & permitted)?;
+        capability::set_ambient(sets.ambient & sets.permitted & sets.inheritable & permitted)?;
+        Ok(())
+    };
+    if filter_first {
+        // A change of the user id has cleared the effective set.
+        capability::set(permitted, permitted, sets.inheritable & permitted)?;
+    } else {
+        drop_capabilities()?;
+    }
+    if no_new_privs {
+        rustix::thread::set_no_new_privs(true).io_context(|| "cannot set no_new_privs".into())?;
+    }
+    let env = texts(process.env().as_deref().unwrap_or_default())?;
+    let arguments = texts(args)?;
+    let programs = find_program(name, process.env().as_deref().unwrap_or_default())?;
+    sys_process::close_on_exec_from(3)?;
+    for number in 3..3 + last.preserve_fds {
+        sys_process::keep_over_exec_number(number as i32)?;
+    }
+
+    last.sync.ready()?;
+    match last.sync.receive()? {
         Message::Go => {}
-        // Whoever should have started the program is gone.
-        _ => robot_env_sys::poll::exit_now(0),
+        _ => return Err(Error::new(Kind::Interrupted, "the start was given up")),
     }
-    if no_new_privileges && let Some(filter) = filter {
-        seccomp::install(filter, 0).map_err(Error::from).within(|| "cannot install the system call filter".into())?;
+    (last.before_program)()?;
+    if let Some(filter) = last.filter {
+        sys_seccomp::install(&filter.program, filter.flags)
+            .map_err(Error::from)
+            .within(|| "cannot install the seccomp filter".into())?;
     }
-    let failure = process::execute(&path, &c_args, &c_env);
-    Err(exec_error(name, failure))
-}
-
-fn exec_error(name: &str, failure: robot_env_sys::CallError) -> Error {
-    use rustix::io::Errno;
-    let (kind, why) = match failure.errno() {
-        Errno::NOENT => (Kind::CommandNotFound, "no such file or directory"),
-        Errno::ACCESS | Errno::PERM => (Kind::CommandNotExecutable, "permission denied"),
-        Errno::NOEXEC => (Kind::CommandNotExecutable, "exec format error"),
-        Errno::NOTDIR => (Kind::CommandNotFound, "not a directory"),
-        Errno::ISDIR => (Kind::CommandNotExecutable, "is a directory"),
-        _ => (Kind::CommandNotExecutable, "it cannot be executed"),
-    };
-    Error::new(kind, format!("exec: \"{name}\": {why}")).because(failure)
-}
-
-/// Finds a program as execvp would, with the container's `PATH`.
-fn find_program(name: &str, env: &[String]) -> Result<PathBuf> {
-    let missing = |why: &str| Error::new(Kind::CommandNotFound, format!("exec: \"{name}\": {why}"));
-    if name.is_empty() {
-        return Err(missing("executable file not found in $PATH"));
+    if filter_first {
+        drop_capabilities()?;
     }
-    let usable = |path: &Path| -> Result<bool> {
-        match std::fs::metadata(path) {
-            Ok(meta) if meta.is_file() => {
-                if rustix::fs::accessat(rustix::fs::CWD, path, rustix::fs::Access::EXEC_OK, rustix::fs::AtFlags::EACCESS).is_ok() {
-                    Ok(true)
-                } else {
-                    Err(Error::new(Kind::CommandNotExecutable, format!("exec: \"{name}\": permission denied")))
-                }
-            }
-            _ => Ok(false),
+    // As execvp(3) does: one that may not be executed does not hide another one.
+    let mut errno = Errno::NOENT;
+    for program in &programs {
+        errno = sys_process::execute(program, &arguments, &env).errno();
+        if errno != Errno::ACCESS {
+            break;
         }
+    }
+    Err(cannot_execute(name, errno))
+}
+
+fn texts(list: &[String]) -> Result<Vec<CString>> {
+    list.iter()
+        .map(|text| {
+            CString::new(text.as_bytes()).map_err(|_| Error::invalid("an argument or variable contains a NUL byte"))
+        })
+        .collect()
+}
+
+/// In the words that Docker's users know.
+fn cannot_execute(name: &str, errno: Errno) -> Error {
+    let (kind, reason) = match errno {
+        Errno::NOENT => (Kind::CommandNotFound, "no such file or directory".to_owned()),
+        Errno::NOTDIR => (Kind::CommandNotFound, "not a directory".to_owned()),
+        Errno::ACCESS | Errno::PERM => (Kind::CommandNotExecutable, "permission denied".to_owned()),
+        Errno::NOEXEC => (Kind::CommandNotExecutable, "exec format error".to_owned()),
+        Errno::ISDIR => (Kind::CommandNotExecutable, "is a directory".to_owned()),
+        _ => (Kind::CommandNotExecutable, robot_env_sys::errno_name(errno)),
     };
+    Error::new(kind, format!("exec: {name:?}: {reason}"))
+}
+
+/// The paths that the program `name` may have: itself if it has a slash, else the files of that
+/// name below the directories of `PATH`.
+fn find_program(name: &str, env: &[String]) -> Result<Vec<CString>> {
+    let c_text = |path: &[u8]| CString::new(path).map_err(|_| Error::invalid("the program's name contains a NUL byte"));
     if name.contains('/') {
-        return match std::fs::metadata(name) {
-            Ok(meta) if meta.is_dir() => Err(Error::new(Kind::CommandNotExecutable, format!("exec: \"{name}\": is a directory"))),
-            Ok(_) => usable(Path::new(name)).map(|_| PathBuf::from(name)),
-            Err(error) if error.raw_os_error() == Some(libc::EACCES) => {
-                Err(Error::new(Kind::CommandNotExecutable, format!("exec: \"{name}\": permission denied")))
+        return match rustix::fs::stat(name) {
+            Ok(meta) if FileType::from_raw_mode(meta.st_mode) == FileType::Directory => {
+                Err(cannot_execute(name, Errno::ISDIR))
             }
-            Err(_) => Err(missing("stat: no such file or directory")),
+            Err(errno @ (Errno::NOENT | Errno::NOTDIR)) => Err(cannot_execute(name, errno)),
+            // With the rights that the program will have it may well be reachable: execve decides.
+            _ => Ok(vec![c_text(name.as_bytes())?]),
         };
     }
-    let path = env.iter().rev().find_map(|e| e.strip_prefix("PATH=")).unwrap_or("");
-    let mut refused = None;
-    for directory in path.split(':') {
-        let directory = if directory.is_empty() { "." } else { directory };
-        let candidate = Path::new(directory).join(OsStr::new(name));
-        match usable(&candidate) {
-            Ok(true) => return Ok(candidate),
-            Ok(false) => {}
-            Err(error) => refused = Some(error),
+    let path = env.iter().rev().find_map(|entry| entry.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
+    let mut found = Vec::new();
+    for directory in path.split(':').filter(|_| !name.is_empty()) {
+        let candidate = Path::new(if directory.is_empty() { "." } else { directory }).join(name);
+        let is_file = rustix::fs::stat(&candidate)
+            .is_ok_and(|meta| FileType::from_raw_mode(meta.st_mode) != FileType::Directory);
+        if is_file {
+            found.push(c_text(OsStr::as_bytes(candidate.as_os_str()))?);
         }
     }
-    Err(refused.unwrap_or_else(|| missing("executable file not found in $PATH")))
+    if found.is_empty() {
+        return Err(Error::new(
+            Kind::CommandNotFound,
+            format!("exec: {name:?}: executable file not found in $PATH"),
+        ));
+    }
+    Ok(found)
 }
 
+fn set_limits(process: &Process) -> Result<()> {
+    for limit in process.rlimits().iter().flatten() {
+        let name = limit.typ().to_string();
+        let number = sys_process::limit_number(&name)
+            .ok_or_else(|| Error::invalid(format!("unknown resource limit `{name}`")))?;
+        sys_process::set_limit(number, limit.soft(), limit.hard())
+            .map_err(Error::from)
+            .within(|| format!("cannot set limit `{name}`"))?;
+    }
+    Ok(())
+}
+
+fn set_scheduling(process: &Process) -> Result<()> {
+    if let Some(priority) = process.io_priority() {
+        let class = match priority.class() {
+            IOPriorityClass::IoprioClassRt => 1,
+            IOPriorityClass::IoprioClassBe => 2,
+            IOPriorityClass::IoprioClassIdle => 3,
+        };
+        sys_process::set_io_priority(class, priority.priority() as u32)
+            .map_err(Error::from)
+            .within(|| "cannot set the I/O priority".into())?;
+    }
+    let Some(scheduler) = process.scheduler() else { return Ok(()) };
+    let policy = match scheduler.policy() {
+        LinuxSchedulerPolicy::SchedOther => 0,
+        LinuxSchedulerPolicy::SchedFifo => 1,
+        LinuxSchedulerPolicy::SchedRr => 2,
+        LinuxSchedulerPolicy::SchedBatch => 3,
+        LinuxSchedulerPolicy::SchedIso => 4,
+        LinuxSchedulerPolicy::SchedIdle => 5,
+        LinuxSchedulerPolicy::SchedDeadline => 6,
+    };
+    let flag = |flag: &LinuxSchedulerFlag| match flag {
+        LinuxSchedulerFlag::SchedResetOnFork => 0x01,
+        LinuxSchedulerFlag::SchedFlagReclaim => 0x02,
+        LinuxSchedulerFlag::SchedFlagDLOverrun => 0x04,
+        LinuxSchedulerFlag::SchedFlagKeepPolicy => 0x08,
+        LinuxSchedulerFlag::SchedFlagKeepParams => 0x10,
+        LinuxSchedulerFlag::SchedFlagUtilClampMin => 0x20,
+        LinuxSchedulerFlag::SchedFlagUtilClampMax => 0x40,
+    };
+    let request = sys_process::Scheduling {
+        policy,
+        flags: scheduler.flags().iter().flatten().map(flag).fold(0, |all, one| all | one),
+        nice: scheduler.nice().unwrap_or(0),
+        priority: scheduler.priority().unwrap_or(0) as u32,
+        runtime: scheduler.runtime().unwrap_or(0),
+        deadline: scheduler.deadline().unwrap_or(0),
+        period: scheduler.period().unwrap_or(0),
+    };
+    sys_process::set_scheduling(&request).map_err(Error::from).within(|| "cannot set the scheduling policy".into())
+}
+
+/// Asks AppArmor to confine what is executed next. The attribute is reached through a procfs of our
+/// own, which nothing of the image can have replaced.
+fn set_apparmor(profile: &str) -> Result<()> {
+    let procfs = mount::procfs().map_err(Error::from).within(|| "cannot open a procfs".into())?;
+    let value = format!("exec {profile}");
+    let mut result = Err(Errno::NOENT);
+    for path in ["thread-self/attr/apparmor/exec", "thread-self/attr/exec"] {
+        result = rustix::fs::openat(&procfs, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+            .and_then(|fd| rustix::io::write(&fd, value.as_bytes()).map(drop));
+        if result != Err(Errno::NOENT) {
+            break;
+        }
+    }
+    result.io_context(|| format!("cannot use AppArmor profile `{profile}`"))
+}
+
+fn enter_directory(path: &Path) -> Result<()> {
+    let path = if path.as_os_str().is_empty() { Path::new("/") } else { path };
+    rustix::process::chdir(path).io_context(|| format!("cannot enter working directory `{}`", path.display()))
+}
+
+/// A descriptor of the host that leaked could have made the working directory one outside of the
+/// container (`/proc/self/fd/7`, CVE-2024-21626): the kernel then has no path for it.
+fn check_directory() -> Result<()> {
+    let inside = rustix::process::getcwd(Vec::new()).is_ok_and(|path| path.to_bytes().starts_with(b"/"));
+    if inside { Ok(()) } else { Err(Error::new(Kind::Denied, "the working directory is outside of the container")) }
+}
+
+fn set_identity(process: &Process) -> Result<()> {
+    let user = process.user();
+    let groups = user.additional_gids().clone().unwrap_or_default();
+    let denied = || std::fs::read_to_string("/proc/self/setgroups").map_or(true, |text| text.trim() == "deny");
+    match sys_process::set_groups(&groups) {
+        Ok(()) => {}
+        // A user namespace of one id without setgroups keeps the caller's groups: there is no way
+        // to drop them, and none to get others.
+        Err(error) if error.errno() == Errno::PERM && denied() => {}
+        Err(error) => return Err(Error::from(error).within(format!("cannot join groups {groups:?}"))),
+    }
+    sys_process::set_group(user.gid())
+        .map_err(Error::from)
+        .within(|| format!("cannot become group {}", user.gid()))?;
+    sys_process::set_user(user.uid()).map_err(Error::from).within(|| format!("cannot become user {}", user.uid()))
+}
+
+/// The capability sets of a process, as bits.
 struct Sets {
-    bounding: Bits,
-    effective: Bits,
-    permitted: Bits,
-    inheritable: Bits,
-    ambient: Bits,
+    bounding: u64,
+    effective: u64,
+    permitted: u64,
+    inheritable: u64,
+    ambient: u64,
 }
 
 impl Sets {
-    fn of(spec: &Process) -> Result<Sets> {
-        let Some(sets) = spec.capabilities() else {
+    fn of(capabilities: Option<&LinuxCapabilities>) -> Result<Sets> {
+        let bits = |set: &Option<Capabilities>| -> Result<u64> {
+            let mut bits = 0;
+            for capability in set.iter().flatten() {
+                let text = capability.to_string();
+                let name = format!("CAP_{}", text.strip_prefix("CAP_").unwrap_or(&text));
+                bits |= capability::bit(&name).ok_or_else(|| Error::invalid(format!("unknown capability `{name}`")))?;
+            }
+            Ok(bits)
+        };
+        let Some(c) = capabilities else {
             return Ok(Sets { bounding: 0, effective: 0, permitted: 0, inheritable: 0, ambient: 0 });
         };
-        let bits = |set: &Option<oci_spec::runtime::Capabilities>| -> Result<Bits> {
-            set.iter().flatten().try_fold(0, |sum, capability| {
-                let text = capability.to_string();
-                let name = if text.starts_with("CAP_") { text } else { format!("CAP_{text}") };
-                capability::bit(&name).map(|bit| sum | bit).ok_or_else(|| Error::invalid(format!("unknown capability `{name}`")))
-            })
-        };
         Ok(Sets {
-            bounding: bits(sets.bounding())?,
-            effective: bits(sets.effective())?,
-            permitted: bits(sets.permitted())?,
-            inheritable: bits(sets.inheritable())?,
-            ambient: bits(sets.ambient())?,
+            bounding: bits(c.bounding())?,
+            effective: bits(c.effective())?,
+            permitted: bits(c.permitted())?,
+            inheritable: bits(c.inheritable())?,
+            ambient: bits(c.ambient())?,
         })
     }
-}
-
-fn set_groups(groups: &[u32]) -> Result<()> {
-    match process::set_groups(groups) {
-        Ok(()) => Ok(()),
-        // A user namespace with one id refuses setgroups: the process keeps the groups it has.
-        Err(error) if error.errno() == rustix::io::Errno::PERM => {
-            let denied = std::fs::read_to_string("/proc/self/setgroups").map_or(true, |text| text.trim() == "deny");
-            if denied { Ok(()) } else { Err(error.into()) }
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn set_apparmor(label: &str) -> Result<()> {
-    if label.is_empty() || label == "unconfined" {
-        return Ok(());
-    }
-    let write = |path: &str| std::fs::write(path, format!("exec {label}"));
-    write("/proc/self/attr/apparmor/exec")
-        .or_else(|_| write("/proc/self/attr/exec"))
-        .io_context(|| format!("cannot apply AppArmor profile `{label}`"))
 }

@@ -12,6 +12,8 @@ pub(crate) struct Sync(OwnedFd);
 pub(crate) enum Message {
     /// Parent: go on.
     Go,
+    /// Child: its surroundings are there but not entered; the parent's hooks may run.
+    Surroundings,
     /// Child: everything is ready, waiting for [`Message::Go`].
     Ready,
     /// Child: a descriptor (the terminal's master, or a pidfd).
@@ -31,6 +33,10 @@ impl Sync {
         Ok((Sync(a), Sync(b)))
     }
 
+    pub(crate) fn over(socket: OwnedFd) -> Sync {
+        Sync(socket)
+    }
+
     pub(crate) fn go(&self) -> Result<()> {
         Ok(socket::send_with_fd(&self.0, b"G", None)?)
     }
@@ -39,29 +45,42 @@ impl Sync {
         Ok(socket::send_with_fd(&self.0, b"R", None)?)
     }
 
+    pub(crate) fn surroundings(&self) -> Result<()> {
+        Ok(socket::send_with_fd(&self.0, b"S", None)?)
+    }
+
     pub(crate) fn descriptor(&self, fd: impl AsFd) -> Result<()> {
         Ok(socket::send_with_fd(&self.0, b"D", Some(fd.as_fd()))?)
     }
 
     pub(crate) fn failed(&self, error: &Error) {
-        let mut bytes = vec![b'F'];
-        bytes.extend(serde_json::to_vec(&error.to_report()).unwrap_or_default());
+        let encode = |error: &Error| {
+            let mut bytes = vec![b'F'];
+            bytes.extend(serde_json::to_vec(&error.to_report()).unwrap_or_default());
+            bytes
+        };
+        let mut bytes = encode(error);
         if bytes.len() > LIMIT {
-            bytes = vec![b'F'];
-            bytes.extend(serde_json::to_vec(&Error::new(error.kind(), "a failure too long to tell").to_report()).unwrap_or_default());
+            bytes = encode(&Error::new(error.kind(), "a failure too long to tell"));
         }
-        let _ = socket::send_with_fd(&self.0, &bytes, None);
+        // write(2), not sendmsg(2): of the two it is the one that every filter allows.
+        let _ = rustix::io::write(&self.0, &bytes);
     }
 
     pub(crate) fn receive(&self) -> Result<Message> {
         // One byte at a time, except for a report, which is the last thing that is ever sent.
         let mut kind = [0u8; 1];
-        let (n, fd) = socket::receive_with_fd(&self.0, &mut kind)?;
+        let (n, fd) = match socket::receive_with_fd(&self.0, &mut kind) {
+            // The other end died with something of ours unread.
+            Err(error) if error.errno() == rustix::io::Errno::CONNRESET => return Ok(Message::Closed),
+            other => other?,
+        };
         if n == 0 {
             return Ok(Message::Closed);
         }
         Ok(match (kind[0], fd) {
             (b'G', _) => Message::Go,
+            (b'S', _) => Message::Surroundings,
             (b'R', _) => Message::Ready,
             (b'D', Some(fd)) => Message::Descriptor(fd),
             (b'F', _) => {
@@ -76,9 +95,9 @@ impl Sync {
                         break;
                     }
                 }
-                let report = serde_json::from_slice(&bytes)
-                    .unwrap_or_else(|_| Error::new(Kind::Internal, "the container's first process failed and could not say why").to_report());
-                Message::Failed(report)
+                Message::Failed(serde_json::from_slice(&bytes).unwrap_or_else(|_| {
+                    Error::new(Kind::Internal, "the container's first process failed and could not say why").to_report()
+                }))
             }
             _ => return Err(Error::new(Kind::Internal, "the container's first process said something unknown")),
         })

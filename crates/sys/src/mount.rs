@@ -141,6 +141,23 @@ pub fn filesystem(kind: &str, source: &str, options: &[String], attributes: Moun
     fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes).call(|| format!("fsmount({kind})"))
 }
 
+/// A procfs of the calling process's pid namespace that nothing but the kernel has had a hand in:
+/// a detached mount where the caller may make one, else a clone of the mount at `/proc`, whose file
+/// system was checked.
+pub fn procfs() -> CallResult<OwnedFd> {
+    const PROC_SUPER_MAGIC: u64 = 0x9fa0;
+    if let Ok(fd) = filesystem("proc", "proc", &[], MountAttrFlags::empty()) {
+        return Ok(fd);
+    }
+    let fd = rustix::fs::open("/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+        .call(|| "open(/proc)".into())?;
+    let magic = rustix::fs::fstatfs(&fd).call(|| "fstatfs(/proc)".into())?.f_type as u64;
+    if magic != PROC_SUPER_MAGIC {
+        return Err(CallError::new("open(/proc): not a procfs", Errno::XDEV));
+    }
+    Ok(fd)
+}
+
 /// Clones the mount at `path` below `directory` (empty: the directory itself) into a descriptor,
 /// with the mounts below it if `recursive`.
 pub fn clone_tree(directory: BorrowedFd<'_>, path: &str, recursive: bool) -> CallResult<OwnedFd> {

@@ -180,6 +180,78 @@ pub fn keep_over_exec(fd: BorrowedFd<'_>) -> CallResult<()> {
     if rc < 0 { Err(CallError::new("fcntl(F_SETFD, 0)", last_errno())) } else { Ok(()) }
 }
 
+/// Lets the descriptor `number`, which the caller has only by number, survive the next exec.
+///
+/// # Errors
+/// EBADF when it is not open.
+pub fn keep_over_exec_number(number: RawFd) -> CallResult<()> {
+    // SAFETY: sets a flag; a number that is not open only makes the call fail.
+    let rc = unsafe { libc::fcntl(number, libc::F_SETFD, 0) };
+    if rc < 0 { Err(CallError::new(format!("fcntl({number}, F_SETFD, 0)"), last_errno())) } else { Ok(()) }
+}
+
+/// Sets the calling process's I/O priority: class 1 real-time, 2 best effort, 3 idle; `level` 0 to 7.
+pub fn set_io_priority(class: u32, level: u32) -> CallResult<()> {
+    const WHO_PROCESS: libc::c_int = 1;
+    // SAFETY: plain numbers; 0 is the caller.
+    let rc = unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, (class << 13) | (level & 0x1fff)) };
+    if rc < 0 { Err(CallError::new(format!("ioprio_set({class}, {level})"), last_errno())) } else { Ok(()) }
+}
+
+/// A scheduling policy with its parameters, as sched_setattr(2) takes them; times in nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scheduling {
+    /// SCHED_OTHER 0, FIFO 1, RR 2, BATCH 3, IDLE 5, DEADLINE 6.
+    pub policy: u32,
+    /// SCHED_FLAG_*.
+    pub flags: u64,
+    /// For OTHER and BATCH.
+    pub nice: i32,
+    /// For FIFO and RR.
+    pub priority: u32,
+    /// For DEADLINE.
+    pub runtime: u64,
+    /// For DEADLINE.
+    pub deadline: u64,
+    /// For DEADLINE.
+    pub period: u64,
+}
+
+/// Sets the calling thread's scheduling policy.
+pub fn set_scheduling(request: &Scheduling) -> CallResult<()> {
+    #[repr(C)]
+    struct SchedAttr {
+        size: u32,
+        policy: u32,
+        flags: u64,
+        nice: i32,
+        priority: u32,
+        runtime: u64,
+        deadline: u64,
+        period: u64,
+    }
+    let attr = SchedAttr {
+        size: size_of::<SchedAttr>() as u32,
+        policy: request.policy,
+        flags: request.flags,
+        nice: request.nice,
+        priority: request.priority,
+        runtime: request.runtime,
+        deadline: request.deadline,
+        period: request.period,
+    };
+    // SAFETY: `attr` has the layout of version 0 of sched_attr and says its size; 0 is the caller.
+    let rc = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attr, 0) };
+    if rc < 0 { Err(CallError::new(format!("sched_setattr({request:?})"), last_errno())) } else { Ok(()) }
+}
+
+/// Sets the execution domain of the calling process (personality(2)).
+pub fn set_personality(domain: u64) -> CallResult<()> {
+    // SAFETY: plain number.
+    let rc = unsafe { libc::personality(domain as libc::c_ulong) };
+    if rc < 0 { Err(CallError::new(format!("personality({domain:#x})"), last_errno())) } else { Ok(()) }
+}
+
 /// Sets every signal to its default and unblocks all: what a program expects at its start.
 pub fn reset_signals() {
     for number in 1..=64 {
