@@ -1,4 +1,5 @@
-//! Measures unpacking and assembling: `unpack LAYER EMPTY_DIRECTORY` (LAYER may be compressed).
+//! Measures unpacking and assembling: `unpack LAYER EMPTY_DIRECTORY [single-id]` (LAYER may be
+//! compressed; `single-id` is for a user namespace).
 #![allow(clippy::print_stdout)]
 
 use std::fs::File;
@@ -7,7 +8,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use robot_env_diag::{IoContext, Result};
-use robot_env_layer::{ApplyOptions, Decoder, apply, assemble};
+use robot_env_layer::{ApplyOptions, Decoder, Overlay, Ownership, apply, assemble};
 use robot_env_oci::{Algorithm, Hasher};
 
 fn cpu() -> Duration {
@@ -20,6 +21,14 @@ fn main() -> Result<()> {
     let (Some(layer), Some(root)) = (arguments.next(), arguments.next()) else {
         return Err(robot_env_diag::Error::invalid("usage: unpack LAYER EMPTY_DIRECTORY"));
     };
+    let options = match arguments.next() {
+        Some(_) => ApplyOptions {
+            ownership: Ownership::SingleId,
+            xattr_namespace: Overlay::User,
+            ..ApplyOptions::default()
+        },
+        None => ApplyOptions::default(),
+    };
     let tar = Decoder::new(File::open(&layer).io_context(|| format!("cannot open {}", layer.display()))?)?;
     let root = File::open(&root).io_context(|| format!("cannot open {}", root.display()))?;
     let recipe_path = std::env::temp_dir().join(format!("recipe.{}", std::process::id()));
@@ -29,7 +38,7 @@ fn main() -> Result<()> {
 
     let (wall, used) = (Instant::now(), cpu());
     let mut out = BufWriter::new(&recipe);
-    let applied = apply(tar, root.as_fd(), &mut out, &ApplyOptions::default())?;
+    let applied = apply(tar, root.as_fd(), &mut out, &options)?;
     out.flush().io_context(|| "cannot write the recipe".to_owned())?;
     drop(out);
     let (wall, used) = (wall.elapsed(), cpu().saturating_sub(used));

@@ -88,7 +88,7 @@ impl Inherit<'_> {
             match make::stat(self.root, &name)? {
                 None => {
                     rustix::fs::mknodat(self.root, &name[..], FileType::CharacterDevice, Mode::empty(), 0)
-                        .call(|| format!("mknodat({}, 0:0)", Shown(&name)))?
+                        .call(|| format!("mknodat({}, 0:0)", Shown(&name)))?;
                 }
                 Some(stat) if make::file_type(&stat) == FileType::Directory => {
                     xattr::set(Place::Entry(self.root, &name), self.opaque, b"y")
