@@ -354,3 +354,88 @@ fn deep_trees_need_few_descriptors() {
     assert_eq!(std::fs::read(again.join(&deep).join("f")).unwrap(), b"1");
     assert!(std::fs::read_dir("/proc/self/fd").unwrap().count() <= before + 70);
 }
+
+/// An overlay that is mounted nowhere: it goes away with its descriptor.
+fn overlay(lowers: &[&Path], upper: Option<(&Path, &Path)>) -> std::os::fd::OwnedFd {
+    use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
+    let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
+    let lowers: Vec<&str> = lowers.iter().map(|path| path.to_str().unwrap()).collect();
+    rustix::mount::fsconfig_set_string(&fs, "lowerdir", lowers.join(":")).unwrap();
+    if let Some((upper, work)) = upper {
+        rustix::mount::fsconfig_set_string(&fs, "upperdir", upper).unwrap();
+        rustix::mount::fsconfig_set_string(&fs, "workdir", work).unwrap();
+        rustix::mount::fsconfig_set_flag(&fs, "volatile").unwrap();
+    }
+    rustix::mount::fsconfig_create(&fs).unwrap();
+    rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).unwrap()
+}
+
+fn path_of(fd: &impl std::os::fd::AsRawFd) -> PathBuf {
+    format!("/proc/self/fd/{}/.", fd.as_raw_fd()).into()
+}
+
+#[test]
+fn privileged_a_real_overlay_shows_the_committed_layer_as_it_was() {
+    if !is_root() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let (lower, lower_fd) = scratch.dir("lower");
+    let (empty, _) = scratch.dir("empty");
+    let (upper, upper_fd) = scratch.dir("upper");
+    let (work, _) = scratch.dir("work");
+    for file in ["etc/a", "etc/b", "gone/x", "again/old", "again/both", "moved", "file", "deep/er/x"] {
+        write(&lower.join(file), "lower");
+    }
+    let merged = overlay(&[&lower, &empty], Some((&upper, &work)));
+    let at = path_of(&merged);
+    std::fs::remove_file(at.join("etc/a")).unwrap();
+    std::fs::write(at.join("etc/b"), "edited").unwrap();
+    std::fs::remove_dir_all(at.join("gone")).unwrap();
+    std::fs::remove_dir_all(at.join("again")).unwrap();
+    write(&at.join("again/both"), "new");
+    std::fs::rename(at.join("moved"), at.join("renamed")).unwrap();
+    std::fs::remove_file(at.join("file")).unwrap();
+    write(&at.join("file/now-a-directory"), "x");
+    write(&at.join("brand/new"), "x");
+    std::fs::hard_link(at.join("brand/new"), at.join("brand/link")).unwrap();
+    mode(&at.join("deep/er"), 0o700);
+    let expected = tree(&at);
+    let list = changes(upper_fd.as_fd(), &[lower_fd.as_fd()], Overlay::Trusted).unwrap();
+    drop(merged);
+
+    let mut tar = Vec::new();
+    write_layer(upper_fd.as_fd(), &[lower_fd.as_fd()], &mut tar, None, &WriteOptions::default()).unwrap();
+    let (layer, applied) = exact(&scratch, "layer", &tar);
+    let layer_fd = File::open(&layer).unwrap();
+    inherit_directories(layer_fd.as_fd(), &[lower_fd.as_fd()], &applied.implied, &ApplyOptions::default())
+        .unwrap();
+    let again = overlay(&[&layer, &lower], None);
+    assert_eq!(tree(&path_of(&again)), expected);
+
+    let text: Vec<String> = list
+        .iter()
+        .map(|change| format!("{:?} {}", change.kind, String::from_utf8_lossy(&change.path)))
+        .collect();
+    assert_eq!(
+        text,
+        [
+            "Changed /again",
+            "Changed /again/both",
+            "Deleted /again/old",
+            "Added /brand",
+            "Added /brand/link",
+            "Added /brand/new",
+            "Changed /deep",
+            "Changed /deep/er",
+            "Changed /etc",
+            "Deleted /etc/a",
+            "Changed /etc/b",
+            "Changed /file",
+            "Added /file/now-a-directory",
+            "Deleted /gone",
+            "Deleted /moved",
+            "Added /renamed",
+        ]
+    );
+}
