@@ -112,7 +112,15 @@ mod tests {
     #[test]
     fn locks_belong_to_the_open_file() {
         let path = std::env::temp_dir().join(format!("re-lock-{}", std::process::id()));
-        let open = || std::fs::OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path).unwrap();
+        let open = || {
+            std::fs::OpenOptions::new()
+                .create(true)
+                .truncate(false)
+                .read(true)
+                .write(true)
+                .open(&path)
+                .unwrap()
+        };
         let (a, b) = (open(), open());
         lock_exclusive(&a).unwrap();
         assert!(!try_lock_exclusive(&b).unwrap());

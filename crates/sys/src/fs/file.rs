@@ -36,7 +36,8 @@ fn shown(dir: impl AsFd, name: &Path) -> String {
 pub fn open_dir_at(dir: impl AsFd, path: impl AsRef<Path>) -> CallResult<OwnedFd> {
     let path = path.as_ref();
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(&dir, path, flags, Mode::empty()).call(|| format!("open({}, O_PATH)", shown(&dir, path)))
+    rustix::fs::openat(&dir, path, flags, Mode::empty())
+        .call(|| format!("open({}, O_PATH)", shown(&dir, path)))
 }
 
 /// Like [`open_dir_at`], but for reading its entries, syncing and locking.
@@ -66,12 +67,17 @@ pub fn mkdir_all_at(dir: impl AsFd, path: impl AsRef<Path>, mode: u32) -> CallRe
 pub fn read_bounded(dir: impl AsFd, name: impl AsRef<Path>, limit: u64) -> CallResult<Vec<u8>> {
     let name = name.as_ref();
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(&dir, name, flags, Mode::empty()).call(|| format!("open({})", shown(&dir, name)))?;
+    let file = rustix::fs::openat(&dir, name, flags, Mode::empty())
+        .call(|| format!("open({})", shown(&dir, name)))?;
     let stat = rustix::fs::fstat(&file).call(|| format!("fstat({})", shown(&dir, name)))?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(CallError::new(format!("read({}), which is no regular file", shown(&dir, name)), Errno::INVAL));
+        return Err(CallError::new(
+            format!("read({}), which is no regular file", shown(&dir, name)),
+            Errno::INVAL,
+        ));
     }
-    let too_big = || CallError::new(format!("read({}, at most {limit} bytes)", shown(&dir, name)), Errno::FBIG);
+    let too_big =
+        || CallError::new(format!("read({}, at most {limit} bytes)", shown(&dir, name)), Errno::FBIG);
     if stat.st_size as u64 > limit {
         return Err(too_big());
     }
@@ -134,14 +140,17 @@ pub fn write_atomic(
     let temporary = temporary_name();
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let describe = |what: &str| format!("{what}({}, {} bytes)", shown(&dir, name), bytes.len());
-    let file = rustix::fs::openat(&temporaries, &temporary, flags, Mode::from_raw_mode(mode)).call(|| describe("create"))?;
+    let file = rustix::fs::openat(&temporaries, &temporary, flags, Mode::from_raw_mode(mode))
+        .call(|| describe("create"))?;
     let written = write_all(&file, bytes)
         .call(|| describe("write"))
         .and_then(|()| match durability {
             Durability::Sync => rustix::fs::fsync(&file).call(|| describe("fsync")),
             Durability::NoSync => Ok(()),
         })
-        .and_then(|()| rustix::fs::renameat(&temporaries, &temporary, &dir, name).call(|| describe("rename")));
+        .and_then(|()| {
+            rustix::fs::renameat(&temporaries, &temporary, &dir, name).call(|| describe("rename"))
+        });
     if let Err(error) = written {
         let _ = rustix::fs::unlinkat(&temporaries, &temporary, AtFlags::empty());
         return Err(error);
@@ -169,14 +178,20 @@ pub fn rename_noreplace(
     match rustix::fs::renameat_with(&from, name, &to, new_name, RenameFlags::NOREPLACE) {
         Ok(()) => Ok(true),
         Err(Errno::EXIST) => Ok(false),
-        Err(errno) => {
-            Err(CallError::new(format!("rename({} -> {}, NOREPLACE)", shown(&from, name), shown(&to, new_name)), errno))
-        }
+        Err(errno) => Err(CallError::new(
+            format!("rename({} -> {}, NOREPLACE)", shown(&from, name), shown(&to, new_name)),
+            errno,
+        )),
     }
 }
 
 /// Makes two names change places in one step.
-pub fn exchange(a: impl AsFd, name: impl AsRef<Path>, b: impl AsFd, other: impl AsRef<Path>) -> CallResult<()> {
+pub fn exchange(
+    a: impl AsFd,
+    name: impl AsRef<Path>,
+    b: impl AsFd,
+    other: impl AsRef<Path>,
+) -> CallResult<()> {
     let (name, other) = (name.as_ref(), other.as_ref());
     rustix::fs::renameat_with(&a, name, &b, other, RenameFlags::EXCHANGE)
         .call(|| format!("rename({} <-> {}, EXCHANGE)", shown(&a, name), shown(&b, other)))
@@ -196,7 +211,11 @@ pub struct Space {
 /// The room on the file system of `fd`.
 pub fn space(fd: impl AsFd) -> CallResult<Space> {
     let stat = rustix::fs::fstatvfs(&fd).call(|| format!("fstatvfs({})", location(&fd).display()))?;
-    Ok(Space { total: stat.f_blocks * stat.f_frsize, available: stat.f_bavail * stat.f_frsize, inodes: stat.f_favail })
+    Ok(Space {
+        total: stat.f_blocks * stat.f_frsize,
+        available: stat.f_bavail * stat.f_frsize,
+        inodes: stat.f_favail,
+    })
 }
 
 /// The names in a directory, without `.` and `..`, unsorted; those that are not UTF-8 are left out.
@@ -320,7 +339,8 @@ mod tests {
             rustix::fs::mknodat(&sub, "f", FileType::RegularFile, Mode::RWXU, 0).unwrap();
         }
         std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..4).map(|_| scope.spawn(|| remove_tree_at(CWD, &path, || true).unwrap())).collect();
+            let workers: Vec<_> =
+                (0..4).map(|_| scope.spawn(|| remove_tree_at(CWD, &path, || true).unwrap())).collect();
             for worker in workers {
                 assert_eq!(worker.join().unwrap(), Removal::Done);
             }

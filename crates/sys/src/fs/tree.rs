@@ -82,7 +82,8 @@ impl Descent {
             && above.dir.is_none()
         {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let parent = rustix::fs::openat(&dir, "..", flags, Mode::empty()).call(|| "open(..)".to_owned())?;
+            let parent =
+                rustix::fs::openat(&dir, "..", flags, Mode::empty()).call(|| "open(..)".to_owned())?;
             if identity(&parent)? != above.identity {
                 return Err(CallError::new("open(..) of a directory that was moved", Errno::STALE));
             }
@@ -105,7 +106,11 @@ pub enum Removal {
 /// removes at the same time, is no failure. Directories that forbid reading or writing are opened
 /// up; immutable files are made mutable. A mount point inside is an error (EBUSY or EXDEV).
 /// `go_on` is asked before each entry.
-pub fn remove_tree_at(dir: impl AsFd, name: impl AsRef<Path>, mut go_on: impl FnMut() -> bool) -> CallResult<Removal> {
+pub fn remove_tree_at(
+    dir: impl AsFd,
+    name: impl AsRef<Path>,
+    mut go_on: impl FnMut() -> bool,
+) -> CallResult<Removal> {
     use std::os::unix::ffi::OsStrExt;
     let name = name.as_ref();
     let c_name = CString::new(name.as_os_str().as_bytes())
@@ -118,7 +123,8 @@ pub fn remove_tree_at(dir: impl AsFd, name: impl AsRef<Path>, mut go_on: impl Fn
     let (dir, c_name) = match name.file_name() {
         Some(last) => {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let opened = rustix::fs::openat(&dir, parent, flags, Mode::empty()).call(|| format!("open({})", parent.display()))?;
+            let opened = rustix::fs::openat(&dir, parent, flags, Mode::empty())
+                .call(|| format!("open({})", parent.display()))?;
             (opened, CString::new(last.as_bytes()).unwrap_or_default())
         }
         None => return Err(CallError::new(format!("rmdir({})", name.display()), Errno::INVAL)),
@@ -141,7 +147,9 @@ pub fn remove_tree_at(dir: impl AsFd, name: impl AsRef<Path>, mut go_on: impl Fn
             }
             match open_child(here, &child, true) {
                 Ok(fd) => {
-                    let Some(pending) = empty_of_files(&fd, &mut go_on)? else { return Ok(Removal::Interrupted) };
+                    let Some(pending) = empty_of_files(&fd, &mut go_on)? else {
+                        return Ok(Removal::Interrupted);
+                    };
                     descent.push(child, fd, pending)?;
                 }
                 Err(error) if matches!(error.errno(), Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
@@ -243,8 +251,9 @@ fn open_up(dir: impl AsFd) {
 fn make_mutable(dir: impl AsFd, name: &CStr) {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     // Only files and directories have the flags; opening a device could do something.
-    let regular = rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)
-        .is_ok_and(|s| matches!(FileType::from_raw_mode(s.st_mode), FileType::RegularFile | FileType::Directory));
+    let regular = rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|s| {
+        matches!(FileType::from_raw_mode(s.st_mode), FileType::RegularFile | FileType::Directory)
+    });
     if regular && let Ok(file) = rustix::fs::openat(&dir, name, flags, Mode::empty()) {
         clear_flags(&file);
     }
@@ -310,7 +319,10 @@ pub fn usage(dir: impl AsFd) -> CallResult<Usage> {
                     descent.push(child, fd, pending)?;
                 }
                 Err(error)
-                    if matches!(error.errno(), Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV | Errno::ACCESS) => {}
+                    if matches!(
+                        error.errno(),
+                        Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV | Errno::ACCESS
+                    ) => {}
                 Err(error) => return Err(error),
             },
             None => {
