@@ -46,8 +46,8 @@ pub struct Create<'a> {
     pub seccomp_cache: Option<&'a Path>,
     /// Descriptors from 3 on that the program inherits (`LISTEN_FDS`).
     pub preserve_fds: u32,
-    /// A listening unix socket that whoever starts the container connects to
-    /// ([`crate::start_at`]); `None`: [`Created::start`] does it.
+    /// A listening unix socket that whoever starts the container connects to; `None`:
+    /// [`Created::start`] does it.
     pub gate: Option<OwnedFd>,
 }
 
@@ -317,7 +317,7 @@ fn make_cgroup(hierarchies: &Hierarchies, path: &str, linux: &Linux) -> Result<C
         .map_err(Error::from)
         .within(|| format!("cannot make cgroup `{path}`"))?;
     let undo = CgroupGuard(Some(&cgroup));
-    resources::restrict_devices(&cgroup, linux.resources().as_ref(), linux, version)?;
+    resources::restrict_devices(&cgroup, linux.resources().as_ref(), version)?;
     undo.disarm();
     Ok(cgroup)
 }

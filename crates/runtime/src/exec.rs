@@ -1,6 +1,8 @@
+use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
-use oci_spec::runtime::Process as ProcessSpec;
+use oci_spec::runtime::{LinuxSeccomp, Process as ProcessSpec};
 use robot_env_diag::{Context, Error, Kind, Result, Within};
 use robot_env_sys::cgroup::Cgroup;
 use robot_env_sys::process::{self, CloneRequest, Cloned};
@@ -8,11 +10,11 @@ use robot_env_sys::{namespace, poll, socket};
 use rustix::fs::{Mode, OFlags};
 
 use crate::console::Console;
-use crate::create::Created;
-use crate::init::terminal_in;
+use crate::create::{Created, namespace_name};
 use crate::process::{Last, finish};
-use crate::seccomp::Filter;
+use crate::seccomp::{self, Filter};
 use crate::sync::{Message, Sync};
+use crate::{init, mounts};
 
 /// What [`exec`] makes a process of.
 pub struct Exec<'a> {
@@ -24,20 +26,39 @@ pub struct Exec<'a> {
     pub process: &'a ProcessSpec,
     /// The container's cgroup.
     pub cgroup: Option<&'a Cgroup>,
-    /// The container's system call filter, compiled.
-    pub filter: Option<&'a Filter>,
+    /// The container's system call filter.
+    pub seccomp: Option<&'a LinuxSeccomp>,
+    /// Where compiled seccomp filters are kept; `None`: compile every time.
+    pub seccomp_cache: Option<&'a Path>,
     /// The standard streams.
     pub console: Console,
     /// Descriptors from 3 on that the program inherits.
     pub preserve_fds: u32,
 }
 
-const NAMESPACES: [&str; 7] = ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup"];
+/// The child's view of [`Exec`].
+struct Joiner<'a> {
+    request: Exec<'a>,
+    foreign: namespace::Flags,
+    filter: Option<&'a Filter>,
+    sync: &'a Sync,
+}
 
 /// Makes a further process in a running container, up to the point where its program would run.
-/// It becomes a child of the caller.
+/// It joins every namespace of the container's first process that is not the caller's own, and is
+/// a child of the caller, which must have one thread.
 pub fn exec(request: Exec<'_>) -> Result<Created> {
-    let flags = foreign_namespaces(request.pid);
+    if !request.process.cwd().is_absolute() {
+        let message = format!("working directory `{}` is not absolute", request.process.cwd().display());
+        return Err(Error::invalid(message));
+    }
+    let filter = match request.seccomp {
+        Some(profile) => Some(seccomp::compile_cached(profile, request.seccomp_cache)?),
+        None => None,
+    };
+    let foreign = foreign_namespaces(request.pid)?;
+    // Checked after the namespaces were looked at: the pid was the container's all the time.
+    process::signal(request.pidfd, 0).map_err(|_| Error::new(Kind::Conflict, "the container has stopped"))?;
     let (near, far) = Sync::pair()?;
     let birthplace = match request.cgroup {
         Some(cgroup) => cgroup.birthplace()?,
@@ -45,33 +66,34 @@ pub fn exec(request: Exec<'_>) -> Result<Created> {
     };
     // The first child joins; only a child of it can be in the pid namespace. That one is cloned as
     // a sibling, so that it is the caller's.
-    match process::clone(&CloneRequest { cgroup: birthplace.as_ref().map(AsFd::as_fd), ..Default::default() })
-        .context(Kind::Internal, || "cannot make a process".into())?
-    {
+    let clone = CloneRequest { cgroup: birthplace.as_ref().map(AsFd::as_fd), ..Default::default() };
+    match process::clone(&clone).context(Kind::Internal, || "cannot make a process".into())? {
         Cloned::Child => {
             drop(near);
-            let error = match join_and_clone(request, flags, birthplace.as_ref(), &far) {
+            let joiner = Joiner { request, foreign, filter: filter.as_deref(), sync: &far };
+            match join_and_clone(joiner) {
                 Ok(never) => match never {},
-                Err(error) => error,
-            };
-            far.failed(&error);
+                Err(error) => far.failed(&error),
+            }
             poll::exit_now(1)
         }
         Cloned::Parent { pidfd: joiner, .. } => {
             drop(far);
-            let mut process_fd = None;
+            let mut made = None;
             let mut master = None;
             let result = loop {
                 match near.receive()? {
-                    Message::Descriptor(fd) if process_fd.is_none() => process_fd = Some(fd),
+                    Message::Descriptor(fd) if made.is_none() => made = Some(fd),
                     Message::Descriptor(fd) => master = Some(fd),
                     Message::Ready => break Ok(()),
                     Message::Failed(report) => break Err(Error::from(report)),
-                    Message::Closed | Message::Go => break Err(Error::new(Kind::Internal, "the process died while it was made")),
+                    Message::Closed | Message::Go | Message::Surroundings => {
+                        break Err(Error::new(Kind::Internal, "the process died while it was made"));
+                    }
                 }
             };
             let _ = process::wait(&joiner);
-            let pidfd = match (result, process_fd) {
+            let pidfd = match (result, made) {
                 (Ok(()), Some(pidfd)) => pidfd,
                 (Ok(()), None) => return Err(Error::new(Kind::Internal, "the process has no descriptor")),
                 (Err(error), made) => {
@@ -85,58 +107,78 @@ pub fn exec(request: Exec<'_>) -> Result<Created> {
             if let Some(master) = &master {
                 socket::set_nonblocking(master)?;
             }
-            let pid = pid_of(&pidfd)?;
+            let pid = process::pid_of(&pidfd)?;
             Ok(Created::new(pid, pidfd, master, None, near))
         }
     }
 }
 
 /// The namespaces of the process that are not the caller's own.
-fn foreign_namespaces(pid: i32) -> namespace::Flags {
-    let link = |who: &str, name: &str| std::fs::read_link(format!("/proc/{who}/ns/{name}")).ok();
-    NAMESPACES
-        .iter()
-        .filter(|name| link(&pid.to_string(), name) != link("self", name))
-        .filter_map(|name| namespace::flag(name))
-        .fold(0, |all, flag| all | flag)
+fn foreign_namespaces(pid: i32) -> Result<namespace::Flags> {
+    use oci_spec::runtime::LinuxNamespaceType as Type;
+    let kinds = [Type::User, Type::Mount, Type::Pid, Type::Network, Type::Ipc, Type::Uts, Type::Cgroup, Type::Time];
+    let mut flags = 0;
+    for name in kinds.map(namespace_name) {
+        let own = std::fs::read_link(format!("/proc/self/ns/{name}"));
+        let path = format!("/proc/{pid}/ns/{name}");
+        match (own, std::fs::read_link(&path)) {
+            (Ok(own), Ok(other)) if own == other => {}
+            (Ok(_), Ok(_)) => flags |= namespace::flag(name).unwrap_or(0),
+            // A kernel without this kind has it for neither.
+            (Err(_), Err(_)) => {}
+            (_, Err(error)) | (Err(error), _) => {
+                let stopped = !Path::new(&format!("/proc/{pid}")).exists();
+                return Err(if stopped {
+                    Error::new(Kind::Conflict, "the container has stopped")
+                } else {
+                    Error::new(Kind::of_io(&error), format!("cannot read `{path}`")).because(error)
+                });
+            }
+        }
+    }
+    Ok(flags)
 }
 
-fn join_and_clone(
-    request: Exec<'_>,
-    flags: namespace::Flags,
-    birthplace: Option<&OwnedFd>,
-    sync: &Sync,
-) -> Result<std::convert::Infallible> {
+fn join_and_clone(joiner: Joiner<'_>) -> Result<Infallible> {
+    let Joiner { request, foreign, sync, .. } = &joiner;
+    process::reset_signals();
+    init::set_oom_score_of(request.process)?;
     // Until the program runs, nobody inside may look at this process.
     process::set_undumpable()?;
-    process::reset_signals();
-    if birthplace.is_none()
-        && let Some(cgroup) = request.cgroup
-    {
+    if let Some(cgroup) = request.cgroup {
         cgroup.enter().map_err(Error::from).within(|| format!("cannot enter cgroup `{}`", cgroup.path()))?;
     }
-    if flags != 0 {
-        namespace::join(request.pidfd, flags).map_err(Error::from).within(|| "cannot enter the container's namespaces".into())?;
+    if *foreign != 0 {
+        namespace::join(request.pidfd, *foreign)
+            .map_err(Error::from)
+            .within(|| "cannot enter the container's namespaces".into())?;
     }
     let clone = CloneRequest { sibling: true, ..Default::default() };
-    match process::clone(&clone).context(Kind::Internal, || "cannot make a process in the container".into())? {
+    let cloned = process::clone(&clone).context(Kind::Internal, || "cannot make a process in the container".into())?;
+    match cloned {
         Cloned::Parent { pidfd, .. } => {
             sync.descriptor(&pidfd)?;
             poll::exit_now(0)
         }
         Cloned::Child => {
-            let error = match prepare(request, sync) {
+            let sync = joiner.sync;
+            match prepare(joiner) {
                 Ok(never) => match never {},
-                Err(error) => error,
-            };
-            sync.failed(&error);
+                Err(error) => sync.failed(&error),
+            }
             poll::exit_now(1)
         }
     }
 }
 
-fn prepare(request: Exec<'_>, sync: &Sync) -> Result<std::convert::Infallible> {
+fn prepare(joiner: Joiner<'_>) -> Result<Infallible> {
+    let Joiner { request, foreign, filter, sync } = joiner;
     process::new_session()?;
+    if foreign & libc::CLONE_NEWUSER != 0 {
+        process::set_group(0)?;
+        process::set_user(0)?;
+    }
+    let mut slave: Option<OwnedFd> = None;
     match &request.console {
         Console::Pipes(stdio) => {
             poll::replace_stdio(0, &stdio.stdin)?;
@@ -144,29 +186,24 @@ fn prepare(request: Exec<'_>, sync: &Sync) -> Result<std::convert::Infallible> {
             poll::replace_stdio(2, &stdio.stderr)?;
         }
         Console::Terminal { size } => {
-            let ptmx = rustix::fs::open("/dev/pts/ptmx", OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())
-                .context(Kind::Internal, || "cannot open the container's terminals".into())?;
-            let (master, slave) = terminal_in(ptmx)?;
-            if *size != (0, 0) {
-                let _ = robot_env_sys::terminal::set_size(&master, *size);
-            }
-            sync.descriptor(&master)?;
-            process::set_controlling_terminal(slave.as_fd())?;
-            for target in 0..3 {
-                poll::replace_stdio(target, slave.as_fd())?;
-            }
+            let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+                .context(Kind::Internal, || "cannot open the container's root".into())?;
+            let master = mounts::Root::new(root)
+                .open("/dev/pts/ptmx", OFlags::RDWR | OFlags::NOCTTY)
+                .within(|| "cannot open the container's terminals".into())?;
+            slave = Some(init::terminal_in(master, *size, sync)?);
         }
     }
-    let last = Last { filter: request.filter, preserve_fds: request.preserve_fds, sync, before_program: &|| Ok(()) };
-    finish(request.process, &last)
-}
-
-/// The pid of the process behind a pidfd, in the caller's pid namespace.
-fn pid_of(pidfd: &OwnedFd) -> Result<i32> {
-    use std::os::fd::AsRawFd;
-    let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
-    let text = std::fs::read_to_string(&path).context(Kind::Internal, || format!("cannot read `{path}`"))?;
-    text.lines()
-        .find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok())
-        .ok_or_else(|| Error::new(Kind::Internal, "the process has no pid"))
+    // The terminal belongs to whoever uses it, as a login would have it.
+    if let Some(slave) = slave {
+        let uid = rustix::fs::Uid::from_raw(request.process.user().uid());
+        let _ = rustix::fs::fchown(&slave, Some(uid), None);
+    }
+    finish(request.process, &Last {
+        filter,
+        preserve_fds: request.preserve_fds,
+        sync,
+        gate: None,
+        before_program: &|| Ok(()),
+    })
 }

@@ -8,21 +8,29 @@
 //! rights and executes. Each tells the other what went wrong over one socket.
 //!
 //! This crate deliberately knows no image, no store and no record. It needs a single-threaded
-//! caller and starts no other program (hooks of the spec excepted).
+//! caller and starts no other program (hooks of the spec excepted). It keeps nothing on disk but
+//! compiled seccomp filters, where the caller names a directory for them, and takes no locks.
 //!
 //! The rules of runtime-spec 1.2 apply; the order of the steps follows its `runtime.md`.
 
+mod check;
 mod console;
+mod copy_up;
 mod create;
+mod devices;
 mod exec;
+mod hooks;
 mod init;
 mod mounts;
+mod options;
 mod process;
 mod resources;
 pub mod seccomp;
+mod state;
 mod sync;
 
 pub use console::{Console, Stdio};
 pub use create::{Create, Created, Process, Rootfs, create};
 pub use exec::{Exec, exec};
 pub use resources::settings;
+pub use state::{State, Status};

@@ -1,6 +1,8 @@
 //! The last steps before the program runs: limits, user, rights, the filter, the gate, execve.
 
+use std::convert::Infallible;
 use std::ffi::{CString, OsStr};
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -8,10 +10,11 @@ use oci_spec::runtime::{
     Capabilities, IOPriorityClass, LinuxCapabilities, LinuxSchedulerFlag, LinuxSchedulerPolicy, Process,
 };
 use robot_env_diag::{Error, IoContext, Kind, Result, Within};
-use robot_env_sys::{capability, mount, process as sys_process, seccomp as sys_seccomp};
+use robot_env_sys::{capability, mount, poll, process as sys_process, seccomp as sys_seccomp};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::init;
 use crate::seccomp::Filter;
 use crate::sync::{Message, Sync};
 
@@ -24,13 +27,15 @@ pub(crate) struct Last<'a> {
     /// Descriptors from 3 on that the program inherits.
     pub(crate) preserve_fds: u32,
     pub(crate) sync: &'a Sync,
+    /// A listening socket to wait at instead of `sync`.
+    pub(crate) gate: Option<BorrowedFd<'a>>,
     /// Runs once the gate is open, before anything of the image does.
     pub(crate) before_program: &'a dyn Fn() -> Result<()>,
 }
 
 /// Gives the calling process the identity and the rights of `process`, waits at the gate and
 /// executes the program. Comes back only with a failure.
-pub(crate) fn finish(process: &Process, last: &Last<'_>) -> Result<std::convert::Infallible> {
+pub(crate) fn finish(process: &Process, last: &Last<'_>) -> Result<Infallible> {
     let args = process.args().as_deref().unwrap_or_default();
     let Some(name) = args.first() else {
         return Err(Error::invalid("the runtime spec's process has no args"));
@@ -88,28 +93,39 @@ pub(crate) fn finish(process: &Process, last: &Last<'_>) -> Result<std::convert:
     }
 
     last.sync.ready()?;
-    match last.sync.receive()? {
-        Message::Go => {}
-        _ => return Err(Error::new(Kind::Interrupted, "the start was given up")),
-    }
-    (last.before_program)()?;
-    if let Some(filter) = last.filter {
-        sys_seccomp::install(&filter.program, filter.flags)
-            .map_err(Error::from)
-            .within(|| "cannot install the seccomp filter".into())?;
-    }
-    if filter_first {
-        drop_capabilities()?;
-    }
-    // As execvp(3) does: one that may not be executed does not hide another one.
-    let mut errno = Errno::NOENT;
-    for program in &programs {
-        errno = sys_process::execute(program, &arguments, &env).errno();
-        if errno != Errno::ACCESS {
-            break;
+    let go = || -> Result<Infallible> {
+        (last.before_program)()?;
+        if let Some(filter) = last.filter {
+            sys_seccomp::install(&filter.program, filter.flags)
+                .map_err(Error::from)
+                .within(|| "cannot install the seccomp filter".into())?;
         }
+        if filter_first {
+            drop_capabilities()?;
+        }
+        // As execvp(3) does: one that may not be executed does not hide another one.
+        let mut errno = Errno::NOENT;
+        for program in &programs {
+            errno = sys_process::execute(program, &arguments, &env).errno();
+            if errno != Errno::ACCESS {
+                break;
+            }
+        }
+        Err(cannot_execute(name, errno))
+    };
+    let Some(gate) = last.gate else {
+        return match last.sync.receive()? {
+            Message::Go => go(),
+            // Whoever should have started the program is gone; there is nobody to tell.
+            _ => poll::exit_now(0),
+        };
+    };
+    let starter = init::wait_at(gate)?;
+    match go() {
+        Ok(never) => match never {},
+        Err(error) => starter.failed(&error),
     }
-    Err(cannot_execute(name, errno))
+    poll::exit_now(1)
 }
 
 fn texts(list: &[String]) -> Result<Vec<CString>> {

@@ -159,19 +159,47 @@ fn number_or_max(number: i64) -> String {
     if number <= 0 { "max".into() } else { number.to_string() }
 }
 
-/// Limits which device nodes may be used.
-pub(crate) fn restrict_devices(cgroup: &Cgroup, resources: Option<&LinuxResources>, version: Version) -> Result<()> {
+/// Device nodes that every container may use, whatever its rules say: those of its `/dev`, its
+/// terminals, and making (not using) any.
+const ALWAYS_USABLE: [(&str, &str); 11] = [
+    ("c *:*", "m"), ("b *:*", "m"), ("c 1:3", "rwm"), ("c 1:5", "rwm"), ("c 1:7", "rwm"), ("c 1:8", "rwm"),
+    ("c 1:9", "rwm"), ("c 5:0", "rwm"), ("c 5:1", "rwm"), ("c 5:2", "rwm"), ("c 136:*", "rwm"),
+];
+
+/// The rules in order, as version 1 writes them: whether it allows, and the text.
+fn device_rules(resources: Option<&LinuxResources>) -> Vec<(bool, String)> {
     let rules = resources.and_then(|r| r.devices().as_deref()).unwrap_or_default();
+    // Rules that take nothing away need no device controller.
+    if rules.iter().all(LinuxDeviceCgroup::allow) {
+        return Vec::new();
+    }
+    let mut out: Vec<(bool, String)> = rules.iter().map(|rule| (rule.allow(), rule_text(rule))).collect();
+    // Everything allowed at the end stays so.
+    if out.last().is_some_and(|(allow, text)| *allow && text == "a") {
+        return vec![(true, "a".into())];
+    }
+    let named = |text: &str| rules.iter().any(|rule| !rule.allow() && rule_text(rule).starts_with(text));
+    let always = ALWAYS_USABLE.iter().filter(|(node, _)| !named(node));
+    out.extend(always.map(|(node, access)| (true, format!("{node} {access}"))));
+    out
+}
+
+/// Limits which device nodes may be used.
+pub(crate) fn restrict_devices(
+    cgroup: &Cgroup,
+    resources: Option<&LinuxResources>,
+    version: Version,
+) -> Result<()> {
+    let rules = device_rules(resources);
     if rules.is_empty() || version != Version::V1 || cgroup.directory("devices").is_none() {
         return Ok(());
     }
-    // A rule that takes nothing away from what a fresh cgroup has would cost a write for nothing.
-    if rules.iter().all(LinuxDeviceCgroup::allow) {
-        return Ok(());
-    }
-    for rule in rules {
-        let file = if rule.allow() { "devices.allow" } else { "devices.deny" };
-        cgroup.set(&required("devices", file, rule_text(rule))).map_err(Error::from).within(|| "cannot limit the container's devices".into())?;
+    for (allow, text) in rules {
+        let file = if allow { "devices.allow" } else { "devices.deny" };
+        cgroup
+            .set(&required("devices", file, text))
+            .map_err(Error::from)
+            .within(|| "cannot limit the container's devices".into())?;
     }
     Ok(())
 }

@@ -4,7 +4,7 @@
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
@@ -222,10 +222,45 @@ pub fn set_attributes(
     Ok(())
 }
 
-/// The fall-back of [`set_attributes`] for an attached mount: a bind remount.
-pub fn remount_bind(target: BorrowedFd<'_>, flags: MountFlags) -> CallResult<()> {
-    let path = proc_path(target);
-    rustix::mount::mount_remount(path.as_str(), MountFlags::BIND | flags, c"").call(|| format!("mount({path}, REMOUNT|BIND, {flags:?})"))
+/// The fall-back of [`set_attributes`] for an attached mount: bind remounts, of all mounts below it
+/// too if `recursive`.
+pub fn remount(mount: BorrowedFd<'_>, set: MountAttrFlags, clear: MountAttrFlags, recursive: bool) -> CallResult<()> {
+    let path = rustix::fs::readlink(proc_path(mount), Vec::new()).call(|| "readlink(mount)".into())?;
+    let top = path.to_string_lossy().into_owned();
+    let mut targets = vec![proc_path(mount)];
+    if recursive {
+        let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        targets.extend(mounts_below(&text, &top));
+    }
+    for target in targets {
+        let now = rustix::fs::statvfs(target.as_str()).call(|| format!("statvfs({target})"))?.f_flag;
+        let mut flags = MountFlags::BIND;
+        for (attribute, flag, reported) in [
+            (MountAttrFlags::MOUNT_ATTR_RDONLY, MountFlags::RDONLY, StatVfsMountFlags::RDONLY),
+            (MountAttrFlags::MOUNT_ATTR_NOSUID, MountFlags::NOSUID, StatVfsMountFlags::NOSUID),
+            (MountAttrFlags::MOUNT_ATTR_NODEV, MountFlags::NODEV, StatVfsMountFlags::NODEV),
+            (MountAttrFlags::MOUNT_ATTR_NOEXEC, MountFlags::NOEXEC, StatVfsMountFlags::NOEXEC),
+            (MountAttrFlags::MOUNT_ATTR_NOATIME, MountFlags::NOATIME, StatVfsMountFlags::NOATIME),
+            (MountAttrFlags::MOUNT_ATTR_NODIRATIME, MountFlags::NODIRATIME, StatVfsMountFlags::NODIRATIME),
+        ] {
+            if set.contains(attribute) || (now.contains(reported) && !clear.contains(attribute)) {
+                flags |= flag;
+            }
+        }
+        rustix::mount::mount_remount(target.as_str(), flags, c"")
+            .call(|| format!("mount({target}, REMOUNT, {flags:?})"))?;
+    }
+    Ok(())
+}
+
+/// The mount points of mountinfo below `top`, unescaped.
+fn mounts_below(mountinfo: &str, top: &str) -> Vec<String> {
+    let prefix = format!("{}/", top.trim_end_matches('/'));
+    let unescape = |text: &str| {
+        text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
+    };
+    let points = mountinfo.lines().filter_map(|line| line.split(' ').nth(4));
+    points.map(unescape).filter(|point| point.starts_with(&prefix)).collect()
 }
 
 /// Changes how mounts propagate at `path` and below.

@@ -45,6 +45,16 @@ pub fn clone(request: &CloneRequest<'_>) -> CallResult<Cloned> {
     if threads > 3 {
         return Err(CallError::new(format!("clone3() with {} threads", threads - 2), Errno::BUSY));
     }
+    clone_unchecked(request)
+}
+
+/// A fork out of a test harness, which has threads that only wait. For tests alone.
+#[doc(hidden)]
+pub fn clone_for_test() -> Cloned {
+    clone_unchecked(&CloneRequest::default()).expect("clone3 works")
+}
+
+fn clone_unchecked(request: &CloneRequest<'_>) -> CallResult<Cloned> {
     const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
     let mut pidfd: RawFd = -1;
     // SAFETY: an all-zero clone_args is valid: a plain fork.
@@ -60,8 +70,8 @@ pub fn clone(request: &CloneRequest<'_>) -> CallResult<Cloned> {
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = cgroup.as_raw_fd() as u64;
     }
-    // SAFETY: no CLONE_VM and no stack: the child gets a copy of everything and, as the process has
-    // one thread, may use all of it.
+    // SAFETY: no CLONE_VM and no stack: the child gets a copy of everything and, as `clone` has
+    // checked that the process has one thread, may use all of it.
     let rc = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) };
     match rc {
         0 => Ok(Cloned::Child),
@@ -83,6 +93,18 @@ pub fn pidfd_open(pid: i32) -> CallResult<OwnedFd> {
     }
     // SAFETY: the call returned a new descriptor that nothing else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// The pid of the process behind a pidfd, in the caller's pid namespace.
+///
+/// # Errors
+/// ESRCH when it has ended and was reaped, or is not in that namespace.
+pub fn pid_of(pidfd: impl AsFd) -> CallResult<i32> {
+    let path = format!("/proc/self/fdinfo/{}", pidfd.as_fd().as_raw_fd());
+    let text = std::fs::read_to_string(&path)
+        .map_err(|error| CallError::new(format!("read({path})"), Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
+    let pid = text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
+    pid.filter(|pid| *pid > 0).ok_or_else(|| CallError::new(format!("read({path}): no pid"), Errno::SRCH))
 }
 
 /// Sends a signal to the process behind a pidfd.
