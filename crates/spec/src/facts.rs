@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::container::{Propagation, ReadOnlyDepth};
 
-/// Facts about the host, read at every start and exec and never stored.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// Facts about the host, read at every start and exec and never stored (the JSON form is for
+/// tests).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct HostFacts {
     /// `x86_64`, `aarch64`, ...: Rust's name of the architecture.
     pub architecture: String,
@@ -52,7 +54,8 @@ pub enum CgroupVersion {
 }
 
 /// What the engine has looked up or made for one start.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Resolved {
     /// The container's id, 64 hexadecimal digits.
     pub id: String,
@@ -81,7 +84,8 @@ pub struct Resolved {
 }
 
 /// A user in numbers.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ResolvedUser {
     /// User id.
     pub uid: u32,
@@ -94,7 +98,7 @@ pub struct ResolvedUser {
 }
 
 /// A mount whose source is known.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResolvedMount {
     /// Path inside the container.
     pub target: String,
@@ -115,7 +119,7 @@ pub struct ResolvedMount {
 }
 
 /// A device node on the host.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResolvedDevice {
     /// Path in the container.
     pub path: String,
@@ -138,7 +142,8 @@ pub struct ResolvedDevice {
 }
 
 /// Where a namespace comes from.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum NamespaceSource {
     /// A new one.
     #[default]

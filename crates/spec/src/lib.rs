@@ -7,13 +7,19 @@
 //! Everything here is pure: no file, no clock, no environment. What must be looked up is looked up
 //! by the engine and comes in as a value.
 
+mod check;
 mod container;
 mod facts;
 mod id;
 mod plan;
 pub mod seccomp;
+mod user;
 
+pub use check::{check_name, check_volume_name};
 pub use container::*;
-pub use facts::{CgroupVersion, HostFacts, NamespaceSource, Resolved, ResolvedDevice, ResolvedMount, ResolvedUser};
+pub use facts::{
+    CgroupVersion, HostFacts, NamespaceSource, Resolved, ResolvedDevice, ResolvedMount, ResolvedUser,
+};
 pub use id::ContainerId;
 pub use plan::{Planned, ProcessOverrides, plan, plan_exec};
+pub use user::resolve_user;

@@ -41,8 +41,12 @@ pub(super) fn nodes(host: &HostFacts, resolved: &Resolved) -> Result<Option<Vec<
     }
     let mut out: Vec<LinuxDevice> = Vec::new();
     for device in &resolved.devices {
-        let kind = kind(device.kind)
-            .ok_or_else(|| Error::invalid(format!("invalid device `{}`: `{}` is no kind of device", device.host_path, device.kind)))?;
+        let kind = kind(device.kind).ok_or_else(|| {
+            Error::invalid(format!(
+                "invalid device `{}`: `{}` is no kind of device",
+                device.host_path, device.kind
+            ))
+        })?;
         let path = PathBuf::from(clean(&device.path));
         let mut node = LinuxDevice::default();
         node.set_path(path.clone())
@@ -68,7 +72,9 @@ pub(super) fn rules(spec: &ContainerSpec, resolved: &Resolved) -> Result<Vec<Lin
     // A node may be made, which takes CAP_MKNOD; to open it is another matter.
     out.push(rule(true, LinuxDeviceType::C, None, None, "m"));
     out.push(rule(true, LinuxDeviceType::B, None, None, "m"));
-    out.extend(ALLOWED.iter().map(|&(major, minor)| rule(true, LinuxDeviceType::C, Some(major), minor, "rwm")));
+    out.extend(
+        ALLOWED.iter().map(|&(major, minor)| rule(true, LinuxDeviceType::C, Some(major), minor, "rwm")),
+    );
     for device in &resolved.devices {
         let Some(kind) = kind(device.kind) else { continue };
         let permissions = if device.permissions.is_empty() { "rwm" } else { &device.permissions };
@@ -80,15 +86,26 @@ pub(super) fn rules(spec: &ContainerSpec, resolved: &Resolved) -> Result<Vec<Lin
     Ok(out)
 }
 
-fn rule(allow: bool, kind: LinuxDeviceType, major: Option<i64>, minor: Option<i64>, access: &str) -> LinuxDeviceCgroup {
+fn rule(
+    allow: bool,
+    kind: LinuxDeviceType,
+    major: Option<i64>,
+    minor: Option<i64>,
+    access: &str,
+) -> LinuxDeviceCgroup {
     let mut out = LinuxDeviceCgroup::default();
-    out.set_allow(allow).set_typ(Some(kind)).set_major(major).set_minor(minor).set_access(Some(access.into()));
+    out.set_allow(allow)
+        .set_typ(Some(kind))
+        .set_major(major)
+        .set_minor(minor)
+        .set_access(Some(access.into()));
     out
 }
 
 /// Reads a rule like `c 189:* rmw`.
 pub(crate) fn parse_rule(text: &str) -> Result<LinuxDeviceCgroup> {
-    let bad = || Error::invalid(format!("invalid device cgroup rule `{text}`: it must be like `c 189:* rmw`"));
+    let bad =
+        || Error::invalid(format!("invalid device cgroup rule `{text}`: it must be like `c 189:* rmw`"));
     let parts: Vec<&str> = text.split(' ').collect();
     let [letter, numbers, access] = parts[..] else { return Err(bad()) };
     let kind = match letter {
@@ -115,4 +132,31 @@ pub(crate) fn parse_rule(text: &str) -> Result<LinuxDeviceCgroup> {
 pub(crate) fn check_permissions(text: &str) -> bool {
     (1..=3).contains(&text.len())
         && text.chars().all(|c| matches!(c, 'r' | 'w' | 'm') && text.matches(c).count() == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_rules() {
+        for (text, want) in [
+            ("c 189:* rmw", Some("c 189:* rmw")),
+            ("b 8:0 r", Some("b 8:0 r")),
+            ("a *:* rwm", Some("a *:* rwm")),
+            ("c 1:3", None),
+            ("c 1 r", None),
+            ("x 1:3 r", None),
+            ("c 1:3 rx", None),
+            ("c 1:3 rr", None),
+            ("c -1:3 r", None),
+            ("c +1:3 r", None),
+            ("c 1:4294967296 r", None),
+            ("c  1:3 r", None),
+            ("c 1:3 ", None),
+            ("c :3 r", None),
+        ] {
+            assert_eq!(parse_rule(text).ok().map(|rule| rule.to_string()).as_deref(), want, "{text}");
+        }
+    }
 }

@@ -19,14 +19,14 @@ use robot_env_diag::{Error, Kind, Result};
 use robot_env_oci::RuntimeConfig;
 
 use crate::{
-    CgroupVersion, CgroupnsMode, ContainerSpec, HostFacts, NamespaceSource, NetworkMode, Resolved, ResolvedUser,
-    SeccompSpec, seccomp,
+    CgroupVersion, CgroupnsMode, ContainerSpec, HostFacts, NamespaceSource, NetworkMode, Resolved,
+    ResolvedUser, SeccompSpec, seccomp,
 };
 
 pub use process::ProcessOverrides;
 
-pub(crate) use devices::parse_rule as parse_device_rule;
-pub(crate) use process::rlimit_type;
+pub(crate) use devices::{check_permissions, parse_rule as parse_device_rule};
+pub(crate) use process::{clean, relative_working_dir, rlimit_type};
 pub(crate) use resources::check as check_resources;
 pub(crate) use security::{check_sysctl_name, parse_capability};
 
@@ -44,7 +44,12 @@ pub struct Planned {
 /// # Errors
 /// `InvalidInput` when the intent contradicts itself or the host's numbers (limits, sysctls,
 /// capabilities, nothing to run), `Unsupported` when this host cannot do it.
-pub fn plan(spec: &ContainerSpec, image: &RuntimeConfig, host: &HostFacts, resolved: &Resolved) -> Result<Planned> {
+pub fn plan(
+    spec: &ContainerSpec,
+    image: &RuntimeConfig,
+    host: &HostFacts,
+    resolved: &Resolved,
+) -> Result<Planned> {
     let mut warnings = Vec::new();
     let hostname = hostname(spec, host, resolved);
     let capabilities = security::capabilities(spec, host)?;
@@ -91,13 +96,19 @@ pub fn plan(spec: &ContainerSpec, image: &RuntimeConfig, host: &HostFacts, resol
 /// # Errors
 /// `InvalidInput` when there is nothing to run or the working directory is not absolute,
 /// `Unsupported` when the user has no id here.
-pub fn plan_exec(container: &Spec, overrides: &ProcessOverrides, user: &ResolvedUser, host: &HostFacts) -> Result<Process> {
+pub fn plan_exec(
+    container: &Spec,
+    overrides: &ProcessOverrides,
+    user: &ResolvedUser,
+    host: &HostFacts,
+) -> Result<Process> {
     process::exec(container, overrides, user, host)
 }
 
 /// The name that programs inside see as the host's.
 fn hostname(spec: &ContainerSpec, host: &HostFacts, resolved: &Resolved) -> Option<String> {
-    let shares_host = spec.uts_host || resolved.uts == NamespaceSource::Host || spec.network == NetworkMode::Host;
+    let shares_host =
+        spec.uts_host || resolved.uts == NamespaceSource::Host || spec.network == NetworkMode::Host;
     match &spec.hostname {
         Some(name) if !name.is_empty() => Some(name.clone()),
         _ if shares_host => Some(host.hostname.clone()).filter(|name| !name.is_empty()),
@@ -150,7 +161,9 @@ fn system_call_filter(
     match &spec.security.seccomp {
         SeccompSpec::Unconfined => Ok(None),
         SeccompSpec::Default if spec.privileged => Ok(None),
-        SeccompSpec::Default => seccomp::default_filter(&host.architecture, capabilities, host.kernel).map(Some),
+        SeccompSpec::Default => {
+            seccomp::default_filter(&host.architecture, capabilities, host.kernel).map(Some)
+        }
         SeccompSpec::Profile(text) => {
             seccomp::resolve(text, &host.architecture, capabilities, host.kernel).map(Some)
         }

@@ -7,7 +7,8 @@ use robot_env_diag::{Error, Kind, Result};
 
 use super::process::clean;
 use crate::{
-    CgroupVersion, ContainerSpec, HostFacts, IpcMode, NamespaceSource, Propagation, ReadOnlyDepth, Resolved, ResolvedMount,
+    CgroupVersion, ContainerSpec, HostFacts, IpcMode, NamespaceSource, Propagation, ReadOnlyDepth, Resolved,
+    ResolvedMount,
 };
 
 /// Bytes of `/dev/shm` when nobody says otherwise.
@@ -36,7 +37,8 @@ pub(super) fn mounts(
         if taken(&target) || (taken("/dev") && target.starts_with("/dev/")) {
             continue;
         }
-        let stays_writable = matches!(target.as_str(), "/proc" | "/dev" | "/dev/pts" | "/dev/shm" | "/dev/mqueue");
+        let stays_writable =
+            matches!(target.as_str(), "/proc" | "/dev" | "/dev/pts" | "/dev/shm" | "/dev/mqueue");
         let options = mount.options_mut().get_or_insert_default();
         if spec.read_only && !stays_writable && !options.iter().any(|o| o == "ro") {
             options.push("ro".into());
@@ -50,7 +52,11 @@ pub(super) fn mounts(
     if host.rootless && !taken("/dev") {
         // Device nodes cannot be made in a user namespace: the host's are mounted in.
         for device in &resolved.devices {
-            out.push(bind(&device.host_path, &clean(&device.path), &["bind", "nosuid", "noexec", "rprivate"]));
+            out.push(bind(
+                &device.host_path,
+                &clean(&device.path),
+                &["bind", "nosuid", "noexec", "rprivate"],
+            ));
         }
     }
     for (target, mount) in &wanted {
@@ -102,7 +108,9 @@ fn standard(
     match &spec.ipc {
         IpcMode::None => {}
         IpcMode::Private | IpcMode::Shareable => out.push(own_shm()),
-        IpcMode::Host => out.push(bind("/dev/shm", "/dev/shm", &["rbind", "nosuid", "noexec", "nodev", "rprivate"])),
+        IpcMode::Host => {
+            out.push(bind("/dev/shm", "/dev/shm", &["rbind", "nosuid", "noexec", "nodev", "rprivate"]));
+        }
         IpcMode::Container(name) => {
             if !shm_given {
                 warnings.push(format!("container `{name}` shares no /dev/shm: this container gets its own"));
@@ -153,7 +161,8 @@ fn user_mount(target: &str, mount: &ResolvedMount, host: &HostFacts) -> Result<M
             }
         }
     }
-    let source = if mount.kind == "tmpfs" && mount.source.is_empty() { "tmpfs" } else { mount.source.as_str() };
+    let source =
+        if mount.kind == "tmpfs" && mount.source.is_empty() { "tmpfs" } else { mount.source.as_str() };
     let mut out = entry(target, &mount.kind, source, &[]);
     out.set_options(Some(options));
     Ok(out)
@@ -168,7 +177,11 @@ fn access(mount: &ResolvedMount, host: &HostFacts) -> Result<&'static str> {
     Ok(match mount.read_only_depth {
         ReadOnlyDepth::TopOnly => "ro",
         ReadOnlyDepth::RecursiveIfPossible => {
-            if can && mount.recursive { "rro" } else { "ro" }
+            if can && mount.recursive {
+                "rro"
+            } else {
+                "ro"
+            }
         }
         ReadOnlyDepth::RecursiveOrFail => {
             if !mount.recursive {
@@ -232,12 +245,34 @@ fn merge_tmpfs_options<'a>(options: impl Iterator<Item = &'a String>) -> Vec<Str
 
 /// What the root must be for the binds that share their mounts with the host (Docker's rule).
 pub(super) fn rootfs_propagation(resolved: &Resolved) -> Option<String> {
-    let any = |wanted: &[Propagation]| resolved.mounts.iter().any(|m| m.kind == "bind" && wanted.contains(&m.propagation));
+    let any = |wanted: &[Propagation]| {
+        resolved.mounts.iter().any(|m| m.kind == "bind" && wanted.contains(&m.propagation))
+    };
     if any(&[Propagation::Shared, Propagation::Rshared]) {
         Some("shared".into())
     } else if any(&[Propagation::Slave, Propagation::Rslave]) {
         Some("rslave".into())
     } else {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_tmpfs_options_the_last_one_counts() {
+        let cases: [(&[&str], &[&str]); 5] = [
+            (&["noexec", "nosuid", "exec"], &["nosuid", "exec"]),
+            (&["size=1k", "mode=700", "size=2k"], &["mode=700", "size=2k"]),
+            (&["rprivate", "shared"], &["shared"]),
+            (&["ro", "rw", "ro"], &["ro"]),
+            (&["uid=1", "gid=2"], &["uid=1", "gid=2"]),
+        ];
+        for (given, want) in cases {
+            let given: Vec<String> = given.iter().map(|&o| o.to_owned()).collect();
+            assert_eq!(merge_tmpfs_options(given.iter()), want, "{given:?}");
+        }
     }
 }

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use oci_spec::runtime::{Capabilities, LinuxCapabilities, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, Spec, User};
+use oci_spec::runtime::{
+    Capabilities, LinuxCapabilities, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, Spec, User,
+};
 use robot_env_diag::{Error, Kind, Result};
 use robot_env_oci::RuntimeConfig;
 
@@ -36,6 +38,9 @@ pub(super) fn process(
     hostname: Option<&str>,
     warnings: &mut Vec<String>,
 ) -> Result<Process> {
+    if host.single_id && !spec.group_add.is_empty() {
+        warnings.push("further groups are left out: only one group id is mapped here".into());
+    }
     let mut out = Process::default();
     out.set_terminal(Some(spec.tty))
         .set_user(user(&resolved.user, host)?)
@@ -50,7 +55,12 @@ pub(super) fn process(
     Ok(out)
 }
 
-pub(super) fn exec(container: &Spec, overrides: &ProcessOverrides, user: &ResolvedUser, host: &HostFacts) -> Result<Process> {
+pub(super) fn exec(
+    container: &Spec,
+    overrides: &ProcessOverrides,
+    user: &ResolvedUser,
+    host: &HostFacts,
+) -> Result<Process> {
     if overrides.args.is_empty() {
         return Err(Error::invalid("no command specified"));
     }
@@ -99,14 +109,19 @@ fn user(resolved: &ResolvedUser, host: &HostFacts) -> Result<User> {
         if resolved.uid != 0 || resolved.gid != 0 {
             return Err(Error::new(
                 Kind::Unsupported,
-                format!("cannot run as user {}:{}: only one user id is mapped here", resolved.uid, resolved.gid),
+                format!(
+                    "cannot run as user {}:{}: only one user id is mapped here",
+                    resolved.uid, resolved.gid
+                ),
             )
             .with_hint("give your user ranges in /etc/subuid and /etc/subgid, or run with `--user 0`"));
         }
         groups.clear();
     }
     let mut out = User::default();
-    out.set_uid(resolved.uid).set_gid(resolved.gid).set_additional_gids(Some(groups).filter(|g| !g.is_empty()));
+    out.set_uid(resolved.uid)
+        .set_gid(resolved.gid)
+        .set_additional_gids(Some(groups).filter(|g| !g.is_empty()));
     Ok(out)
 }
 
@@ -146,7 +161,10 @@ fn arguments(spec: &ContainerSpec, image: &RuntimeConfig, resolved: &Resolved) -
         return Ok(program);
     }
     let Some(init) = &resolved.init_path else {
-        return Err(Error::new(Kind::Unsupported, "cannot run an init process in the container: there is no init program"));
+        return Err(Error::new(
+            Kind::Unsupported,
+            "cannot run an init process in the container: there is no init program",
+        ));
     };
     let mut out = vec![init.clone(), "--".into()];
     out.append(&mut program);
@@ -192,7 +210,12 @@ impl Environment {
     }
 }
 
-fn environment(spec: &ContainerSpec, image: &RuntimeConfig, hostname: Option<&str>, home: &str) -> Vec<String> {
+fn environment(
+    spec: &ContainerSpec,
+    image: &RuntimeConfig,
+    hostname: Option<&str>,
+    home: &str,
+) -> Vec<String> {
     let mut out = Environment(vec![format!("PATH={DEFAULT_PATH}")]);
     if let Some(hostname) = hostname {
         out.apply(&format!("HOSTNAME={hostname}"));
@@ -257,9 +280,13 @@ pub(crate) fn rlimit_type(name: &str) -> Option<PosixRlimitType> {
 /// Limits of the process. Where the engine may not raise a hard limit, a higher wish is cut down to
 /// it: asking the kernel would only be EPERM.
 fn rlimits(spec: &ContainerSpec, host: &HostFacts, warnings: &mut Vec<String>) -> Result<Vec<PosixRlimit>> {
-    let mut out: Vec<PosixRlimit> = Vec::new();
-    for ulimit in &spec.ulimits {
-        let kind = rlimit_type(&ulimit.name).ok_or_else(|| Error::invalid(format!("invalid ulimit type `{}`", ulimit.name)))?;
+    let mut out = Vec::new();
+    for (at, ulimit) in spec.ulimits.iter().enumerate() {
+        if spec.ulimits[at + 1..].iter().any(|later| later.name == ulimit.name) {
+            continue; // the last one counts
+        }
+        let kind = rlimit_type(&ulimit.name)
+            .ok_or_else(|| Error::invalid(format!("invalid ulimit type `{}`", ulimit.name)))?;
         let value = |n: i64| if n < 0 { u64::MAX } else { n as u64 };
         let (mut soft, mut hard) = (value(ulimit.soft), value(ulimit.hard));
         if soft > hard {
@@ -279,11 +306,7 @@ fn rlimits(spec: &ContainerSpec, host: &HostFacts, warnings: &mut Vec<String>) -
             hard = most;
             soft = soft.min(most);
         }
-        let limit = PosixRlimitBuilder::default().typ(kind).soft(soft).hard(hard).build().map_err(internal)?;
-        match out.iter_mut().find(|other| other.typ() == kind) {
-            Some(other) => *other = limit,
-            None => out.push(limit),
-        }
+        out.push(PosixRlimitBuilder::default().typ(kind).soft(soft).hard(hard).build().map_err(internal)?);
     }
     Ok(out)
 }
@@ -291,11 +314,170 @@ fn rlimits(spec: &ContainerSpec, host: &HostFacts, warnings: &mut Vec<String>) -
 fn oom_score_adj(spec: &ContainerSpec, host: &HostFacts, warnings: &mut Vec<String>) -> Result<Option<i32>> {
     let Some(score) = spec.resources.oom_score_adj else { return Ok(None) };
     if !(-1000..=1000).contains(&score) {
-        return Err(Error::invalid(format!("invalid value {score} for oom score adj: it must be from -1000 to 1000")));
+        return Err(Error::invalid(format!(
+            "invalid value {score} for oom score adj: it must be from -1000 to 1000"
+        )));
     }
     if host.rootless && score < 0 {
         warnings.push(format!("oom score adj {score} is left out: an ordinary user cannot lower it"));
         return Ok(None);
     }
     Ok(Some(score))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_cleaned_as_text() {
+        for (path, want) in
+            [("", "/"), ("/", "/"), ("a", "/a"), ("/a//b/./c/", "/a/b/c"), ("/a/../../b", "/b"), ("/..", "/")]
+        {
+            assert_eq!(clean(path), want, "{path}");
+        }
+    }
+
+    #[test]
+    fn variables_are_set_in_place_and_removed_by_their_name() {
+        let mut env = Environment(vec!["A=1".into(), "AB=2".into(), "C=".into()]);
+        for entry in ["A=9", "AB", "D=x=y", "E", "C=3"] {
+            env.apply(entry);
+        }
+        assert_eq!(env.0, ["A=9", "C=3", "D=x=y"]);
+        assert_eq!(env.get("D"), Some("x=y"));
+        assert_eq!(env.get("AB"), None);
+    }
+
+    #[test]
+    fn the_command_by_docker_s_rules() {
+        type Words = Option<&'static [&'static str]>;
+        let list = |words: Words| words.map(|words| words.iter().map(|&w| w.to_owned()).collect::<Vec<_>>());
+        // Entrypoint and command of the user, entrypoint and command of the image, what runs.
+        let cases: [(Words, Words, Words, Words, Words); 11] = [
+            (None, None, Some(&["e"]), Some(&["c"]), Some(&["e", "c"])),
+            (None, Some(&["u"]), Some(&["e"]), Some(&["c"]), Some(&["e", "u"])),
+            (Some(&["x"]), None, Some(&["e"]), Some(&["c"]), Some(&["x"])),
+            (Some(&["x"]), Some(&["u"]), Some(&["e"]), Some(&["c"]), Some(&["x", "u"])),
+            (Some(&[]), Some(&["u"]), Some(&["e"]), Some(&["c"]), Some(&["u"])),
+            (Some(&[""]), Some(&["u"]), Some(&["e"]), Some(&["c"]), Some(&["u"])),
+            (Some(&[]), None, Some(&["e"]), Some(&["c"]), None),
+            (None, Some(&[]), None, Some(&["c"]), Some(&["c"])),
+            (None, None, None, None, None),
+            (None, None, Some(&[]), Some(&[]), None),
+            (None, Some(&[""]), None, None, Some(&[""])),
+        ];
+        for (entrypoint, command, image_entrypoint, image_command, want) in cases {
+            let spec = ContainerSpec {
+                entrypoint: list(entrypoint),
+                command: list(command),
+                ..ContainerSpec::default()
+            };
+            let image = RuntimeConfig {
+                entrypoint: list(image_entrypoint),
+                cmd: list(image_command),
+                ..RuntimeConfig::default()
+            };
+            assert_eq!(
+                arguments(&spec, &image, &Resolved::default()).ok(),
+                list(want),
+                "{entrypoint:?} {command:?}"
+            );
+        }
+    }
+
+    fn capabilities(names: &[&str]) -> Capabilities {
+        names.iter().map(|name| name.parse().unwrap()).collect()
+    }
+
+    fn container(env: &[&str]) -> Spec {
+        let mut process = Process::default();
+        process
+            .set_env(Some(env.iter().map(|&e| e.to_owned()).collect()))
+            .set_cwd("/ws".into())
+            .set_no_new_privileges(Some(true))
+            .set_apparmor_profile(Some("robot".into()))
+            .set_capabilities(Some(capability_sets(&capabilities(&["CHOWN", "KILL"]), 1000)));
+        let mut out = Spec::default();
+        out.set_process(Some(process));
+        out
+    }
+
+    fn overrides(args: &[&str]) -> ProcessOverrides {
+        ProcessOverrides { args: args.iter().map(|&a| a.to_owned()).collect(), ..ProcessOverrides::default() }
+    }
+
+    fn root() -> ResolvedUser {
+        ResolvedUser { uid: 0, gid: 0, additional_gids: vec![0], home: "/root".into() }
+    }
+
+    #[test]
+    fn exec_takes_the_container_s_environment_and_the_user_s_home() {
+        type Words = &'static [&'static str];
+        let cases: [(Words, Words, bool, Words); 5] = [
+            (&["HOME=/home/ros", "PATH=/bin"], &[], false, &["HOME=/root", "PATH=/bin"]),
+            (&["PATH=/bin", "HOME=/set"], &[], false, &["PATH=/bin", "HOME=/set"]),
+            (&["HOME=/home/ros", "A=1"], &["A", "HOME=/mine", "B=2"], false, &["HOME=/mine", "B=2"]),
+            (&["HOME=/home/ros", "A=1"], &[], true, &["HOME=/root", "A=1", "TERM=xterm"]),
+            (&["PATH=/bin", "TERM=vt100"], &["TERM=linux"], true, &["HOME=/root", "PATH=/bin", "TERM=linux"]),
+        ];
+        for (env, extra, tty, want) in cases {
+            let change = ProcessOverrides {
+                env: extra.iter().map(|&e| e.to_owned()).collect(),
+                tty,
+                ..overrides(&["sh"])
+            };
+            let process = exec(&container(env), &change, &root(), &HostFacts::default()).unwrap();
+            assert_eq!(process.env().clone().unwrap(), want, "{env:?} {extra:?}");
+            assert_eq!(process.terminal(), Some(tty));
+        }
+    }
+
+    #[test]
+    fn exec_as_root_gets_the_bounding_set_and_as_another_user_nothing() {
+        let host = HostFacts {
+            capabilities: ["CAP_CHOWN", "CAP_KILL", "CAP_SYS_ADMIN"].map(str::to_owned).into(),
+            ..HostFacts::default()
+        };
+        let ros =
+            ResolvedUser { uid: 1000, gid: 1000, additional_gids: vec![1000, 44], home: "/home/ros".into() };
+        let (some, all) = (capabilities(&["CHOWN", "KILL"]), capabilities(&["CHOWN", "KILL", "SYS_ADMIN"]));
+        for (user, privileged, bounding, effective) in [
+            (root(), false, &some, &some),
+            (ros.clone(), false, &some, &Capabilities::new()),
+            (root(), true, &all, &all),
+            (ros, true, &all, &Capabilities::new()),
+        ] {
+            let change = ProcessOverrides { privileged, ..overrides(&["id"]) };
+            let process = exec(&container(&[]), &change, &user, &host).unwrap();
+            let sets = process.capabilities().clone().unwrap();
+            assert_eq!(sets.bounding().as_ref(), Some(bounding));
+            assert_eq!(sets.effective().as_ref(), Some(effective));
+            assert_eq!(sets.permitted().as_ref(), Some(effective));
+            assert_eq!(sets.inheritable().as_ref(), Some(&Capabilities::new()));
+            assert_eq!(sets.ambient().as_ref(), Some(&Capabilities::new()));
+            assert_eq!(process.no_new_privileges(), Some(true));
+            assert_eq!(
+                process.apparmor_profile().as_deref(),
+                Some(if privileged { "unconfined" } else { "robot" })
+            );
+            assert_eq!(process.user().uid(), user.uid);
+        }
+    }
+
+    #[test]
+    fn exec_refuses_nothing_to_run_and_relative_directories() {
+        let host = HostFacts::default();
+        let error = exec(&container(&[]), &overrides(&[]), &root(), &host).unwrap_err();
+        assert_eq!(error.to_string(), "no command specified");
+        let change = ProcessOverrides { working_dir: Some("a".into()), ..overrides(&["sh"]) };
+        let error = exec(&container(&[]), &change, &root(), &host).unwrap_err();
+        assert_eq!(error.to_string(), "invalid working directory `a`: it needs to be an absolute path");
+        let change = ProcessOverrides { working_dir: Some("/a/../b/".into()), ..overrides(&["sh"]) };
+        assert_eq!(exec(&container(&[]), &change, &root(), &host).unwrap().cwd(), &PathBuf::from("/b"));
+        assert_eq!(
+            exec(&container(&[]), &overrides(&["sh"]), &root(), &host).unwrap().cwd(),
+            &PathBuf::from("/ws")
+        );
+    }
 }

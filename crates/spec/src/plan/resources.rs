@@ -1,8 +1,8 @@
 //! Limits of the control group, with Docker's checks.
 
 use oci_spec::runtime::{
-    LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxPids, LinuxResources, LinuxThrottleDevice, LinuxThrottleDeviceBuilder,
-    LinuxWeightDeviceBuilder,
+    LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxPids, LinuxResources, LinuxThrottleDevice,
+    LinuxThrottleDeviceBuilder, LinuxWeightDeviceBuilder,
 };
 use robot_env_diag::{Error, Result};
 
@@ -28,7 +28,9 @@ pub(crate) fn check(r: &Resources) -> Result<()> {
         return fail("invalid memory limit: the least is 6 MiB");
     }
     if memory > 0 && swap > 0 && swap < memory {
-        return fail("invalid memory-swap limit: it counts memory and swap together and must not be below the memory limit");
+        return fail(
+            "invalid memory-swap limit: it counts memory and swap together and must not be below the memory limit",
+        );
     }
     if memory == 0 && swap > 0 {
         return fail("invalid memory-swap limit: it needs a memory limit too");
@@ -72,7 +74,9 @@ pub(crate) fn check(r: &Resources) -> Result<()> {
         if let Some(list) = list.as_deref().filter(|list| !list.is_empty())
             && !is_cpu_list(list)
         {
-            return Err(Error::invalid(format!("invalid value `{list}` for {word}: it must be like `0-3,5`")));
+            return Err(Error::invalid(format!(
+                "invalid value `{list}` for {word}: it must be like `0-3,5`"
+            )));
         }
     }
     if r.blkio_weight.is_some_and(|n| n != 0 && !(10..=1000).contains(&n)) {
@@ -97,7 +101,8 @@ pub(crate) fn check(r: &Resources) -> Result<()> {
 
 /// Whether `text` is a list of numbers and ascending ranges.
 fn is_cpu_list(text: &str) -> bool {
-    let number = |text: &str| text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse::<u16>().ok()).flatten();
+    let number =
+        |text: &str| text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse::<u16>().ok()).flatten();
     text.split(',').all(|part| match part.split_once('-') {
         Some((from, to)) => number(from).zip(number(to)).is_some_and(|(from, to)| from <= to),
         None => number(part).is_some(),
@@ -132,7 +137,9 @@ pub(super) fn resources(
     let rules = devices::rules(spec, resolved)?;
     if host.cgroup == CgroupVersion::None || !host.cgroup_writable {
         if asks_for_limits(spec) {
-            warnings.push("limits of memory, CPU, processes and I/O are left out: no cgroup can be made here".into());
+            warnings.push(
+                "limits of memory, CPU, processes and I/O are left out: no cgroup can be made here".into(),
+            );
         }
         return Ok(None);
     }
@@ -173,7 +180,8 @@ fn memory(r: &Resources, host: &HostFacts, warnings: &mut Vec<String>) -> Option
         } else {
             if limit.is_none() {
                 warnings.push(
-                    "the OOM killer is disabled without a memory limit: the host may run out of memory".into(),
+                    "the OOM killer is disabled without a memory limit: the host may run out of memory"
+                        .into(),
                 );
             }
             out.set_disable_oom_killer(Some(true));
@@ -206,13 +214,12 @@ fn cpu(r: &Resources, host: &HostFacts, warnings: &mut Vec<String>) -> Option<Li
 }
 
 fn block_io(r: &Resources, resolved: &Resolved) -> Result<Option<LinuxBlockIo>> {
-    let number = |path: &str| {
-        resolved
-            .block_devices
-            .get(path)
-            .copied()
-            .ok_or_else(|| Error::invalid(format!("cannot limit I/O of `{path}`: it is not a block device")))
-    };
+    let number =
+        |path: &str| {
+            resolved.block_devices.get(path).copied().ok_or_else(|| {
+                Error::invalid(format!("cannot limit I/O of `{path}`: it is not a block device"))
+            })
+        };
     let throttles = |list: &[DeviceRate]| -> Result<Option<Vec<LinuxThrottleDevice>>> {
         let mut out = Vec::new();
         for device in list {
@@ -237,4 +244,124 @@ fn block_io(r: &Resources, resolved: &Resolved) -> Result<Option<LinuxBlockIo>> 
         .set_throttle_read_iops_device(throttles(&r.device_read_iops)?)
         .set_throttle_write_iops_device(throttles(&r.device_write_iops)?);
     Ok((out != LinuxBlockIo::default()).then_some(out))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_cpus() {
+        for (text, want) in [
+            ("0", true),
+            ("0-3", true),
+            ("0-3,5,7-9", true),
+            ("3-0", false),
+            ("", false),
+            ("0,", false),
+            ("a", false),
+            ("0-", false),
+            ("-1", false),
+            ("0-1-2", false),
+            ("99999999", false),
+            ("0, 1", false),
+            ("+1", false),
+        ] {
+            assert_eq!(is_cpu_list(text), want, "{text}");
+        }
+    }
+
+    type Change = fn(&mut Resources);
+
+    #[test]
+    fn docker_s_checks() {
+        const MIB: i64 = 1 << 20;
+        let cases: [(Change, Option<&str>); 24] = [
+            (|_| {}, None),
+            (|r| r.memory = Some(6 * MIB), None),
+            (|r| r.memory = Some(6 * MIB - 1), Some("invalid memory limit: the least is 6 MiB")),
+            (|r| r.memory = Some(-1), Some("invalid memory limit: the least is 6 MiB")),
+            (
+                |r| {
+                    r.memory = Some(8 * MIB);
+                    r.memory_swap = Some(7 * MIB);
+                },
+                Some(
+                    "invalid memory-swap limit: it counts memory and swap together and must not be below the memory limit",
+                ),
+            ),
+            (
+                |r| {
+                    r.memory = Some(8 * MIB);
+                    r.memory_swap = Some(-1);
+                },
+                None,
+            ),
+            (
+                |r| r.memory_swap = Some(8 * MIB),
+                Some("invalid memory-swap limit: it needs a memory limit too"),
+            ),
+            (|r| r.memory_swap = Some(-1), None),
+            (
+                |r| {
+                    r.memory = Some(8 * MIB);
+                    r.memory_reservation = Some(9 * MIB);
+                },
+                Some("invalid memory reservation: it must not be above the memory limit"),
+            ),
+            (
+                |r| r.memory_swappiness = Some(101),
+                Some("invalid memory swappiness: it must be from 0 to 100"),
+            ),
+            (|r| r.memory_swappiness = Some(-1), None),
+            (
+                |r| {
+                    r.nano_cpus = Some(1_000_000_000);
+                    r.cpu_period = Some(100_000);
+                },
+                Some("conflicting options: cpus and the CPU period cannot both be set"),
+            ),
+            (
+                |r| {
+                    r.nano_cpus = Some(1_000_000_000);
+                    r.cpu_quota = Some(100_000);
+                },
+                Some("conflicting options: cpus and the CPU quota cannot both be set"),
+            ),
+            (|r| r.nano_cpus = Some(-1), Some("invalid number of CPUs: the least is 0.01")),
+            (
+                |r| r.cpu_period = Some(999),
+                Some("invalid CPU period: it must be from 1000 to 1000000 microseconds"),
+            ),
+            (|r| r.cpu_quota = Some(999), Some("invalid CPU quota: it must be at least 1000 microseconds")),
+            (|r| r.cpu_quota = Some(-1), None),
+            (
+                |r| {
+                    r.cpu_realtime_runtime = Some(3);
+                    r.cpu_realtime_period = Some(2);
+                },
+                Some("invalid CPU real-time runtime: it must not be above the real-time period"),
+            ),
+            (
+                |r| r.cpuset_cpus = Some("1-0".into()),
+                Some("invalid value `1-0` for cpuset cpus: it must be like `0-3,5`"),
+            ),
+            (
+                |r| r.cpuset_mems = Some("x".into()),
+                Some("invalid value `x` for cpuset mems: it must be like `0-3,5`"),
+            ),
+            (|r| r.blkio_weight = Some(9), Some("invalid blkio weight: it must be from 10 to 1000")),
+            (
+                |r| r.blkio_weight_device = vec![DeviceRate { path: "/dev/x".into(), rate: 1001 }],
+                Some("invalid blkio weight 1001 for `/dev/x`: it must be from 10 to 1000"),
+            ),
+            (|r| r.pids_limit = Some(-2), Some("invalid pids limit: it must be -1 for unlimited, or more")),
+            (|r| r.oom_score_adj = Some(1001), Some("invalid oom score adj: it must be from -1000 to 1000")),
+        ];
+        for (at, (change, want)) in cases.into_iter().enumerate() {
+            let mut resources = Resources::default();
+            change(&mut resources);
+            assert_eq!(check(&resources).err().map(|e| e.to_string()).as_deref(), want, "case {at}");
+        }
+    }
 }

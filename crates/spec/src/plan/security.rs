@@ -118,7 +118,11 @@ const MASKED: [&str; 12] = [
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// The masked and the read-only paths.
-pub(super) fn path_restrictions(spec: &ContainerSpec, host: &HostFacts, resolved: &Resolved) -> (Vec<String>, Vec<String>) {
+pub(super) fn path_restrictions(
+    spec: &ContainerSpec,
+    host: &HostFacts,
+    resolved: &Resolved,
+) -> (Vec<String>, Vec<String>) {
     if spec.privileged || spec.security.unmasked_paths {
         return (Vec::new(), Vec::new());
     }
@@ -179,14 +183,14 @@ fn scope(name: &str) -> Option<Scope> {
 pub(crate) fn check_sysctl_name(name: &str) -> Result<String> {
     let dotted = dotted(name);
     let tame = !dotted.split('.').any(str::is_empty)
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '/' | '_' | '-' | ':' | '@' | '+'));
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '/' | '_' | '-' | ':' | '@' | '+'));
     if !tame || name.contains("..") {
         return Err(Error::invalid(format!("invalid sysctl `{name}`")));
     }
     if dotted == "kernel.hostname" {
-        return Err(Error::invalid(
-            "invalid sysctl `kernel.hostname`: the host name is set by `--hostname`",
-        ));
+        return Err(Error::invalid("invalid sysctl `kernel.hostname`: the host name is set by `--hostname`"));
     }
     if scope(&dotted).is_none() {
         return Err(Error::invalid(format!(
@@ -198,21 +202,29 @@ pub(crate) fn check_sysctl_name(name: &str) -> Result<String> {
 
 /// sysctl(8)'s two forms: the first separator decides which one it is (`net/ipv4/conf/eth0.1/x`).
 fn dotted(name: &str) -> String {
-    let swap = |c: char| match c {
-        '/' => '.',
-        '.' => '/',
-        c => c,
-    };
     if name.find(['.', '/']).is_some_and(|at| name.as_bytes()[at] == b'/') {
-        name.chars().map(swap).collect()
+        swapped(name)
     } else {
         name.to_owned()
     }
 }
 
+fn swapped(name: &str) -> String {
+    let swap = |c: char| match c {
+        '/' => '.',
+        '.' => '/',
+        c => c,
+    };
+    name.chars().map(swap).collect()
+}
+
 /// The user's kernel parameters, each checked against its namespace, after Docker's defaults for a
 /// network namespace of the container's own.
-pub(super) fn sysctls(spec: &ContainerSpec, host: &HostFacts, resolved: &Resolved) -> Result<HashMap<String, String>> {
+pub(super) fn sysctls(
+    spec: &ContainerSpec,
+    host: &HostFacts,
+    resolved: &Resolved,
+) -> Result<HashMap<String, String>> {
     let mut out = HashMap::new();
     let own_network = resolved.network != NamespaceSource::Host
         && !matches!(spec.network, NetworkMode::Host | NetworkMode::Container(_));
@@ -236,7 +248,61 @@ pub(super) fn sysctls(spec: &ContainerSpec, host: &HostFacts, resolved: &Resolve
                 "cannot set sysctl `{name}`: the {word} namespace is the host's"
             )));
         }
-        out.insert(dotted, value.clone());
+        // With a dot in a part of the name (`eth0.1`) only the form with slashes is clear.
+        let name = if dotted.contains('/') { swapped(&dotted) } else { dotted };
+        out.insert(name, value.clone());
     }
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capabilities_in_every_spelling() {
+        for (text, want) in [
+            ("NET_ADMIN", Some(CapabilityWord::One(Capability::NetAdmin))),
+            ("cap_net_admin", Some(CapabilityWord::One(Capability::NetAdmin))),
+            ("CAP_SYSLOG", Some(CapabilityWord::One(Capability::Syslog))),
+            ("all", Some(CapabilityWord::All)),
+            ("CAP_ALL", None),
+            ("", None),
+            ("CAP_", None),
+            ("NETADMIN", None),
+        ] {
+            assert_eq!(parse_capability(text).ok(), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn every_listed_capability_is_one() {
+        let names: Vec<&str> = CAPABILITY_NAMES.split(", ").collect();
+        assert_eq!(names.len(), 41);
+        for name in names {
+            assert!(matches!(parse_capability(name), Ok(CapabilityWord::One(_))), "{name}");
+        }
+    }
+
+    #[test]
+    fn kernel_parameters_have_two_forms_and_a_namespace() {
+        for (name, want) in [
+            ("net.core.somaxconn", Some("net.core.somaxconn")),
+            ("net/core/somaxconn", Some("net.core.somaxconn")),
+            ("net/ipv4/conf/eth0.7/rp_filter", Some("net.ipv4.conf.eth0/7.rp_filter")),
+            ("kernel.shm_rmid_forced", Some("kernel.shm_rmid_forced")),
+            ("kernel.domainname", Some("kernel.domainname")),
+            ("kernel.hostname", None),
+            ("kernel.core_pattern", None),
+            ("vm.overcommit_memory", None),
+            ("fs.mqueue.", None),
+            ("net..core", None),
+            ("net.ipv4./../../kernel/core_pattern", None),
+            ("net/../kernel/core_pattern", None),
+            ("net.\0", None),
+            ("", None),
+        ] {
+            assert_eq!(check_sysctl_name(name).ok().as_deref(), want, "{name}");
+        }
+    }
 }

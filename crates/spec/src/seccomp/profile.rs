@@ -3,12 +3,15 @@
 use std::path::PathBuf;
 
 use oci_spec::runtime::{
-    Arch, Capabilities, Capability, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag, LinuxSyscall,
+    Arch, Capabilities, Capability, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg,
+    LinuxSeccompFilterFlag, LinuxSyscall,
 };
 use robot_env_diag::{Error, Kind, Result};
 use serde::{Deserialize, Deserializer};
 
-fn null_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+fn null_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
     Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
 }
 
@@ -100,7 +103,11 @@ fn native(name: &str) -> Result<(Arch, &'static str)> {
 fn version(text: &str) -> Result<(u32, u32)> {
     text.split_once('.')
         .and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)))
-        .ok_or_else(|| Error::invalid(format!("invalid kernel version `{text}` in the seccomp profile: it must be like `4.8`")))
+        .ok_or_else(|| {
+            Error::invalid(format!(
+                "invalid kernel version `{text}` in the seccomp profile: it must be like `4.8`"
+            ))
+        })
 }
 
 impl Filter {
@@ -121,7 +128,12 @@ impl Filter {
 
 impl Profile {
     /// Decides the conditions.
-    pub(super) fn resolve(self, architecture: &str, capabilities: &Capabilities, kernel: (u32, u32)) -> Result<LinuxSeccomp> {
+    pub(super) fn resolve(
+        self,
+        architecture: &str,
+        capabilities: &Capabilities,
+        kernel: (u32, u32),
+    ) -> Result<LinuxSeccomp> {
         let (native, name) = native(architecture)?;
         if !self.architectures.is_empty() && !self.arch_map.is_empty() {
             return Err(Error::invalid("invalid seccomp profile: use either `architectures` or `archMap`"));
@@ -135,7 +147,9 @@ impl Profile {
         }
         let mut syscalls = Vec::with_capacity(self.syscalls.len());
         for rule in self.syscalls {
-            if rule.excludes.refuses(name, capabilities, kernel)? || !rule.includes.admits(name, capabilities, kernel)? {
+            if rule.excludes.refuses(name, capabilities, kernel)?
+                || !rule.includes.admits(name, capabilities, kernel)?
+            {
                 continue;
             }
             syscalls.push(rule.into_syscall()?);
@@ -164,7 +178,9 @@ impl Rule {
                     self.name
                 )));
             }
-            (true, true) => return Err(Error::invalid("invalid seccomp profile: a rule names no system call")),
+            (true, true) => {
+                return Err(Error::invalid("invalid seccomp profile: a rule names no system call"));
+            }
         }
         if let Some(arg) = self.args.iter().find(|arg| arg.index() > 5) {
             return Err(Error::invalid(format!(
