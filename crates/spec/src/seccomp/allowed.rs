@@ -4,8 +4,8 @@
 //! keyrings, userfaultfd, and new user namespaces without CAP_SYS_ADMIN.
 //!
 //! Stricter than Docker's: `socketcall`, through which 32-bit programs reach all socket calls at
-//! once, cannot make sockets (a filter cannot see which family it is asked for); C libraries use
-//! `socket` itself since Linux 4.3.
+//! once, cannot make sockets (a filter cannot see which family it is asked for). C libraries use
+//! `socket` itself since Linux 4.3; 32-bit x86 programs in Go do not and need a profile of their own.
 
 use oci_spec::runtime::{Arch, Capability, LinuxSeccompAction, LinuxSeccompArgBuilder, LinuxSeccompOperator};
 

@@ -202,7 +202,8 @@ mod tests {
     #[test]
     fn capabilities_architecture_and_kernel_decide_conditions() {
         type Words = &'static [&'static str];
-        let cases: [(&str, Words, (u32, u32), &str, bool); 16] = [
+        type Case = (&'static str, Words, (u32, u32), &'static str, bool);
+        let cases: [Case; 16] = [
             ("x86_64", &["SYS_ADMIN"], KERNEL, "mount", true),
             ("x86_64", &["SYS_ADMIN"], KERNEL, "clone3", true),
             ("x86_64", &["SYS_ADMIN"], KERNEL, "io_uring_setup", false),
