@@ -51,13 +51,13 @@ impl Kind {
     /// The kind that an errno of a system call stands for, where one does.
     pub fn of_errno(errno: i32) -> Self {
         match errno {
-            2 | 3 | 6 | 19 => Kind::NotFound,     // ENOENT ESRCH ENXIO ENODEV
-            1 | 13 | 30 => Kind::Denied,          // EPERM EACCES EROFS
-            17 | 16 | 39 => Kind::Conflict,       // EEXIST EBUSY ENOTEMPTY
-            28 | 122 => Kind::NoSpace,            // ENOSPC EDQUOT
-            22 | 20 | 21 | 36 => Kind::InvalidInput, // EINVAL ENOTDIR EISDIR ENAMETOOLONG
-            38 | 95 => Kind::Unsupported,         // ENOSYS EOPNOTSUPP
-            4 => Kind::Interrupted,               // EINTR
+            2 | 3 | 6 | 19 => Kind::NotFound,                 // ENOENT ESRCH ENXIO ENODEV
+            1 | 13 | 30 => Kind::Denied,                      // EPERM EACCES EROFS
+            17 | 16 | 39 => Kind::Conflict,                   // EEXIST EBUSY ENOTEMPTY
+            28 | 122 => Kind::NoSpace,                        // ENOSPC EDQUOT
+            22 | 20 | 21 | 36 => Kind::InvalidInput,          // EINVAL ENOTDIR EISDIR ENAMETOOLONG
+            38 | 95 => Kind::Unsupported,                     // ENOSYS EOPNOTSUPP
+            4 => Kind::Interrupted,                           // EINTR
             110 | 111 | 113 | 104 | 101 => Kind::Unavailable, // ETIMEDOUT ECONNREFUSED EHOSTUNREACH ...
             _ => Kind::Internal,
         }
@@ -196,17 +196,13 @@ pub struct Report {
 
 impl From<Report> for Error {
     fn from(report: Report) -> Self {
-        let cause = report
-            .causes
-            .into_iter()
-            .rev()
-            .fold(None, |below: Option<Error>, message| {
-                let error = Error::new(report.kind, message);
-                Some(match below {
-                    Some(below) => error.because(below),
-                    None => error,
-                })
-            });
+        let cause = report.causes.into_iter().rev().fold(None, |below: Option<Error>, message| {
+            let error = Error::new(report.kind, message);
+            Some(match below {
+                Some(below) => error.because(below),
+                None => error,
+            })
+        });
         let mut error = Error::new(report.kind, report.message);
         if let Some(cause) = cause {
             error = error.because(cause);
@@ -250,7 +246,9 @@ pub trait Context<T> {
     fn context(self, kind: Kind, message: impl FnOnce() -> String) -> Result<T>;
 }
 
-impl<T, E: Into<Box<dyn std::error::Error + Send + Sync + 'static>>> Context<T> for std::result::Result<T, E> {
+impl<T, E: Into<Box<dyn std::error::Error + Send + Sync + 'static>>> Context<T>
+    for std::result::Result<T, E>
+{
     fn context(self, kind: Kind, message: impl FnOnce() -> String) -> Result<T> {
         self.map_err(|source| Error::new(kind, message()).because(source))
     }
@@ -289,9 +287,10 @@ mod tests {
 
     #[test]
     fn a_report_survives_the_round_trip_and_prints_as_documented() {
-        let error = Error::new(Kind::Conflict, "cannot start container `web`: host port 8080/tcp is already in use")
-            .because(Error::new(Kind::Conflict, "bind(0.0.0.0:8080): EADDRINUSE"))
-            .with_hint("publish another port, e.g. `-p 8081:80`");
+        let error =
+            Error::new(Kind::Conflict, "cannot start container `web`: host port 8080/tcp is already in use")
+                .because(Error::new(Kind::Conflict, "bind(0.0.0.0:8080): EADDRINUSE"))
+                .with_hint("publish another port, e.g. `-p 8081:80`");
         let report = error.to_report();
         let again: Error = report.clone().into();
         assert_eq!(again.to_report(), report);

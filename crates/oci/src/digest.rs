@@ -188,8 +188,16 @@ mod tests {
     fn refuses_what_is_not_a_digest() {
         let hex = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         assert!(format!("sha256:{hex}").parse::<Digest>().is_ok());
-        for bad in ["", "sha256:", hex, &format!("md5:{hex}"), &format!("sha256:{}", hex.to_uppercase()),
-            &format!("sha256:{hex}0"), &format!("sha512:{hex}"), "sha256:../../etc/passwd"] {
+        for bad in [
+            "",
+            "sha256:",
+            hex,
+            &format!("md5:{hex}"),
+            &format!("sha256:{}", hex.to_uppercase()),
+            &format!("sha256:{hex}0"),
+            &format!("sha512:{hex}"),
+            "sha256:../../etc/passwd",
+        ] {
             assert!(bad.parse::<Digest>().is_err(), "{bad}");
         }
     }

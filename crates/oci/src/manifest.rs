@@ -59,7 +59,14 @@ pub struct Descriptor {
 impl Descriptor {
     /// A descriptor without annotations.
     pub fn new(media_type: impl Into<String>, digest: Digest, size: u64) -> Self {
-        Descriptor { media_type: media_type.into(), digest, size, urls: Vec::new(), annotations: BTreeMap::new(), platform: None }
+        Descriptor {
+            media_type: media_type.into(),
+            digest,
+            size,
+            urls: Vec::new(),
+            annotations: BTreeMap::new(),
+            platform: None,
+        }
     }
 }
 
@@ -110,22 +117,32 @@ impl Index {
     /// (`unknown/unknown`) never.
     pub fn select(&self, wanted: &Platform) -> Option<&Descriptor> {
         let exact = self.manifests.iter().find(|d| {
-            d.platform.as_ref().is_some_and(|p| p.satisfies(wanted) && (p.variant == wanted.variant || p.variant.is_empty()))
+            d.platform
+                .as_ref()
+                .is_some_and(|p| p.satisfies(wanted) && (p.variant == wanted.variant || p.variant.is_empty()))
         });
         exact
-            .or_else(|| self.manifests.iter().find(|d| d.platform.as_ref().is_some_and(|p| p.satisfies(wanted))))
+            .or_else(|| {
+                self.manifests.iter().find(|d| d.platform.as_ref().is_some_and(|p| p.satisfies(wanted)))
+            })
             .or_else(|| self.manifests.iter().find(|d| d.platform.is_none()))
     }
 
     /// The platforms on offer, for error texts.
     pub fn platforms(&self) -> Vec<String> {
-        self.manifests.iter().filter_map(|d| d.platform.as_ref()).filter(|p| p.os != "unknown").map(ToString::to_string).collect()
+        self.manifests
+            .iter()
+            .filter_map(|d| d.platform.as_ref())
+            .filter(|p| p.os != "unknown")
+            .map(ToString::to_string)
+            .collect()
     }
 }
 
 /// A manifest or an index, told apart by media type *and* by shape, so that one document is never
 /// read as both (CVE-2021-41190).
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant)] // one lives at a time, and never in a list
 pub enum AnyManifest {
     /// One image.
     Manifest(Manifest),
@@ -148,13 +165,22 @@ impl AnyManifest {
     /// Reads a document that was served or described as `declared` (a media type, without
     /// parameters; `None` when unknown). Schema 1 and ambiguous documents are refused.
     pub fn parse(bytes: &[u8], declared: Option<&str>) -> Result<Self> {
-        let corrupt = |why: String| Error::new(Kind::Corrupt, "cannot read manifest").because(Error::new(Kind::Corrupt, why));
+        let corrupt = |why: String| {
+            Error::new(Kind::Corrupt, "cannot read manifest").because(Error::new(Kind::Corrupt, why))
+        };
         let probe: Probe = serde_json::from_slice(bytes).map_err(|e| corrupt(e.to_string()))?;
         let inner = probe.media_type.as_deref();
         let schema1 = |t: &str| t == media_type::DOCKER_SCHEMA1 || t == media_type::DOCKER_SCHEMA1_UNSIGNED;
-        if probe.schema_version == Some(1) || probe.fs_layers.is_some() || declared.is_some_and(schema1) || inner.is_some_and(schema1) {
-            return Err(Error::new(Kind::Unsupported, "cannot read manifest: it has the Docker schema 1 format, which was retired in 2017")
-                .with_hint("push the image again with a current tool"));
+        if probe.schema_version == Some(1)
+            || probe.fs_layers.is_some()
+            || declared.is_some_and(schema1)
+            || inner.is_some_and(schema1)
+        {
+            return Err(Error::new(
+                Kind::Unsupported,
+                "cannot read manifest: it has the Docker schema 1 format, which was retired in 2017",
+            )
+            .with_hint("push the image again with a current tool"));
         }
         if probe.schema_version != Some(2) {
             return Err(corrupt("schemaVersion is not 2".into()));
@@ -205,15 +231,22 @@ mod tests {
 
     #[test]
     fn tells_manifest_and_index_apart() {
-        let manifest = format!(r#"{{"schemaVersion":2,"config":{},"layers":null}}"#, descriptor(media_type::OCI_CONFIG));
+        let manifest =
+            format!(r#"{{"schemaVersion":2,"config":{},"layers":null}}"#, descriptor(media_type::OCI_CONFIG));
         assert!(matches!(AnyManifest::parse(manifest.as_bytes(), None), Ok(AnyManifest::Manifest(_))));
         let index = r#"{"schemaVersion":2,"manifests":[]}"#;
-        assert!(matches!(AnyManifest::parse(index.as_bytes(), Some(media_type::OCI_INDEX)), Ok(AnyManifest::Index(_))));
+        assert!(matches!(
+            AnyManifest::parse(index.as_bytes(), Some(media_type::OCI_INDEX)),
+            Ok(AnyManifest::Index(_))
+        ));
     }
 
     #[test]
     fn refuses_ambiguous_and_old_documents() {
-        let both = format!(r#"{{"schemaVersion":2,"config":{},"layers":[],"manifests":[]}}"#, descriptor(media_type::OCI_CONFIG));
+        let both = format!(
+            r#"{{"schemaVersion":2,"config":{},"layers":[],"manifests":[]}}"#,
+            descriptor(media_type::OCI_CONFIG)
+        );
         let index = r#"{"schemaVersion":2,"manifests":[]}"#;
         for (text, declared) in [
             (both.as_str(), None),
@@ -229,10 +262,24 @@ mod tests {
 
     #[test]
     fn picks_the_platform() {
-        let entry = |p: &str| Descriptor { platform: Some(p.parse().unwrap()), ..Descriptor::new(media_type::OCI_MANIFEST, Digest::of(p.as_bytes()), 1) };
-        let index = Index { schema_version: 2, media_type: None, annotations: BTreeMap::new(),
-            manifests: vec![entry("linux/arm/v6"), entry("linux/arm/v7"), entry("linux/amd64"), entry("linux/arm64")] };
-        let pick = |p: &str| index.select(&p.parse().unwrap()).and_then(|d| d.platform.clone()).map(|p| p.to_string());
+        let entry = |p: &str| Descriptor {
+            platform: Some(p.parse().unwrap()),
+            ..Descriptor::new(media_type::OCI_MANIFEST, Digest::of(p.as_bytes()), 1)
+        };
+        let index = Index {
+            schema_version: 2,
+            media_type: None,
+            annotations: BTreeMap::new(),
+            manifests: vec![
+                entry("linux/arm/v6"),
+                entry("linux/arm/v7"),
+                entry("linux/amd64"),
+                entry("linux/arm64"),
+            ],
+        };
+        let pick = |p: &str| {
+            index.select(&p.parse().unwrap()).and_then(|d| d.platform.clone()).map(|p| p.to_string())
+        };
         assert_eq!(pick("linux/arm/v7").as_deref(), Some("linux/arm/v7"));
         assert_eq!(pick("linux/arm64/v8").as_deref(), Some("linux/arm64"));
         assert_eq!(pick("linux/riscv64"), None);

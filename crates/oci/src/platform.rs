@@ -32,7 +32,12 @@ impl Platform {
             "powerpc64" => ("ppc64le", ""),
             other => (other, ""),
         };
-        Platform { architecture: architecture.into(), os: "linux".into(), variant: variant.into(), os_version: String::new() }
+        Platform {
+            architecture: architecture.into(),
+            os: "linux".into(),
+            variant: variant.into(),
+            os_version: String::new(),
+        }
     }
 
     /// Whether an image for `self` satisfies a wish for `wanted`. A missing variant of arm64 means
@@ -45,7 +50,8 @@ impl Platform {
         };
         self.os == wanted.os
             && self.architecture == wanted.architecture
-            && (variant(self) == variant(wanted) || (self.architecture == "arm" && variant(self) < variant(wanted)))
+            && (variant(self) == variant(wanted)
+                || (self.architecture == "arm" && variant(self) < variant(wanted)))
     }
 }
 
@@ -66,7 +72,9 @@ impl FromStr for Platform {
                 .with_hint("write it like `linux/amd64` or `linux/arm64/v8`")
         };
         let parts: Vec<&str> = text.split('/').collect();
-        let fine = |s: &&str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+        let fine = |s: &&str| {
+            !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+        };
         if !parts.iter().all(fine) {
             return Err(bad());
         }
@@ -84,7 +92,12 @@ impl FromStr for Platform {
             ("armel", "") => ("arm", "v6"),
             other => other,
         };
-        Ok(Platform { os: os.to_lowercase(), architecture: arch.to_lowercase(), variant: variant.to_lowercase(), os_version: String::new() })
+        Ok(Platform {
+            os: os.to_lowercase(),
+            architecture: arch.to_lowercase(),
+            variant: variant.to_lowercase(),
+            os_version: String::new(),
+        })
     }
 }
 
@@ -94,8 +107,13 @@ mod tests {
 
     #[test]
     fn reads_the_forms_that_users_write() {
-        for (text, want) in [("linux/amd64", "linux/amd64"), ("arm64", "linux/arm64"), ("linux/arm64/v8", "linux/arm64/v8"),
-            ("x86_64", "linux/amd64"), ("linux/aarch64", "linux/arm64")] {
+        for (text, want) in [
+            ("linux/amd64", "linux/amd64"),
+            ("arm64", "linux/arm64"),
+            ("linux/arm64/v8", "linux/arm64/v8"),
+            ("x86_64", "linux/amd64"),
+            ("linux/aarch64", "linux/arm64"),
+        ] {
             assert_eq!(text.parse::<Platform>().unwrap().to_string(), want);
         }
         for bad in ["", "/", "linux/", "a/b/c/d", "linux/am d64"] {

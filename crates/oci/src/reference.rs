@@ -55,7 +55,9 @@ impl FromStr for Repository {
     fn from_str(text: &str) -> Result<Self> {
         let reference: Reference = text.parse()?;
         if reference.tag.is_some() || reference.digest.is_some() {
-            return Err(Error::invalid(format!("invalid repository name `{text}`: it must not have a tag or digest")));
+            return Err(Error::invalid(format!(
+                "invalid repository name `{text}`: it must not have a tag or digest"
+            )));
         }
         Ok(reference.repository)
     }
@@ -98,8 +100,9 @@ impl Reference {
     /// The reference `repository:tag`.
     pub fn with_tag(repository: Repository, tag: &str) -> Result<Self> {
         if !is_tag(tag) {
-            return Err(Error::invalid(format!("invalid tag `{tag}`"))
-                .with_hint("a tag has up to 128 letters, digits, `_`, `.` or `-` and starts with none of the last two"));
+            return Err(Error::invalid(format!("invalid tag `{tag}`")).with_hint(
+                "a tag has up to 128 letters, digits, `_`, `.` or `-` and starts with none of the last two",
+            ));
         }
         Ok(Reference { repository, tag: Some(tag.to_owned()), digest: None })
     }
@@ -174,7 +177,9 @@ impl FromStr for Reference {
         if let Some(tag) = tag
             && !is_tag(tag)
         {
-            return Err(bad("the tag must be up to 128 letters, digits, `_`, `.` or `-`, and must not start with `.` or `-`"));
+            return Err(bad(
+                "the tag must be up to 128 letters, digits, `_`, `.` or `-`, and must not start with `.` or `-`",
+            ));
         }
         let (domain, path) = split_domain(name);
         if !is_domain(&domain) {
@@ -184,7 +189,9 @@ impl FromStr for Reference {
             return Err(bad("the repository's name must be lower case"));
         }
         if path.is_empty() || !path.split('/').all(is_component) {
-            return Err(bad("the repository's name must be made of a-z, 0-9 and single separators `.`, `_`, `__`, `-`"));
+            return Err(bad(
+                "the repository's name must be made of a-z, 0-9 and single separators `.`, `_`, `__`, `-`",
+            ));
         }
         if domain.len() + 1 + path.len() > NAME_LIMIT {
             return Err(bad("it is longer than 255 characters"));
@@ -196,7 +203,9 @@ impl FromStr for Reference {
 fn split_domain(name: &str) -> (String, String) {
     let (domain, path) = match name.split_once('/') {
         Some((first, rest))
-            if first.contains(['.', ':']) || first == "localhost" || first.bytes().any(|b| b.is_ascii_uppercase()) =>
+            if first.contains(['.', ':'])
+                || first == "localhost"
+                || first.bytes().any(|b| b.is_ascii_uppercase()) =>
         {
             (first, rest)
         }
@@ -276,7 +285,9 @@ impl FromStr for ImageText {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let hexadecimal = |t: &str| !t.is_empty() && t.len() <= 64 && t.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let hexadecimal = |t: &str| {
+            !t.is_empty() && t.len() <= 64 && t.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+        };
         if let Some(hex) = text.strip_prefix("sha256:")
             && hexadecimal(hex)
         {
@@ -304,14 +315,21 @@ mod tests {
             ("docker.io/library/a/b", "docker.io/library/a/b", "library/a/b"),
             ("localhost/a", "localhost/a", "localhost/a"),
             ("localhost:5000/a:b", "localhost:5000/a:b", "localhost:5000/a:b"),
-            ("127.0.0.1:5000/robot-env/robot-env:cuda10.0-py2-ubuntu16.04", "127.0.0.1:5000/robot-env/robot-env:cuda10.0-py2-ubuntu16.04",
-                "127.0.0.1:5000/robot-env/robot-env:cuda10.0-py2-ubuntu16.04"),
+            (
+                "127.0.0.1:5000/robot-env/robot-env:cuda10.0-py2-ubuntu16.04",
+                "127.0.0.1:5000/robot-env/robot-env:cuda10.0-py2-ubuntu16.04",
+                "127.0.0.1:5000/robot-env/robot-env:cuda10.0-py2-ubuntu16.04",
+            ),
             ("[::1]:5000/a", "[::1]:5000/a", "[::1]:5000/a"),
             ("a__b/c-d--e.f", "docker.io/a__b/c-d--e.f", "a__b/c-d--e.f"),
             ("Registry.Example/a", "Registry.Example/a", "Registry.Example/a"),
         ] {
             let reference: Reference = text.parse().unwrap();
-            assert_eq!((reference.to_string().as_str(), reference.familiar().as_str()), (full, familiar), "{text}");
+            assert_eq!(
+                (reference.to_string().as_str(), reference.familiar().as_str()),
+                (full, familiar),
+                "{text}"
+            );
             assert_eq!(full.parse::<Reference>().unwrap(), reference);
         }
     }
@@ -321,17 +339,54 @@ mod tests {
         let long = "a".repeat(256);
         let tag = format!("a:{}", "t".repeat(129));
         let id = "0".repeat(64);
-        for bad in ["", ":", "a:", "a:.b", "a:-b", "A", "a/B", "a//b", "/a", "a/", "a..b", "a___b", "-a", "a-", "a_", "a@", "a@sha256:12",
-            "a:b:c", "a b", "a:b c", "../a", "a/../b", "http://a/b", "host:port/a", "-h.x/a", "[::1/a", &long, &tag, &id, "a\n", "ä", "localhost/"] {
+        for bad in [
+            "",
+            ":",
+            "a:",
+            "a:.b",
+            "a:-b",
+            "A",
+            "a/B",
+            "a//b",
+            "/a",
+            "a/",
+            "a..b",
+            "a___b",
+            "-a",
+            "a-",
+            "a_",
+            "a@",
+            "a@sha256:12",
+            "a:b:c",
+            "a b",
+            "a:b c",
+            "../a",
+            "a/../b",
+            "http://a/b",
+            "host:port/a",
+            "-h.x/a",
+            "[::1/a",
+            &long,
+            &tag,
+            &id,
+            "a\n",
+            "ä",
+            "localhost/",
+        ] {
             assert!(bad.parse::<Reference>().is_err(), "{bad:?} was accepted");
         }
     }
 
     #[test]
     fn an_id_wins_over_a_name() {
-        assert_eq!("cafe".parse::<ImageText>().unwrap(),
-            ImageText::IdPrefix { hex: "cafe".into(), or_name: Some("cafe:latest".parse().unwrap()) });
-        assert!(matches!("sha256:cafe".parse::<ImageText>().unwrap(), ImageText::IdPrefix { or_name: None, .. }));
+        assert_eq!(
+            "cafe".parse::<ImageText>().unwrap(),
+            ImageText::IdPrefix { hex: "cafe".into(), or_name: Some("cafe:latest".parse().unwrap()) }
+        );
+        assert!(matches!(
+            "sha256:cafe".parse::<ImageText>().unwrap(),
+            ImageText::IdPrefix { or_name: None, .. }
+        ));
         assert!(matches!(ImageText::from_str("cafe:1").unwrap(), ImageText::Name(_)));
     }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use robot_env_diag::{Error, Result, Within};
 use robot_env_sys::fs::{self, Removal};
-use rustix::fs::FlockOperation;
+use rustix::fs::{AtFlags, FlockOperation};
 use rustix::io::Errno;
 
 use crate::{Store, failpoint, random_name};
@@ -28,11 +28,14 @@ impl Store {
         let trash = self.dir("trash")?;
         let mut emptied = Emptied { removed: 0, done: true };
         for name in fs::names(&trash)? {
-            // One deletes, the others take the next entry.
+            // One deletes, the others take the next entry. `entry` holds the lock.
             let entry = fs::open_readable_dir_at(&trash, &name);
             if let Ok(entry) = &entry
                 && rustix::fs::flock(entry, FlockOperation::NonBlockingLockExclusive) == Err(Errno::AGAIN)
             {
+                continue;
+            }
+            if matches!(rustix::fs::statat(&trash, &name, AtFlags::SYMLINK_NOFOLLOW), Err(Errno::NOENT)) {
                 continue;
             }
             failpoint!("store.trash.entry");

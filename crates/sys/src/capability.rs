@@ -6,13 +6,47 @@ use crate::{CallError, CallResult};
 
 /// Names by number, as `capabilities(7)` and `linux/capability.h` have them.
 pub const NAMES: [&str; 41] = [
-    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID",
-    "CAP_SETUID", "CAP_SETPCAP", "CAP_LINUX_IMMUTABLE", "CAP_NET_BIND_SERVICE", "CAP_NET_BROADCAST", "CAP_NET_ADMIN",
-    "CAP_NET_RAW", "CAP_IPC_LOCK", "CAP_IPC_OWNER", "CAP_SYS_MODULE", "CAP_SYS_RAWIO", "CAP_SYS_CHROOT", "CAP_SYS_PTRACE",
-    "CAP_SYS_PACCT", "CAP_SYS_ADMIN", "CAP_SYS_BOOT", "CAP_SYS_NICE", "CAP_SYS_RESOURCE", "CAP_SYS_TIME",
-    "CAP_SYS_TTY_CONFIG", "CAP_MKNOD", "CAP_LEASE", "CAP_AUDIT_WRITE", "CAP_AUDIT_CONTROL", "CAP_SETFCAP",
-    "CAP_MAC_OVERRIDE", "CAP_MAC_ADMIN", "CAP_SYSLOG", "CAP_WAKE_ALARM", "CAP_BLOCK_SUSPEND", "CAP_AUDIT_READ",
-    "CAP_PERFMON", "CAP_BPF", "CAP_CHECKPOINT_RESTORE",
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_DAC_READ_SEARCH",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETPCAP",
+    "CAP_LINUX_IMMUTABLE",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_BROADCAST",
+    "CAP_NET_ADMIN",
+    "CAP_NET_RAW",
+    "CAP_IPC_LOCK",
+    "CAP_IPC_OWNER",
+    "CAP_SYS_MODULE",
+    "CAP_SYS_RAWIO",
+    "CAP_SYS_CHROOT",
+    "CAP_SYS_PTRACE",
+    "CAP_SYS_PACCT",
+    "CAP_SYS_ADMIN",
+    "CAP_SYS_BOOT",
+    "CAP_SYS_NICE",
+    "CAP_SYS_RESOURCE",
+    "CAP_SYS_TIME",
+    "CAP_SYS_TTY_CONFIG",
+    "CAP_MKNOD",
+    "CAP_LEASE",
+    "CAP_AUDIT_WRITE",
+    "CAP_AUDIT_CONTROL",
+    "CAP_SETFCAP",
+    "CAP_MAC_OVERRIDE",
+    "CAP_MAC_ADMIN",
+    "CAP_SYSLOG",
+    "CAP_WAKE_ALARM",
+    "CAP_BLOCK_SUSPEND",
+    "CAP_AUDIT_READ",
+    "CAP_PERFMON",
+    "CAP_BPF",
+    "CAP_CHECKPOINT_RESTORE",
 ];
 
 /// A set of capabilities: bit n is capability n.
@@ -26,7 +60,11 @@ pub fn bit(name: &str) -> Option<Bits> {
 fn prctl(option: libc::c_int, a: libc::c_ulong, b: libc::c_ulong) -> Result<i32, Errno> {
     // SAFETY: the capability options of prctl take plain numbers and touch no memory of ours.
     let rc = unsafe { libc::prctl(option, a, b, 0, 0) };
-    if rc < 0 { Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)) } else { Ok(rc) }
+    if rc < 0 {
+        Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO))
+    } else {
+        Ok(rc)
+    }
 }
 
 /// The names in the bounding set.
@@ -68,7 +106,10 @@ pub fn get() -> CallResult<(Bits, Bits, Bits)> {
     // SAFETY: header and data have the layout that version 3 of the call wants.
     let rc = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) };
     if rc < 0 {
-        return Err(CallError::new("capget()", Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)));
+        return Err(CallError::new(
+            "capget()",
+            Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO),
+        ));
     }
     let join = |low: u32, high: u32| u64::from(low) | (u64::from(high) << 32);
     Ok((
@@ -118,7 +159,8 @@ pub fn set_ambient(bits: Bits) -> CallResult<()> {
     const CLEAR_ALL: libc::c_ulong = 4;
     const RAISE: libc::c_ulong = 2;
     // Kernels without ambient capabilities are older than any that is supported.
-    prctl(libc::PR_CAP_AMBIENT, CLEAR_ALL, 0).map_err(|e| CallError::new("prctl(PR_CAP_AMBIENT_CLEAR_ALL)", e))?;
+    prctl(libc::PR_CAP_AMBIENT, CLEAR_ALL, 0)
+        .map_err(|e| CallError::new("prctl(PR_CAP_AMBIENT_CLEAR_ALL)", e))?;
     for number in (0..64u64).filter(|n| bits & (1 << n) != 0) {
         prctl(libc::PR_CAP_AMBIENT, RAISE, number as libc::c_ulong)
             .map_err(|e| CallError::new(format!("prctl(PR_CAP_AMBIENT_RAISE, {number})"), e))?;

@@ -51,14 +51,15 @@ pub fn detect() -> Hierarchies {
     let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let (version, mounts) = parse_mounts(&mountinfo, |unified| {
-        fs::read_to_string(unified.join("cgroup.controllers")).is_ok_and(|text| {
-            text.split_whitespace().any(|c| c == "pids" || c == "memory")
-        })
+        fs::read_to_string(unified.join("cgroup.controllers"))
+            .is_ok_and(|text| text.split_whitespace().any(|c| c == "pids" || c == "memory"))
     });
     let mut found = Hierarchies { version, mounts, base: String::new(), writable: false };
     found.writable = match version {
         Version::None => false,
-        Version::V1 => ["pids", "devices"].iter().filter_map(|c| found.mounts.get(*c)).all(|dir| is_writable(dir)),
+        Version::V1 => {
+            ["pids", "devices"].iter().filter_map(|c| found.mounts.get(*c)).all(|dir| is_writable(dir))
+        }
         Version::V2 => {
             let root = found.mounts[""].clone();
             if is_writable(&root) {
@@ -90,14 +91,20 @@ fn delegated(own: &str, root: &Path) -> Option<String> {
 
 /// Reads mountinfo (proc(5)). `has_controllers` says whether the unified hierarchy at a path has
 /// any that matter: a mounted one without is not in use.
-fn parse_mounts(mountinfo: &str, has_controllers: impl Fn(&Path) -> bool) -> (Version, BTreeMap<String, PathBuf>) {
+fn parse_mounts(
+    mountinfo: &str,
+    has_controllers: impl Fn(&Path) -> bool,
+) -> (Version, BTreeMap<String, PathBuf>) {
     let (mut v1, mut unified) = (BTreeMap::new(), None);
     for line in mountinfo.lines() {
         let Some((left, right)) = line.split_once(" - ") else { continue };
         let (Some(point), mut right) = (left.split(' ').nth(4), right.split(' ')) else { continue };
         match (right.next(), right.nth(1)) {
             (Some("cgroup"), Some(options)) => {
-                for option in options.split(',').filter(|o| !matches!(*o, "rw" | "ro" | "xattr" | "clone_children" | "noprefix")) {
+                for option in options
+                    .split(',')
+                    .filter(|o| !matches!(*o, "rw" | "ro" | "xattr" | "clone_children" | "noprefix"))
+                {
                     v1.entry(option.to_owned()).or_insert_with(|| PathBuf::from(point));
                 }
             }
@@ -163,7 +170,9 @@ impl Hierarchies {
             Version::V1 => self
                 .mounts
                 .iter()
-                .filter(|(controller, _)| ALWAYS.contains(&controller.as_str()) || extra.contains(&controller.as_str()))
+                .filter(|(controller, _)| {
+                    ALWAYS.contains(&controller.as_str()) || extra.contains(&controller.as_str())
+                })
                 .map(|(controller, point)| (controller.clone(), point.join(below)))
                 .collect(),
         };
@@ -211,7 +220,9 @@ impl Hierarchies {
             }
         }
         match fs::create_dir(directory) {
-            Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(io_error(format!("mkdir({})", directory.display()), &error)),
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                Err(io_error(format!("mkdir({})", directory.display()), &error))
+            }
             _ => Ok(()),
         }
     }
@@ -224,7 +235,8 @@ impl Hierarchies {
         for directory in chain {
             let have = fs::read_to_string(directory.join("cgroup.controllers")).unwrap_or_default();
             let passed = fs::read_to_string(directory.join("cgroup.subtree_control")).unwrap_or_default();
-            for controller in have.split_whitespace().filter(|c| !passed.split_whitespace().any(|p| p == *c)) {
+            for controller in have.split_whitespace().filter(|c| !passed.split_whitespace().any(|p| p == *c))
+            {
                 // One by one: a controller that cannot be passed on must not keep the others back.
                 let _ = fs::write(directory.join("cgroup.subtree_control"), format!("+{controller}"));
             }
@@ -234,13 +246,17 @@ impl Hierarchies {
 
 /// Version 1: a cpuset without CPUs and memory nodes takes no process.
 fn fill_cpuset(mount: &Path, directory: &Path) -> CallResult<()> {
-    let mut chain: Vec<&Path> = directory.ancestors().take_while(|p| p.starts_with(mount) && *p != mount).collect();
+    let mut chain: Vec<&Path> =
+        directory.ancestors().take_while(|p| p.starts_with(mount) && *p != mount).collect();
     chain.reverse();
     for directory in chain {
         for file in ["cpuset.cpus", "cpuset.mems"] {
             let path = directory.join(file);
             let empty = fs::read_to_string(&path).is_ok_and(|text| text.trim().is_empty());
-            if empty && let Some(Ok(value)) = directory.parent().map(|parent| fs::read_to_string(parent.join(file))) {
+            if empty
+                && let Some(Ok(value)) =
+                    directory.parent().map(|parent| fs::read_to_string(parent.join(file)))
+            {
                 write(&path, value.trim())?;
             }
         }
@@ -282,7 +298,12 @@ impl Cgroup {
             return Err(CallError::new(format!("write({}: no such controller)", setting.file), Errno::NOENT));
         };
         match write(&directory.join(&setting.file), &setting.value) {
-            Err(error) if setting.optional && matches!(error.errno(), Errno::NOENT | Errno::ACCESS | Errno::PERM) => Ok(()),
+            Err(error)
+                if setting.optional
+                    && matches!(error.errno(), Errno::NOENT | Errno::ACCESS | Errno::PERM) =>
+            {
+                Ok(())
+            }
             other => other,
         }
     }
@@ -401,9 +422,15 @@ impl Cgroup {
 
     /// How many processes the kernel has killed for memory.
     pub fn oom_kills(&self) -> u64 {
-        let (controller, file) = if self.version == Version::V2 { ("", "memory.events") } else { ("memory", "memory.oom_control") };
+        let (controller, file) = if self.version == Version::V2 {
+            ("", "memory.events")
+        } else {
+            ("memory", "memory.oom_control")
+        };
         self.read(controller, file)
-            .and_then(|text| text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok()))
+            .and_then(|text| {
+                text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+            })
             .unwrap_or(0)
     }
 
@@ -474,7 +501,8 @@ mod tests {
             return;
         }
         let path = format!("/robot-env-test-{}", std::process::id());
-        let limit = Setting { controller: "pids", file: "pids.max".into(), value: "10".into(), optional: false };
+        let limit =
+            Setting { controller: "pids", file: "pids.max".into(), value: "10".into(), optional: false };
         let cgroup = found.create(&path, &[limit]).unwrap();
         assert_eq!(cgroup.number("pids", "pids.max"), Some(10));
         let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();

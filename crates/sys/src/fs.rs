@@ -13,14 +13,16 @@ mod file;
 mod tree;
 
 pub use file::{
-    Durability, Space, exchange, location, mkdir_all_at, names, open_dir_at, open_readable_dir_at, read_bounded,
-    rename_noreplace, space, spread_directories_at, sync_directory, temporary_name, write_all, write_atomic,
+    Durability, Space, exchange, location, mkdir_all_at, names, open_dir_at, open_readable_dir_at,
+    read_bounded, rename_noreplace, space, spread_directories_at, sync_directory, temporary_name, write_all,
+    write_atomic,
 };
 pub use tree::{Removal, Usage, remove_tree_at, usage};
 
 /// Opens a directory of the caller's by O_PATH.
 pub fn open_directory(path: &Path) -> CallResult<OwnedFd> {
-    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).call(|| format!("open({})", path.display()))
+    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .call(|| format!("open({})", path.display()))
 }
 
 /// Opens `path` inside the tree whose root is `root`: links are resolved inside it, magic links
@@ -28,7 +30,13 @@ pub fn open_directory(path: &Path) -> CallResult<OwnedFd> {
 pub fn open_in_root(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> CallResult<OwnedFd> {
     let path = if path.is_empty() { "." } else { path };
     for _ in 0..128 {
-        match rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS) {
+        match rustix::fs::openat2(
+            root,
+            path,
+            flags | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+        ) {
             Err(Errno::AGAIN | Errno::INTR) => {}
             other => return other.call(|| format!("openat2({path}, IN_ROOT)")),
         }
@@ -41,7 +49,9 @@ pub fn open_in_root(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> CallResu
 pub fn read_in_root(root: BorrowedFd<'_>, path: &str, limit: usize) -> CallResult<Option<Vec<u8>>> {
     let fd = match open_in_root(root, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY) {
         Ok(fd) => fd,
-        Err(error) if matches!(error.errno(), Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO) => return Ok(None),
+        Err(error) if matches!(error.errno(), Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO) => {
+            return Ok(None);
+        }
         Err(error) => return Err(error),
     };
     let stat = rustix::fs::fstat(&fd).call(|| format!("fstat({path})"))?;
@@ -80,7 +90,11 @@ pub fn spread_directories(directory: &Path) {
     const FS_IOC_GETFLAGS: libc::c_ulong = 0x8008_6601;
     const FS_IOC_SETFLAGS: libc::c_ulong = 0x4008_6602;
     const TOPDIR: libc::c_long = 0x0002_0000;
-    let Ok(fd) = rustix::fs::open(directory, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) else { return };
+    let Ok(fd) =
+        rustix::fs::open(directory, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+    else {
+        return;
+    };
     let mut flags: libc::c_long = 0;
     // SAFETY: the call writes one long.
     if unsafe { libc::ioctl(fd.as_raw_fd(), FS_IOC_GETFLAGS as _, &raw mut flags) } < 0 {
@@ -109,7 +123,14 @@ pub fn remove_tree(path: &Path) -> CallResult<()> {
 /// Empties a directory. Depth costs descriptors, so very deep trees are flattened: a directory more
 /// than 64 levels down is moved up and emptied from there.
 fn remove_below(parent: impl AsFd, path: &Path) -> CallResult<()> {
-    let open = |flags: OFlags| rustix::fs::openat(&parent, path, flags | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
+    let open = |flags: OFlags| {
+        rustix::fs::openat(
+            &parent,
+            path,
+            flags | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+    };
     let root = match open(OFlags::RDONLY) {
         Err(Errno::ACCESS) => {
             let _ = rustix::fs::chmodat(&parent, path, Mode::RWXU, AtFlags::empty());
@@ -148,7 +169,14 @@ fn empty(root: &OwnedFd, directory: &OwnedFd, depth: usize, moved: &mut u64) -> 
 }
 
 /// Removes one entry; true when it was only moved up to the root of the tree.
-fn remove_entry(root: &OwnedFd, directory: &OwnedFd, name: &CStr, kind: FileType, depth: usize, moved: &mut u64) -> CallResult<bool> {
+fn remove_entry(
+    root: &OwnedFd,
+    directory: &OwnedFd,
+    name: &CStr,
+    kind: FileType,
+    depth: usize,
+    moved: &mut u64,
+) -> CallResult<bool> {
     let describe = |what: &str| format!("{what}({})", name.to_string_lossy());
     if kind != FileType::Directory {
         match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
@@ -213,7 +241,11 @@ mod tests {
         symlink("../../../../etc/passwd", root.join("climbing")).unwrap();
         let fd = open_directory(&root).unwrap();
         for name in ["absolute", "climbing", "/etc/passwd", "../etc/passwd"] {
-            assert_eq!(read_in_root(fd.as_fd(), name, 100).unwrap().as_deref(), Some(&b"inside"[..]), "{name}");
+            assert_eq!(
+                read_in_root(fd.as_fd(), name, 100).unwrap().as_deref(),
+                Some(&b"inside"[..]),
+                "{name}"
+            );
         }
         assert_eq!(read_in_root(fd.as_fd(), "etc", 100).unwrap(), None);
         assert_eq!(read_in_root(fd.as_fd(), "nothing", 100).unwrap(), None);
@@ -230,7 +262,8 @@ mod tests {
         let mut directory = open_directory(&root).unwrap();
         for _ in 0..600 {
             rustix::fs::mkdirat(&directory, "d", Mode::RWXU).unwrap();
-            directory = rustix::fs::openat(&directory, "d", OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
+            directory =
+                rustix::fs::openat(&directory, "d", OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
         }
         std::fs::create_dir(root.join("closed")).unwrap();
         std::fs::write(root.join("closed/file"), "").unwrap();

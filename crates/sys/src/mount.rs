@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
 use crate::{CallError, CallResult, ErrnoContext};
@@ -38,11 +38,19 @@ pub fn overlay(request: &OverlayRequest<'_>) -> CallResult<OwnedFd> {
     // A single lower layer without an upper one is no overlay: a read-only bind is the same.
     if request.upper.is_none() && request.lowers.len() == 1 {
         let tree = clone_tree(request.lowers[0], "", false)?;
-        set_attributes(tree.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY, MountAttrFlags::empty(), None, false)?;
+        set_attributes(
+            tree.as_fd(),
+            MountAttrFlags::MOUNT_ATTR_RDONLY,
+            MountAttrFlags::empty(),
+            None,
+            false,
+        )?;
         return Ok(tree);
     }
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).call(|| "fsopen(overlay)".into())?;
-    let set = |key: &str, value: &str| fsconfig_set_string(context.as_fd(), key, value).call(|| format!("fsconfig(overlay, {key}={value})"));
+    let set = |key: &str, value: &str| {
+        fsconfig_set_string(context.as_fd(), key, value).call(|| format!("fsconfig(overlay, {key}={value})"))
+    };
     set("source", "overlay")?;
     let mut one_by_one = true;
     for (index, lower) in request.lowers.iter().enumerate() {
@@ -52,7 +60,12 @@ pub fn overlay(request: &OverlayRequest<'_>) -> CallResult<OwnedFd> {
                 one_by_one = false;
                 break;
             }
-            Err(errno) => return Err(CallError::new(format!("fsconfig(overlay, lowerdir+={})", proc_path(*lower)), errno)),
+            Err(errno) => {
+                return Err(CallError::new(
+                    format!("fsconfig(overlay, lowerdir+={})", proc_path(*lower)),
+                    errno,
+                ));
+            }
         }
     }
     if !one_by_one {
@@ -65,11 +78,14 @@ pub fn overlay(request: &OverlayRequest<'_>) -> CallResult<OwnedFd> {
     for option in options(request) {
         match option.split_once('=') {
             Some((key, value)) => set(key, value)?,
-            None => fsconfig_set_flag(context.as_fd(), option).call(|| format!("fsconfig(overlay, {option})"))?,
+            None => {
+                fsconfig_set_flag(context.as_fd(), option).call(|| format!("fsconfig(overlay, {option})"))?
+            }
         }
     }
     fsconfig_create(context.as_fd()).call(name)?;
-    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).call(|| "fsmount(overlay)".into())
+    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+        .call(|| "fsmount(overlay)".into())
 }
 
 fn options(request: &OverlayRequest<'_>) -> Vec<&'static str> {
@@ -93,7 +109,8 @@ fn options(request: &OverlayRequest<'_>) -> Vec<&'static str> {
 /// by nobody, so the mount is made on a private directory below `/proc/self/fd` of the upper's work
 /// directory, cloned into a descriptor and detached again.
 fn overlay_by_text(request: &OverlayRequest<'_>) -> CallResult<OwnedFd> {
-    let back = rustix::fs::open(".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).call(|| "open(.)".into())?;
+    let back = rustix::fs::open(".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .call(|| "open(.)".into())?;
     // "fd/12" instead of "/proc/self/fd/12": all of the text must fit into one page.
     rustix::process::chdir("/proc/self").call(|| "chdir(/proc/self)".into())?;
     let result = (|| {
@@ -110,12 +127,23 @@ fn overlay_by_text(request: &OverlayRequest<'_>) -> CallResult<OwnedFd> {
         let data = CString::new(text.clone()).map_err(|_| CallError::new("mount(overlay)", Errno::INVAL))?;
         let target = request.upper.map_or_else(|| proc_path(request.lowers[0]), |(_, work)| proc_path(work));
         let describe = || format!("mount(overlay -> {target}, {text})");
-        rustix::mount::mount("overlay", target.as_str(), "overlay", MountFlags::empty(), Some(data.as_c_str())).call(describe)?;
+        rustix::mount::mount(
+            "overlay",
+            target.as_str(),
+            "overlay",
+            MountFlags::empty(),
+            Some(data.as_c_str()),
+        )
+        .call(describe)?;
         // The descriptor of the directory is below the new mount; its path leads to the mount.
         let path = rustix::fs::readlink(target.as_str(), Vec::new()).call(|| format!("readlink({target})"));
         let tree = path.and_then(|path| {
-            let tree = open_tree(CWD, path.as_c_str(), OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
-                .call(|| format!("open_tree({})", path.to_string_lossy()));
+            let tree = open_tree(
+                CWD,
+                path.as_c_str(),
+                OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
+            )
+            .call(|| format!("open_tree({})", path.to_string_lossy()));
             let _ = rustix::mount::unmount(path.as_c_str(), UnmountFlags::DETACH);
             tree
         })?;
@@ -127,7 +155,12 @@ fn overlay_by_text(request: &OverlayRequest<'_>) -> CallResult<OwnedFd> {
 
 /// Makes a detached mount of a file system that the kernel makes (`proc`, `tmpfs`, ...). `options`
 /// are `key` or `key=value`.
-pub fn filesystem(kind: &str, source: &str, options: &[String], attributes: MountAttrFlags) -> CallResult<OwnedFd> {
+pub fn filesystem(
+    kind: &str,
+    source: &str,
+    options: &[String],
+    attributes: MountAttrFlags,
+) -> CallResult<OwnedFd> {
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).call(|| format!("fsopen({kind})"))?;
     let _ = fsconfig_set_string(context.as_fd(), "source", source);
     for option in options {
@@ -149,8 +182,12 @@ pub fn procfs() -> CallResult<OwnedFd> {
     if let Ok(fd) = filesystem("proc", "proc", &[], MountAttrFlags::empty()) {
         return Ok(fd);
     }
-    let fd = rustix::fs::open("/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
-        .call(|| "open(/proc)".into())?;
+    let fd = rustix::fs::open(
+        "/proc",
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .call(|| "open(/proc)".into())?;
     let magic = rustix::fs::fstatfs(&fd).call(|| "fstatfs(/proc)".into())?.f_type as u64;
     if magic != PROC_SUPER_MAGIC {
         return Err(CallError::new("open(/proc): not a procfs", Errno::XDEV));
@@ -182,8 +219,14 @@ pub fn clone_path(path: &str, recursive: bool) -> CallResult<OwnedFd> {
 
 /// Moves a detached mount onto the file or directory behind `target`.
 pub fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> CallResult<()> {
-    move_mount(mount, "", target, "", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH)
-        .call(|| "move_mount()".into())
+    move_mount(
+        mount,
+        "",
+        target,
+        "",
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH,
+    )
+    .call(|| "move_mount()".into())
 }
 
 #[repr(C)]
@@ -213,18 +256,33 @@ pub fn set_attributes(
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is an empty C string, `attr` is a valid mount_attr of the given size.
     let rc = unsafe {
-        libc::syscall(libc::SYS_mount_setattr, mount.as_raw_fd(), c"".as_ptr(), flags, &raw const attr, size_of::<MountAttr>())
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attr,
+            size_of::<MountAttr>(),
+        )
     };
     if rc < 0 {
         let errno = Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO);
-        return Err(CallError::new(format!("mount_setattr(set={:#x}, recursive: {recursive})", attr.set), errno));
+        return Err(CallError::new(
+            format!("mount_setattr(set={:#x}, recursive: {recursive})", attr.set),
+            errno,
+        ));
     }
     Ok(())
 }
 
 /// The fall-back of [`set_attributes`] for an attached mount: bind remounts, of all mounts below it
 /// too if `recursive`.
-pub fn remount(mount: BorrowedFd<'_>, set: MountAttrFlags, clear: MountAttrFlags, recursive: bool) -> CallResult<()> {
+pub fn remount(
+    mount: BorrowedFd<'_>,
+    set: MountAttrFlags,
+    clear: MountAttrFlags,
+    recursive: bool,
+) -> CallResult<()> {
     let path = rustix::fs::readlink(proc_path(mount), Vec::new()).call(|| "readlink(mount)".into())?;
     let top = path.to_string_lossy().into_owned();
     let mut targets = vec![proc_path(mount)];
@@ -276,7 +334,8 @@ pub fn detach(path: &str) -> CallResult<()> {
 /// Makes the directory of the mount behind `root` the root of this mount namespace; the old root is
 /// gone afterwards and the working directory is `/`.
 pub fn pivot_root(root: BorrowedFd<'_>) -> CallResult<()> {
-    let old = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).call(|| "open(/)".into())?;
+    let old = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .call(|| "open(/)".into())?;
     rustix::process::fchdir(root).call(|| "fchdir(rootfs)".into())?;
     // Both names are ".": the old root ends up below the new one, in the same place.
     rustix::process::pivot_root(".", ".").call(|| "pivot_root(., .)".into())?;

@@ -66,13 +66,19 @@ pub struct IdRange {
 
 /// Writes the id maps of a process directly: only what the kernel lets the caller map (everything
 /// for root, one's own id otherwise).
-pub fn write_id_maps(pid: i32, users: &[IdRange], groups: &[IdRange], deny_setgroups: bool) -> CallResult<()> {
+pub fn write_id_maps(
+    pid: i32,
+    users: &[IdRange],
+    groups: &[IdRange],
+    deny_setgroups: bool,
+) -> CallResult<()> {
     let text = |ranges: &[IdRange]| {
         ranges.iter().map(|r| format!("{} {} {}\n", r.inside, r.outside, r.count)).collect::<String>()
     };
     let write = |file: &str, text: &str| {
         let path = format!("/proc/{pid}/{file}");
-        let fd = rustix::fs::open(path.as_str(), OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).call(|| format!("open({path})"))?;
+        let fd = rustix::fs::open(path.as_str(), OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+            .call(|| format!("open({path})"))?;
         rustix::io::write(fd.as_fd(), text.as_bytes()).map(drop).call(|| format!("write({path}, {text:?})"))
     };
     if deny_setgroups {

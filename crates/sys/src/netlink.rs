@@ -20,7 +20,9 @@ impl RouteSocket {
     /// Opens one.
     pub fn open() -> CallResult<Self> {
         // SAFETY: plain numbers.
-        let fd = unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE) };
+        let fd = unsafe {
+            libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE)
+        };
         if fd < 0 {
             let errno = Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO);
             return Err(CallError::new("socket(AF_NETLINK, NETLINK_ROUTE)", errno));
@@ -52,13 +54,15 @@ impl RouteSocket {
         let fail = |errno| CallError::new(what, errno);
         // SAFETY: pointer and length describe `message`; an unconnected netlink socket sends to the
         // kernel.
-        let sent = unsafe { libc::send(self.0.as_fd().as_raw_fd(), message.as_ptr().cast(), message.len(), 0) };
+        let sent =
+            unsafe { libc::send(self.0.as_fd().as_raw_fd(), message.as_ptr().cast(), message.len(), 0) };
         if sent < 0 {
             return Err(fail(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)));
         }
         let mut answer = [0u8; 4096];
         let n = rustix::io::read(&self.0, &mut answer).map_err(fail)?;
-        let field = |at: usize| answer.get(at..at + 4).and_then(|b| b.try_into().ok()).map(i32::from_ne_bytes);
+        let field =
+            |at: usize| answer.get(at..at + 4).and_then(|b| b.try_into().ok()).map(i32::from_ne_bytes);
         let answer_kind = u16::from_ne_bytes([answer[4], answer[5]]);
         match (n >= 20 && answer_kind == NLMSG_ERROR).then(|| field(16)).flatten() {
             Some(0) => Ok(()),

@@ -29,7 +29,10 @@ impl SignalFd {
         // SAFETY: both sets are valid; the mask of the calling thread alone changes.
         let rc = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, &raw mut previous) };
         if rc != 0 {
-            return Err(CallError::new("pthread_sigmask(SIG_BLOCK)", rustix::io::Errno::from_raw_os_error(rc)));
+            return Err(CallError::new(
+                "pthread_sigmask(SIG_BLOCK)",
+                rustix::io::Errno::from_raw_os_error(rc),
+            ));
         }
         // SAFETY: `set` is valid and -1 asks for a new descriptor.
         let fd = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
@@ -85,7 +88,8 @@ pub enum Fork {
 /// EBUSY when the process has more than one thread: the child could then hang on a lock that
 /// another thread held.
 pub fn fork() -> CallResult<Fork> {
-    let threads = std::fs::metadata("/proc/self/task").map_or(3, |m| std::os::unix::fs::MetadataExt::nlink(&m));
+    let threads =
+        std::fs::metadata("/proc/self/task").map_or(3, |m| std::os::unix::fs::MetadataExt::nlink(&m));
     if threads > 3 {
         return Err(CallError::new(format!("fork() with {} threads", threads - 2), rustix::io::Errno::BUSY));
     }

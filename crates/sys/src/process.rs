@@ -41,7 +41,8 @@ pub struct CloneRequest<'a> {
 /// EBUSY when the process has more than one thread: the child could hang on a lock that another
 /// thread held.
 pub fn clone(request: &CloneRequest<'_>) -> CallResult<Cloned> {
-    let threads = std::fs::metadata("/proc/self/task").map_or(3, |m| std::os::unix::fs::MetadataExt::nlink(&m));
+    let threads =
+        std::fs::metadata("/proc/self/task").map_or(3, |m| std::os::unix::fs::MetadataExt::nlink(&m));
     if threads > 3 {
         return Err(CallError::new(format!("clone3() with {} threads", threads - 2), Errno::BUSY));
     }
@@ -101,8 +102,9 @@ pub fn pidfd_open(pid: i32) -> CallResult<OwnedFd> {
 /// ESRCH when it has ended and was reaped, or is not in that namespace.
 pub fn pid_of(pidfd: impl AsFd) -> CallResult<i32> {
     let path = format!("/proc/self/fdinfo/{}", pidfd.as_fd().as_raw_fd());
-    let text = std::fs::read_to_string(&path)
-        .map_err(|error| CallError::new(format!("read({path})"), Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
+    let text = std::fs::read_to_string(&path).map_err(|error| {
+        CallError::new(format!("read({path})"), Errno::from_io_error(&error).unwrap_or(Errno::IO))
+    })?;
     let pid = text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
     pid.filter(|pid| *pid > 0).ok_or_else(|| CallError::new(format!("read({path}): no pid"), Errno::SRCH))
 }
@@ -110,7 +112,15 @@ pub fn pid_of(pidfd: impl AsFd) -> CallResult<i32> {
 /// Sends a signal to the process behind a pidfd.
 pub fn signal(pidfd: impl AsFd, signal: i32) -> CallResult<()> {
     // SAFETY: takes numbers and a null pointer for "as kill does".
-    let rc = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_fd().as_raw_fd(), signal, std::ptr::null::<u8>(), 0) };
+    let rc = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_fd().as_raw_fd(),
+            signal,
+            std::ptr::null::<u8>(),
+            0,
+        )
+    };
     if rc < 0 { Err(CallError::new(format!("pidfd_send_signal({signal})"), last_errno())) } else { Ok(()) }
 }
 
@@ -122,7 +132,12 @@ pub fn wait(pidfd: impl AsFd) -> CallResult<i32> {
         // SAFETY: `info` is valid for writing; the descriptor is open. __WALL also takes children
         // that were cloned without an exit signal.
         let rc = unsafe {
-            libc::waitid(libc::P_PIDFD, pidfd.as_fd().as_raw_fd() as libc::id_t, &raw mut info, libc::WEXITED | libc::__WALL)
+            libc::waitid(
+                libc::P_PIDFD,
+                pidfd.as_fd().as_raw_fd() as libc::id_t,
+                &raw mut info,
+                libc::WEXITED | libc::__WALL,
+            )
         };
         if rc < 0 {
             match last_errno() {
@@ -143,7 +158,12 @@ pub fn reap_others(except: i32) {
         let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
         // SAFETY: `info` is valid for writing; WNOWAIT leaves the child for the call below.
         let rc = unsafe {
-            libc::waitid(libc::P_ALL, 0, &raw mut info, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL)
+            libc::waitid(
+                libc::P_ALL,
+                0,
+                &raw mut info,
+                libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL,
+            )
         };
         // SAFETY: waitid succeeded or left the zeroed value.
         let pid = unsafe { info.si_pid() };
@@ -187,8 +207,13 @@ pub fn close_on_exec_from(first: u32) -> CallResult<()> {
         return Ok(());
     }
     // Kernels before 5.11 know the call without the flag.
-    let entries = std::fs::read_dir("/proc/self/fd").map_err(|_| CallError::new("close_range()", last_errno()))?;
-    for fd in entries.flatten().filter_map(|e| e.file_name().to_str()?.parse::<RawFd>().ok()).filter(|fd| *fd >= first as RawFd) {
+    let entries =
+        std::fs::read_dir("/proc/self/fd").map_err(|_| CallError::new("close_range()", last_errno()))?;
+    for fd in entries
+        .flatten()
+        .filter_map(|e| e.file_name().to_str()?.parse::<RawFd>().ok())
+        .filter(|fd| *fd >= first as RawFd)
+    {
         // SAFETY: sets a flag; a descriptor that has been closed meanwhile only makes it fail.
         unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
     }
@@ -306,7 +331,14 @@ pub fn execute_fd(program: BorrowedFd<'_>, args: &[CString], env: &[CString]) ->
     // SAFETY: the path is an empty C string, both arrays end with a null pointer, and their texts
     // outlive the call.
     unsafe {
-        libc::syscall(libc::SYS_execveat, program.as_raw_fd(), c"".as_ptr(), args.as_ptr(), env.as_ptr(), libc::AT_EMPTY_PATH);
+        libc::syscall(
+            libc::SYS_execveat,
+            program.as_raw_fd(),
+            c"".as_ptr(),
+            args.as_ptr(),
+            env.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        );
     }
     CallError::new("execveat()", last_errno())
 }
@@ -333,7 +365,9 @@ pub fn terminal_peer(master: BorrowedFd<'_>) -> CallResult<OwnedFd> {
         return Err(CallError::new("ioctl(TIOCSPTLCK, 0)", last_errno()));
     }
     // SAFETY: TIOCGPTPEER takes open flags as a number.
-    let fd = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC) };
+    let fd = unsafe {
+        libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC)
+    };
     if fd < 0 {
         return Err(CallError::new("ioctl(TIOCGPTPEER)", last_errno()));
     }
@@ -406,10 +440,39 @@ pub fn set_groups(groups: &[u32]) -> CallResult<()> {
 
 /// Signals by name, without `SIG`; numbers of the generic ABI (x86, arm, riscv).
 const SIGNALS: [(&str, i32); 34] = [
-    ("HUP", 1), ("INT", 2), ("QUIT", 3), ("ILL", 4), ("TRAP", 5), ("ABRT", 6), ("IOT", 6), ("BUS", 7), ("FPE", 8),
-    ("KILL", 9), ("USR1", 10), ("SEGV", 11), ("USR2", 12), ("PIPE", 13), ("ALRM", 14), ("TERM", 15), ("STKFLT", 16),
-    ("CHLD", 17), ("CLD", 17), ("CONT", 18), ("STOP", 19), ("TSTP", 20), ("TTIN", 21), ("TTOU", 22), ("URG", 23),
-    ("XCPU", 24), ("XFSZ", 25), ("VTALRM", 26), ("PROF", 27), ("WINCH", 28), ("IO", 29), ("POLL", 29), ("PWR", 30),
+    ("HUP", 1),
+    ("INT", 2),
+    ("QUIT", 3),
+    ("ILL", 4),
+    ("TRAP", 5),
+    ("ABRT", 6),
+    ("IOT", 6),
+    ("BUS", 7),
+    ("FPE", 8),
+    ("KILL", 9),
+    ("USR1", 10),
+    ("SEGV", 11),
+    ("USR2", 12),
+    ("PIPE", 13),
+    ("ALRM", 14),
+    ("TERM", 15),
+    ("STKFLT", 16),
+    ("CHLD", 17),
+    ("CLD", 17),
+    ("CONT", 18),
+    ("STOP", 19),
+    ("TSTP", 20),
+    ("TTIN", 21),
+    ("TTOU", 22),
+    ("URG", 23),
+    ("XCPU", 24),
+    ("XFSZ", 25),
+    ("VTALRM", 26),
+    ("PROF", 27),
+    ("WINCH", 28),
+    ("IO", 29),
+    ("POLL", 29),
+    ("PWR", 30),
     ("SYS", 31),
 ];
 
@@ -440,8 +503,20 @@ mod tests {
 
     #[test]
     fn signals_by_name_and_number() {
-        for (text, want) in [("TERM", Some(15)), ("sigterm", Some(15)), ("9", Some(9)), ("RTMIN", Some(34)), ("SIGRTMIN+3", Some(37)),
-            ("RTMAX-1", Some(63)), ("RTMAX+1", None), ("0", None), ("65", None), ("", None), ("SIG", None), ("NOPE", None)] {
+        for (text, want) in [
+            ("TERM", Some(15)),
+            ("sigterm", Some(15)),
+            ("9", Some(9)),
+            ("RTMIN", Some(34)),
+            ("SIGRTMIN+3", Some(37)),
+            ("RTMAX-1", Some(63)),
+            ("RTMAX+1", None),
+            ("0", None),
+            ("65", None),
+            ("", None),
+            ("SIG", None),
+            ("NOPE", None),
+        ] {
             assert_eq!(parse_signal(text), want, "{text}");
         }
     }

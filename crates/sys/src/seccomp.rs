@@ -39,7 +39,10 @@ pub fn install(program: &[Instruction], flags: u32) -> CallResult<()> {
     let rc = unsafe { libc::syscall(libc::SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &raw const header) };
     if rc < 0 {
         let errno = Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO);
-        return Err(CallError::new(format!("seccomp(SET_MODE_FILTER, {} instructions)", program.len()), errno));
+        return Err(CallError::new(
+            format!("seccomp(SET_MODE_FILTER, {} instructions)", program.len()),
+            errno,
+        ));
     }
     Ok(())
 }

@@ -7,8 +7,9 @@ use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen, recvmsg, sendmsg, socket_with, socketpair,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect,
+    listen, recvmsg, sendmsg, socket_with, socketpair,
 };
 
 use crate::{CallResult, ErrnoContext};
@@ -27,8 +28,13 @@ fn address(directory: BorrowedFd<'_>, name: &str) -> rustix::io::Result<SocketAd
 /// directory can reach it if the directory is 0700.
 pub fn listen_at(directory: BorrowedFd<'_>, name: &str) -> CallResult<OwnedFd> {
     let _ = rustix::fs::unlinkat(directory, name, rustix::fs::AtFlags::empty());
-    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
-        .call(|| "socket(AF_UNIX)".into())?;
+    let socket = socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )
+    .call(|| "socket(AF_UNIX)".into())?;
     address(directory, name)
         .and_then(|address| bind(&socket, &address))
         .call(|| format!("bind(unix:{name})"))?;
@@ -69,7 +75,9 @@ pub fn send_with_fd(socket: impl AsFd, bytes: &[u8], fd: Option<BorrowedFd<'_>>)
         fds = [fd];
         control.push(SendAncillaryMessage::ScmRights(&fds));
     }
-    sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL).map(drop).call(|| format!("sendmsg({} bytes)", bytes.len()))
+    sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)
+        .map(drop)
+        .call(|| format!("sendmsg({} bytes)", bytes.len()))
 }
 
 /// Receives bytes, at most `buffer`'s length, and the descriptor that came with them. 0 bytes: the
@@ -102,10 +110,16 @@ mod tests {
         let base = std::env::temp_dir().join(format!("re-socket-{}", std::process::id()));
         let long = base.join("d".repeat(120));
         std::fs::create_dir_all(&long).unwrap();
-        let directory = rustix::fs::open(&long, rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty()).unwrap();
+        let directory = rustix::fs::open(
+            &long,
+            rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC,
+            rustix::fs::Mode::empty(),
+        )
+        .unwrap();
         let listener = listen_at(directory.as_fd(), "attach.sock").unwrap();
         assert!(accept(&listener).unwrap().is_none());
-        let mut client: std::os::unix::net::UnixStream = connect_at(directory.as_fd(), "attach.sock").unwrap().into();
+        let mut client: std::os::unix::net::UnixStream =
+            connect_at(directory.as_fd(), "attach.sock").unwrap().into();
         let server = accept(&listener).unwrap().expect("the client is waiting");
         client.write_all(b"hello").unwrap();
         let mut server: std::os::unix::net::UnixStream = server.into();
