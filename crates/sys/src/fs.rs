@@ -267,7 +267,7 @@ mod tests {
         }
         std::fs::create_dir(root.join("closed")).unwrap();
         std::fs::write(root.join("closed/file"), "").unwrap();
-        std::fs::set_permissions(root.join("closed"), std::fs::Permissions::from_mode(0)).unwrap();
+        std::fs::set_permissions(root.join("closed"), std::fs::Permissions::from_mode(0o0)).unwrap();
         remove_tree(&root).unwrap();
         assert!(!root.exists() && outside.join("keep").exists());
         remove_tree(&outside).unwrap();
