@@ -57,7 +57,9 @@ fn scenario(store: &Store) {
 
     for (name, durable) in [("made", false), ("durable", true)] {
         store.remove_snapshot(&key(name)).unwrap();
-        store.prepare(&key(name), new().chains().last(), SnapshotOptions { volatile: false, durable }).unwrap();
+        store
+            .prepare(&key(name), new().chains().last(), SnapshotOptions { volatile: false, durable })
+            .unwrap();
     }
     store.remove_snapshot(&key("made")).unwrap();
     store.untag(&reference("old:2")).unwrap();
@@ -73,7 +75,10 @@ fn scenario(store: &Store) {
     assert!(damage.iter().any(|d| d.name == record.chain_id.to_string() && d.repaired), "{damage:?}");
 
     let collected = store.collect(&CollectOptions::default()).unwrap();
-    assert!(collected.layers.contains(&third().chains()[0]) && collected.content.contains(&digest), "{collected:?}");
+    assert!(
+        collected.layers.contains(&third().chains()[0]) && collected.content.contains(&digest),
+        "{collected:?}"
+    );
     assert!(store.empty_trash(None).unwrap().done);
 }
 
@@ -113,13 +118,16 @@ fn check(root: &Path, context: &str) {
     let damage = store.fsck(FsckOptions::default()).unwrap();
     assert!(damage.iter().all(|d| d.name == damaged), "{context}: {damage:?}");
     // What is left over goes.
-    let collected = store.collect(&CollectOptions { partial_age: Some(Duration::ZERO), ..CollectOptions::default() }).unwrap();
+    let collected = store
+        .collect(&CollectOptions { partial_age: Some(Duration::ZERO), ..CollectOptions::default() })
+        .unwrap();
     assert_eq!(collected.damage, [], "{context}");
     assert!(store.empty_trash(None).unwrap().done && store.trash_is_empty().unwrap(), "{context}");
     for dir in ["staging", "leases", "content/partial", "trash"] {
         assert_eq!(entries(&store, dir), [""; 0], "{context}: {dir}");
     }
-    let mut needed: Vec<ChainId> = store.images().unwrap().iter().flat_map(|image| image.layers.clone()).collect();
+    let mut needed: Vec<ChainId> =
+        store.images().unwrap().iter().flat_map(|image| image.layers.clone()).collect();
     needed.extend(store.snapshots().unwrap().into_iter().flat_map(|snapshot| snapshot.layers));
     needed.sort();
     needed.dedup();
@@ -128,7 +136,11 @@ fn check(root: &Path, context: &str) {
         store.snapshot(&key(&entry)).unwrap().expect(context);
     }
     assert_eq!(store.fsck(FsckOptions::default()).unwrap(), [], "{context}");
-    assert!(started.elapsed() < Duration::from_secs(5), "{context}: the next command took {:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_secs(5),
+        "{context}: the next command took {:?}",
+        started.elapsed()
+    );
 }
 
 #[test]

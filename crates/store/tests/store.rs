@@ -280,7 +280,7 @@ fn a_snapshot_stands_on_its_layers_and_becomes_one() {
         snapshot.lowers.iter().map(|l| fs::read_bounded(l, "file", 100).unwrap()).collect();
     assert_eq!(texts, [b"three".to_vec(), b"two".to_vec(), b"one".to_vec()], "topmost first");
     assert_eq!(store.prepare(&web, None, SnapshotOptions::default()).unwrap_err().kind(), Kind::Conflict);
-    assert_eq!(store.snapshots().unwrap(), [snapshot.record.clone()]);
+    assert_eq!(store.snapshots().unwrap(), std::slice::from_ref(&snapshot.record));
     let missing = ChainId(Digest::of(b"missing"));
     let error = store.prepare(&key("other"), Some(&missing), SnapshotOptions::default()).unwrap_err();
     assert_eq!((error.kind(), error.message().contains(missing.hex())), (Kind::NotFound, true));
@@ -446,7 +446,7 @@ fn a_source_is_noted_once() {
     };
     for _ in 0..2 {
         store.add_source(chain, source.clone()).unwrap();
-        assert_eq!(store.layer(chain).unwrap().unwrap().sources, [source.clone()]);
+        assert_eq!(store.layer(chain).unwrap().unwrap().sources, std::slice::from_ref(&source));
     }
     assert_eq!(store.add_source(&ChainId(Digest::of(b"none")), source).unwrap_err().kind(), Kind::NotFound);
 }
