@@ -344,6 +344,7 @@ static void contained(int gate)
 {
 	char byte;
 
+	signal(SIGINT, SIG_DFL);
 	if (gate >= 0 && read(gate, &byte, 1) != 1)
 		_exit(125);
 	check(prctl(PR_SET_PDEATHSIG, SIGKILL), "prctl");
@@ -531,6 +532,8 @@ int main(int argc, char **argv)
 	snprintf(upper, sizeof upper, "%s/rw/u%d", opt.dir, getpid());
 	snprintf(work, sizeof work, "%s/rw/w%d", opt.dir, getpid());
 
+	/* Ctrl-C ends what it runs; the clean-up is still done. */
+	signal(SIGINT, SIG_IGN);
 	if (opt.loop <= 0) {
 		once();
 		return 0;

@@ -41,7 +41,7 @@ pub enum FrontEnd {
 
 impl Attachment {
     /// Says `hello` on a connected socket and waits until the monitor has heard it.
-    pub(crate) fn new(socket: OwnedFd, hello: Hello) -> Result<Self> {
+    pub fn new(socket: OwnedFd, hello: Hello) -> Result<Self> {
         let mut attachment = Attachment { socket, decoder: Decoder::default(), hello };
         attachment.send(&Frame::Hello(hello))?;
         Ok(attachment)
@@ -59,7 +59,10 @@ impl Attachment {
                 Err(Errno::AGAIN) => {
                     let _ = poll(&mut [PollFd::new(&self.socket, PollFlags::OUT)], None);
                 }
-                Err(errno) => return Err(errno).context(Kind::Unavailable, || "cannot talk to the container's monitor".into()),
+                Err(errno) => {
+                    return Err(errno)
+                        .context(Kind::Unavailable, || "cannot talk to the container's monitor".into());
+                }
             }
         }
         Ok(())
@@ -68,7 +71,7 @@ impl Attachment {
     /// The next frame; `None` when the monitor has closed.
     pub fn receive(&mut self) -> Result<Option<Frame>> {
         loop {
-            if let Some(frame) = self.decoder.next()? {
+            if let Some(frame) = self.decoder.next_frame()? {
                 return Ok(Some(frame));
             }
             if !self.fill()? {
@@ -87,7 +90,10 @@ impl Attachment {
                     return Ok(true);
                 }
                 Err(Errno::INTR) => {}
-                Err(errno) => return Err(errno).context(Kind::Internal, || "cannot read from the container's monitor".into()),
+                Err(errno) => {
+                    return Err(errno)
+                        .context(Kind::Internal, || "cannot read from the container's monitor".into());
+                }
             }
         }
     }
@@ -121,14 +127,17 @@ impl Attachment {
         let mut keys = DetachKeys::new(std::mem::take(&mut options.detach_keys));
         let mut reading = self.hello.stdin;
         loop {
-            let mut fds = vec![PollFd::new(&self.socket, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)];
+            let mut fds =
+                vec![PollFd::new(&self.socket, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)];
             if reading {
                 fds.push(PollFd::new(&stdin, PollFlags::IN));
             }
             match poll(&mut fds, None) {
                 Ok(_) => {}
                 Err(Errno::INTR) => continue,
-                Err(errno) => return Err(errno).context(Kind::Internal, || "cannot wait for the container".into()),
+                Err(errno) => {
+                    return Err(errno).context(Kind::Internal, || "cannot wait for the container".into());
+                }
             }
             let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
             if ready[1] {
@@ -170,7 +179,7 @@ impl Attachment {
             }
             if ready[0] {
                 let open = self.fill()?;
-                while let Some(frame) = self.decoder.next()? {
+                while let Some(frame) = self.decoder.next_frame()? {
                     match frame {
                         Frame::Output(Stream::Stdout, bytes) => write_all(&stdout, &bytes)?,
                         Frame::Output(Stream::Stderr, bytes) => write_all(&stderr, &bytes)?,
@@ -193,7 +202,14 @@ fn watched_signals(all: bool) -> Vec<i32> {
     // What Docker passes on: everything but what the shell needs (SIGCHLD, SIGURG, job control by
     // SIGSTOP) and what means a bug of ours.
     vec![
-        libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2, libc::SIGALRM, libc::SIGTERM, libc::SIGCONT,
+        libc::SIGHUP,
+        libc::SIGINT,
+        libc::SIGQUIT,
+        libc::SIGUSR1,
+        libc::SIGUSR2,
+        libc::SIGALRM,
+        libc::SIGTERM,
+        libc::SIGCONT,
         libc::SIGWINCH,
     ]
 }
@@ -213,8 +229,12 @@ fn write_all(to: impl AsFd, mut bytes: &[u8]) -> Result<()> {
                     break;
                 }
             }
-            Err(Errno::PIPE) => return Err(Error::new(Kind::Interrupted, "the reader of the output is gone")),
-            Err(errno) => return Err(errno).context(Kind::Internal, || "cannot write the container's output".into()),
+            Err(Errno::PIPE) => {
+                return Err(Error::new(Kind::Interrupted, "the reader of the output is gone"));
+            }
+            Err(errno) => {
+                return Err(errno).context(Kind::Internal, || "cannot write the container's output".into());
+            }
         }
     }
     Ok(())

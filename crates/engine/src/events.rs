@@ -33,7 +33,12 @@ pub struct Event {
 
 impl Event {
     /// An event that happens now.
-    pub fn now(kind: &str, action: impl Into<String>, id: impl Into<String>, attributes: BTreeMap<String, String>) -> Self {
+    pub fn now(
+        kind: &str,
+        action: impl Into<String>,
+        id: impl Into<String>,
+        attributes: BTreeMap<String, String>,
+    ) -> Self {
         Event {
             kind: kind.to_owned(),
             action: action.into(),
@@ -51,7 +56,7 @@ impl Event {
 
 /// Adds an event. An event that cannot be written is lost: nothing that a user asked for may fail
 /// because of it.
-pub(crate) fn append(log: &Path, event: &Event) {
+pub fn append(log: &Path, event: &Event) {
     let Ok(mut line) = serde_json::to_vec(event) else { return };
     line.push(b'\n');
     let Ok(mut file) = OpenOptions::new().create(true).append(true).mode(0o640).open(log) else { return };
@@ -78,7 +83,7 @@ pub struct EventReader {
 
 impl EventReader {
     /// A reader that begins with the oldest event that is kept, or, for `new_only`, with the next.
-    pub(crate) fn open(log: PathBuf, new_only: bool) -> Result<Self> {
+    pub fn open(log: PathBuf, new_only: bool) -> Result<Self> {
         let mut reader = EventReader { log, file: None, inode: 0, partial: String::new() };
         reader.reopen();
         if new_only && let Some(file) = &mut reader.file {
@@ -101,7 +106,7 @@ impl EventReader {
     }
 
     /// The next event that has been written; `None` when there is none now.
-    pub fn next(&mut self) -> Result<Option<Event>> {
+    pub fn next_event(&mut self) -> Result<Option<Event>> {
         loop {
             let Some(file) = &mut self.file else {
                 self.reopen();
@@ -143,15 +148,16 @@ mod tests {
         let log = std::env::temp_dir().join(format!("re-events-{}", std::process::id()));
         let event = |action: &str| Event::now("container", action, "x", BTreeMap::new());
         append(&log, &event("create"));
-        let (mut all, mut new) = (EventReader::open(log.clone(), false).unwrap(), EventReader::open(log.clone(), true).unwrap());
-        assert_eq!(all.next().unwrap().unwrap().action, "create");
-        assert!(all.next().unwrap().is_none() && new.next().unwrap().is_none());
+        let (mut all, mut new) =
+            (EventReader::open(log.clone(), false).unwrap(), EventReader::open(log.clone(), true).unwrap());
+        assert_eq!(all.next_event().unwrap().unwrap().action, "create");
+        assert!(all.next_event().unwrap().is_none() && new.next_event().unwrap().is_none());
         append(&log, &event("start"));
-        assert_eq!(all.next().unwrap().unwrap().action, "start");
-        assert_eq!(new.next().unwrap().unwrap().action, "start");
+        assert_eq!(all.next_event().unwrap().unwrap().action, "start");
+        assert_eq!(new.next_event().unwrap().unwrap().action, "start");
         fs::rename(&log, older(&log)).unwrap();
         append(&log, &event("die"));
-        assert_eq!(new.next().unwrap().unwrap().action, "die");
+        assert_eq!(new.next_event().unwrap().unwrap().action, "die");
         assert_eq!(all.older().len(), 2);
         fs::remove_file(older(&log)).unwrap();
         fs::remove_file(log).unwrap();

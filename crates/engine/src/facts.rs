@@ -26,7 +26,8 @@ pub(crate) fn read(rootless: bool, single_id: bool) -> HostFacts {
         capabilities: capability::bounding().into_iter().collect::<BTreeSet<String>>(),
         hard_limits: hard_limits(),
         may_raise_limits: !rootless && capability::has_effective("CAP_SYS_RESOURCE"),
-        apparmor: fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with('Y')),
+        apparmor: fs::read_to_string("/sys/module/apparmor/parameters/enabled")
+            .is_ok_and(|text| text.starts_with('Y')),
         cpus: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
         hostname: uname.nodename().to_string_lossy().into_owned(),
         groups: rustix::process::getgroups().unwrap_or_default().iter().map(|gid| gid.as_raw()).collect(),

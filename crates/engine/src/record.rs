@@ -1,7 +1,5 @@
 //! A container's record: what it is, and what has become of it.
 
-use std::collections::BTreeMap;
-
 use jiff::Timestamp;
 use robot_env_diag::{Error, Kind, Result};
 use robot_env_oci::{ChainId, ImageId, RuntimeConfig};
@@ -269,18 +267,15 @@ impl State {
             }
             State::Running { .. } => Err(Error::new(
                 Kind::Conflict,
-                if want { format!("container {id} is already paused") } else { format!("container {id} is not paused") },
+                if want {
+                    format!("container {id} is already paused")
+                } else {
+                    format!("container {id} is not paused")
+                },
             )),
             _ => Err(Error::new(Kind::Conflict, format!("container {id} is not running"))),
         }
     }
-}
-
-/// Labels of the image under those of the user.
-pub(crate) fn merged_labels(image: &BTreeMap<String, String>, user: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    let mut labels = image.clone();
-    labels.extend(user.iter().map(|(k, v)| (k.clone(), v.clone())));
-    labels
 }
 
 #[cfg(test)]
@@ -303,7 +298,8 @@ mod tests {
     #[test]
     fn the_command_line_follows_dockers_rules() {
         let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-        let image = RuntimeConfig { entrypoint: Some(words("e 1")), cmd: Some(words("c 2")), ..Default::default() };
+        let image =
+            RuntimeConfig { entrypoint: Some(words("e 1")), cmd: Some(words("c 2")), ..Default::default() };
         for (entrypoint, command, want) in [
             (None, None, "e 1 c 2"),
             (None, Some("x"), "e 1 x"),
@@ -311,7 +307,11 @@ mod tests {
             (Some("n"), Some("x"), "n x"),
             (Some(""), Some("x"), "x"),
         ] {
-            let spec = ContainerSpec { entrypoint: entrypoint.map(words), command: command.map(words), ..Default::default() };
+            let spec = ContainerSpec {
+                entrypoint: entrypoint.map(words),
+                command: command.map(words),
+                ..Default::default()
+            };
             assert_eq!(record(spec, image.clone()).command_line(), words(want));
         }
     }

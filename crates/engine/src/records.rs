@@ -65,11 +65,13 @@ impl Records {
                         return Err(name_in_use(&record.name, &owner));
                     }
                     // A killed process left the name behind without a container.
-                    fs::remove_file(&link).io_context(|| format!("cannot free the name `{}`", record.name))?;
+                    fs::remove_file(&link)
+                        .io_context(|| format!("cannot free the name `{}`", record.name))?;
                 }
                 Err(error) => {
                     let _ = fs::remove_dir_all(&directory);
-                    return Err(error).io_context(|| format!("cannot give container the name `{}`", record.name));
+                    return Err(error)
+                        .io_context(|| format!("cannot give container the name `{}`", record.name));
                 }
             }
         }
@@ -105,7 +107,9 @@ impl Records {
         match found.len() {
             0 => Err(Error::not_found(format!("No such container: {text}"))),
             1 => Ok(found.remove(0)),
-            n => Err(Error::invalid(format!("container id prefix `{text}` is ambiguous: {n} containers start with it"))),
+            n => Err(Error::invalid(format!(
+                "container id prefix `{text}` is ambiguous: {n} containers start with it"
+            ))),
         }
     }
 
@@ -133,7 +137,12 @@ impl Records {
         write_json(&self.paths.container(&record.id), "container.json", record, Durability::of(record))
     }
 
-    pub(crate) fn save_state(&self, id: &ContainerId, state: &StateRecord, durability: Durability) -> Result<()> {
+    pub(crate) fn save_state(
+        &self,
+        id: &ContainerId,
+        state: &StateRecord,
+        durability: Durability,
+    ) -> Result<()> {
         write_json(&self.paths.container(id), "state.json", state, durability)
     }
 
@@ -153,7 +162,8 @@ impl Records {
                 (std::io::ErrorKind::AlreadyExists, Some(owner)) => return Err(name_in_use(name, &owner)),
                 (std::io::ErrorKind::AlreadyExists, None) => {
                     let _ = fs::remove_file(&link);
-                    symlink(record.id.as_str(), &link).io_context(|| format!("cannot give container the name `{name}`"))?;
+                    symlink(record.id.as_str(), &link)
+                        .io_context(|| format!("cannot give container the name `{name}`"))?;
                 }
                 _ => return Err(error).io_context(|| format!("cannot give container the name `{name}`")),
             }
@@ -176,14 +186,19 @@ impl Records {
     /// the container.
     pub(crate) fn lock(&self, id: &ContainerId) -> Result<ContainerLock> {
         let path = self.paths.container(id).join("lock");
-        let file = fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(|error| {
-            if error.kind() == std::io::ErrorKind::NotFound {
-                Error::not_found(format!("No such container: {id}"))
-            } else {
-                Error::new(Kind::of_io(&error), format!("cannot lock container `{}`", id.short())).because(error)
-            }
-        })?;
-        lock::lock_exclusive(file.as_fd()).context(Kind::Internal, || format!("cannot lock container `{}`", id.short()))?;
+        let file =
+            fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(
+                |error| {
+                    if error.kind() == std::io::ErrorKind::NotFound {
+                        Error::not_found(format!("No such container: {id}"))
+                    } else {
+                        Error::new(Kind::of_io(&error), format!("cannot lock container `{}`", id.short()))
+                            .because(error)
+                    }
+                },
+            )?;
+        lock::lock_exclusive(file.as_fd())
+            .context(Kind::Internal, || format!("cannot lock container `{}`", id.short()))?;
         // It may have been removed while this waited.
         if !self.paths.container(id).join("container.json").exists() {
             return Err(Error::not_found(format!("No such container: {id}")));
@@ -204,7 +219,8 @@ impl Records {
             .mode(0o600)
             .open(&path)
             .io_context(|| format!("cannot open `{}`", path.display()))?;
-        let taken = lock::try_lock_exclusive(file.as_fd()).context(Kind::Internal, || format!("cannot lock `{}`", path.display()))?;
+        let taken = lock::try_lock_exclusive(file.as_fd())
+            .context(Kind::Internal, || format!("cannot lock `{}`", path.display()))?;
         Ok(taken.then(|| file.into()))
     }
 
@@ -240,16 +256,24 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).io_context(|| format!("cannot read `{}`", path.display())),
     };
-    serde_json::from_slice(&bytes).map(Some).context(Kind::Corrupt, || format!("cannot read `{}`", path.display()))
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .context(Kind::Corrupt, || format!("cannot read `{}`", path.display()))
 }
 
 /// Writes a JSON document whole or not at all: a temporary file, synced if it must last, renamed.
-pub(crate) fn write_json<T: Serialize>(directory: &Path, name: &str, value: &T, durability: Durability) -> Result<()> {
+pub(crate) fn write_json<T: Serialize>(
+    directory: &Path,
+    name: &str,
+    value: &T,
+    durability: Durability,
+) -> Result<()> {
     let fail = || format!("cannot write `{}`", directory.join(name).display());
     let bytes = serde_json::to_vec(value).context(Kind::Internal, fail)?;
     let temporary = directory.join(format!(".{name}.{}", std::process::id()));
     let result = (|| {
-        let mut file = fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o640).open(&temporary)?;
+        let mut file =
+            fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o640).open(&temporary)?;
         file.write_all(&bytes)?;
         if durability == Durability::Synced {
             file.sync_data()?;

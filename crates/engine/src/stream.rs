@@ -123,7 +123,7 @@ impl Decoder {
     ///
     /// # Errors
     /// A frame that is too long, of an unknown kind, or malformed: the peer cannot be talked to.
-    pub fn next(&mut self) -> Result<Option<Frame>> {
+    pub fn next_frame(&mut self) -> Result<Option<Frame>> {
         let bad = |why: &str| Error::new(Kind::Corrupt, format!("cannot read the monitor's stream: {why}"));
         let Some(head) = self.buffer.get(self.start..self.start + 5) else { return Ok(None) };
         let (kind, length) = (head[0], u32::from_le_bytes([head[1], head[2], head[3], head[4]]) as usize);
@@ -132,7 +132,9 @@ impl Decoder {
         }
         let Some(payload) = self.buffer.get(self.start + 5..self.start + 5 + length) else { return Ok(None) };
         let frame = match kind {
-            1 => Frame::Hello(serde_json::from_slice(payload).map_err(|e| bad("malformed hello").because(e))?),
+            1 => {
+                Frame::Hello(serde_json::from_slice(payload).map_err(|e| bad("malformed hello").because(e))?)
+            }
             2 => Frame::Stdin(payload.to_vec()),
             3 => Frame::StdinEnd,
             4 => match payload {
@@ -167,12 +169,14 @@ mod tests {
             Frame::Exit(ExitNotice { code: 3, error: None }),
         ];
         let mut bytes = Vec::new();
-        frames.iter().for_each(|f| f.encode(&mut bytes));
+        for frame in &frames {
+            frame.encode(&mut bytes);
+        }
         for step in [1, 3, 7, bytes.len()] {
             let (mut decoder, mut got) = (Decoder::default(), Vec::new());
             for piece in bytes.chunks(step) {
                 decoder.feed(piece);
-                while let Some(frame) = decoder.next().unwrap() {
+                while let Some(frame) = decoder.next_frame().unwrap() {
                     got.push(frame);
                 }
             }
@@ -182,10 +186,12 @@ mod tests {
 
     #[test]
     fn nonsense_is_an_error() {
-        for bytes in [&[99u8, 0, 0, 0, 0][..], &[2, 255, 255, 255, 255], &[1, 1, 0, 0, 0, b'x'], &[4, 1, 0, 0, 0, 1]] {
+        for bytes in
+            [&[99u8, 0, 0, 0, 0][..], &[2, 255, 255, 255, 255], &[1, 1, 0, 0, 0, b'x'], &[4, 1, 0, 0, 0, 1]]
+        {
             let mut decoder = Decoder::default();
             decoder.feed(bytes);
-            assert!(decoder.next().is_err());
+            assert!(decoder.next_frame().is_err());
         }
     }
 }

@@ -151,7 +151,9 @@ mod tests {
     fn texts(path: &Path) -> Vec<String> {
         let text = fs::read_to_string(path).unwrap_or_default();
         text.lines()
-            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["log"].as_str().unwrap().to_owned())
+            .map(|line| {
+                serde_json::from_str::<serde_json::Value>(line).unwrap()["log"].as_str().unwrap().to_owned()
+            })
             .collect()
     }
 

@@ -77,7 +77,15 @@ struct Client {
 
 impl Client {
     fn new(socket: OwnedFd) -> Self {
-        Client { socket, decoder: Decoder::default(), hello: None, out: Vec::new(), sent: 0, held: VecDeque::new(), gone: false }
+        Client {
+            socket,
+            decoder: Decoder::default(),
+            hello: None,
+            out: Vec::new(),
+            sent: 0,
+            held: VecDeque::new(),
+            gone: false,
+        }
     }
 
     fn pending(&self) -> usize {
@@ -127,7 +135,7 @@ impl Client {
             Err(_) => self.gone = true,
         }
         loop {
-            match self.decoder.next() {
+            match self.decoder.next_frame() {
                 Ok(Some(frame)) => self.held.push_back(frame),
                 Ok(None) => break,
                 Err(_) => {
@@ -165,7 +173,8 @@ impl Audience {
             if self.clients.is_empty() || Instant::now() > patience {
                 break;
             }
-            let mut fds: Vec<PollFd<'_>> = self.clients.iter().map(|c| PollFd::new(&c.socket, PollFlags::OUT)).collect();
+            let mut fds: Vec<PollFd<'_>> =
+                self.clients.iter().map(|c| PollFd::new(&c.socket, PollFlags::OUT)).collect();
             let _ = poll(&mut fds, Some(&Timespec { tv_sec: 1, tv_nsec: 0 }));
             self.clients.iter_mut().for_each(Client::flush);
         }
@@ -228,7 +237,9 @@ pub(crate) fn supervise(
                 Slot::Process => ended = true,
                 Slot::Listener => audience.admit(),
                 Slot::Stdin => input.drain(io, flags),
-                Slot::Output(index) => read_output(io, index, audience, log, &mut buffer),
+                Slot::Output(index) => {
+                    read_output(io, index, audience, log, &mut buffer);
+                }
                 Slot::Client(index) => {
                     let client = &mut audience.clients[index];
                     if flags.contains(PollFlags::OUT) {
@@ -305,7 +316,9 @@ fn wait(
         Err(Errno::INTR) => Vec::new(),
         Err(errno) => return Err(errno).context(Kind::Internal, || "cannot wait for the container".into()),
     };
-    if aside.deadline().is_some_and(|deadline| deadline <= Instant::now()) && !ready.iter().any(|(s, _)| matches!(s, Slot::Aside)) {
+    if aside.deadline().is_some_and(|deadline| deadline <= Instant::now())
+        && !ready.iter().any(|(s, _)| matches!(s, Slot::Aside))
+    {
         ready.push((Slot::Aside, PollFlags::empty()));
     }
     Ok(ready)
@@ -362,11 +375,9 @@ fn serve_clients(audience: &mut Audience, io: &mut ProcessIo, input: &mut Input)
                     client.hello = Some(hello);
                     client.push(&Frame::Attached);
                 }
-                Frame::Stdin(bytes) if client.hello.is_some_and(|h| h.stdin) => {
-                    if input_fd(io).is_some() {
-                        input.pending.extend(bytes);
-                        input.drain(io, PollFlags::empty());
-                    }
+                Frame::Stdin(bytes) if client.hello.is_some_and(|h| h.stdin) && input_fd(io).is_some() => {
+                    input.pending.extend(bytes);
+                    input.drain(io, PollFlags::empty());
                 }
                 Frame::StdinEnd if io.stdin_once && io.terminal.is_none() => input.end(io),
                 Frame::Resize(rows, columns) => {
@@ -377,7 +388,12 @@ fn serve_clients(audience: &mut Audience, io: &mut ProcessIo, input: &mut Input)
                 _ => {}
             }
         }
-        if client.gone && client.held.is_empty() && io.stdin_once && io.terminal.is_none() && client.hello.is_some_and(|h| h.stdin) {
+        if client.gone
+            && client.held.is_empty()
+            && io.stdin_once
+            && io.terminal.is_none()
+            && client.hello.is_some_and(|h| h.stdin)
+        {
             input.end(io);
         }
     }
@@ -385,7 +401,13 @@ fn serve_clients(audience: &mut Audience, io: &mut ProcessIo, input: &mut Input)
 }
 
 /// Reads once; at the end of a stream its descriptor is closed. Returns whether bytes came.
-fn read_output(io: &mut ProcessIo, index: usize, audience: &mut Audience, log: &mut Option<LogWriter>, buffer: &mut [u8]) -> bool {
+fn read_output(
+    io: &mut ProcessIo,
+    index: usize,
+    audience: &mut Audience,
+    log: &mut Option<LogWriter>,
+    buffer: &mut [u8],
+) -> bool {
     let Some((stream, fd)) = io.outputs.get(index) else { return false };
     let stream = *stream;
     match rustix::io::read(fd, &mut *buffer) {

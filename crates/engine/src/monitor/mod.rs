@@ -1,0 +1,4 @@
+//! What cares for a running container.
+
+mod log;
+mod supervise;
