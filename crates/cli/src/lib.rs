@@ -8,6 +8,7 @@
 mod ambient;
 mod command_line;
 mod container_flags;
+pub mod format;
 mod quantity;
 
 pub use ambient::Ambient;
