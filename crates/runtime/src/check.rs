@@ -5,8 +5,14 @@ use robot_env_diag::{Error, Kind, Result};
 
 /// Kernel parameters of the IPC namespace.
 const IPC: [&str; 8] = [
-    "kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax",
-    "kernel.shmmni", "kernel.shm_rmid_forced",
+    "kernel.msgmax",
+    "kernel.msgmnb",
+    "kernel.msgmni",
+    "kernel.sem",
+    "kernel.shmall",
+    "kernel.shmmax",
+    "kernel.shmmni",
+    "kernel.shm_rmid_forced",
 ];
 
 /// Refuses a spec that contradicts itself or would reach the host.
@@ -18,7 +24,10 @@ pub(crate) fn check(spec: &Spec) -> Result<()> {
         return Err(Error::invalid("the runtime spec's process has no args"));
     }
     if !process.cwd().is_absolute() {
-        return Err(Error::invalid(format!("working directory `{}` is not absolute", process.cwd().display())));
+        return Err(Error::invalid(format!(
+            "working directory `{}` is not absolute",
+            process.cwd().display()
+        )));
     }
     if process.selinux_label().as_ref().is_some_and(|label| !label.is_empty()) {
         return Err(Error::new(Kind::Unsupported, "SELinux labels are not supported"));

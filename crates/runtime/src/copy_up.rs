@@ -36,7 +36,8 @@ fn copy_directory(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> rustix::io::Resul
             }
             FileType::RegularFile => {
                 let source = rustix::fs::openat(&from, name, READ, Mode::empty())?;
-                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let flags =
+                    OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let target = rustix::fs::openat(to, name, flags, Mode::from_raw_mode(0o600))?;
                 while rustix::fs::sendfile(&target, &source, None, 1 << 20)? > 0 {}
                 own(to, name, &stat)?;

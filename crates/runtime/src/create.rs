@@ -1,3 +1,4 @@
+use std::fmt::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -94,7 +95,9 @@ impl Created {
     /// has ended and is reaped then, and its cgroup is removed.
     pub fn start(self) -> Result<Process> {
         match open_gate(&self.gate.0) {
-            Ok(()) => Ok(Process { pid: self.pid, pidfd: self.pidfd, master: self.master, cgroup: self.cgroup }),
+            Ok(()) => {
+                Ok(Process { pid: self.pid, pidfd: self.pidfd, master: self.master, cgroup: self.cgroup })
+            }
             Err(error) => {
                 let _ = process::signal(&self.pidfd, libc::SIGKILL);
                 let _ = process::wait(&self.pidfd);
@@ -106,7 +109,13 @@ impl Created {
         }
     }
 
-    pub(crate) fn new(pid: i32, pidfd: OwnedFd, master: Option<OwnedFd>, cgroup: Option<Cgroup>, sync: Sync) -> Self {
+    pub(crate) fn new(
+        pid: i32,
+        pidfd: OwnedFd,
+        master: Option<OwnedFd>,
+        cgroup: Option<Cgroup>,
+        sync: Sync,
+    ) -> Self {
         Created { pid, pidfd, master, cgroup, gate: Gate(sync) }
     }
 }
@@ -143,7 +152,10 @@ impl Namespaces {
                 Some(path) => {
                     let fd = namespace::open(&path.to_string_lossy())?;
                     if flag == libc::CLONE_NEWNS {
-                        return Err(Error::new(Kind::Unsupported, "a container needs a mount namespace of its own"));
+                        return Err(Error::new(
+                            Kind::Unsupported,
+                            "a container needs a mount namespace of its own",
+                        ));
                     }
                     match flag {
                         libc::CLONE_NEWPID => out.pid = Some(fd),
@@ -181,7 +193,7 @@ impl Birth {
             let mut offsets = String::new();
             for (clock, offset) in linux.time_offsets().iter().flatten() {
                 let (seconds, nanoseconds) = (offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0));
-                offsets.push_str(&format!("{clock} {seconds} {nanoseconds}\n"));
+                let _ = writeln!(offsets, "{clock} {seconds} {nanoseconds}");
             }
             if !offsets.is_empty() {
                 std::fs::write("/proc/self/timens_offsets", &offsets)
@@ -220,7 +232,8 @@ pub fn create(request: Create<'_>) -> Result<Created> {
         None => None,
     };
     let (near, far) = Sync::pair()?;
-    let birth = Birth::into(&namespaces, &linux).within(|| "cannot prepare the container's namespaces".into())?;
+    let birth =
+        Birth::into(&namespaces, &linux).within(|| "cannot prepare the container's namespaces".into())?;
     let plain = namespaces.joins_user();
     let clone = CloneRequest {
         // In a joined user namespace the others are made by a child of the one that has joined it.
@@ -230,10 +243,10 @@ pub fn create(request: Create<'_>) -> Result<Created> {
     };
     let cloned =
         process::clone(&clone).context(Kind::Internal, || "cannot make the container's first process".into());
-    if !matches!(cloned, Ok(Cloned::Child)) {
-        drop(birth);
-    } else {
+    if matches!(cloned, Ok(Cloned::Child)) {
         std::mem::forget(birth);
+    } else {
+        drop(birth);
     }
     let new_user_namespace = namespaces.new & libc::CLONE_NEWUSER != 0;
     match cloned? {
@@ -299,7 +312,8 @@ pub fn create(request: Create<'_>) -> Result<Created> {
             if let Some(master) = &master {
                 socket::set_nonblocking(master)?;
             }
-            let pidfd = child.0.take().ok_or_else(|| Error::new(Kind::Internal, "the process has no descriptor"))?;
+            let pidfd =
+                child.0.take().ok_or_else(|| Error::new(Kind::Internal, "the process has no descriptor"))?;
             undo.disarm();
             Ok(Created::new(pid, pidfd, master, cgroup, near))
         }

@@ -13,12 +13,19 @@ use crate::mounts::{Root, split};
 /// Device nodes of every container (runtime-spec, config-linux.md, "Default Devices"): path, major,
 /// minor.
 const DEVICES: [(&str, u32, u32); 6] = [
-    ("/dev/null", 1, 3), ("/dev/zero", 1, 5), ("/dev/full", 1, 7), ("/dev/random", 1, 8), ("/dev/urandom", 1, 9),
+    ("/dev/null", 1, 3),
+    ("/dev/zero", 1, 5),
+    ("/dev/full", 1, 7),
+    ("/dev/random", 1, 8),
+    ("/dev/urandom", 1, 9),
     ("/dev/tty", 5, 0),
 ];
 
 const LINKS: [(&str, &str); 5] = [
-    ("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2"),
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
     ("core", "/proc/kcore"),
 ];
 
@@ -65,13 +72,16 @@ fn add(root: &Root, device: &LinuxDevice) -> Result<()> {
         LinuxDeviceType::P => FileType::Fifo,
         _ => FileType::CharacterDevice,
     };
-    make(root, &Node {
-        path: &device.path().to_string_lossy(),
-        kind,
-        number: rustix::fs::makedev(device.major() as u32, device.minor() as u32),
-        mode: device.file_mode().unwrap_or(0o666) & 0o7777,
-        owner: (device.uid().unwrap_or(0), device.gid().unwrap_or(0)),
-    })
+    make(
+        root,
+        &Node {
+            path: &device.path().to_string_lossy(),
+            kind,
+            number: rustix::fs::makedev(device.major() as u32, device.minor() as u32),
+            mode: device.file_mode().unwrap_or(0o666) & 0o7777,
+            owner: (device.uid().unwrap_or(0), device.gid().unwrap_or(0)),
+        },
+    )
 }
 
 fn make(root: &Root, node: &Node<'_>) -> Result<()> {
@@ -127,5 +137,9 @@ pub(crate) fn host_null() -> Result<OwnedFd> {
     let stat = rustix::fs::fstat(&fd).io_context(|| "cannot look at `/dev/null`".into())?;
     let is_null = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
         && stat.st_rdev == rustix::fs::makedev(1, 3);
-    if is_null { Ok(fd) } else { Err(Error::new(Kind::Denied, "`/dev/null` of the host is not the null device")) }
+    if is_null {
+        Ok(fd)
+    } else {
+        Err(Error::new(Kind::Denied, "`/dev/null` of the host is not the null device"))
+    }
 }

@@ -116,7 +116,8 @@ pub fn exec(request: Exec<'_>) -> Result<Created> {
 /// The namespaces of the process that are not the caller's own.
 fn foreign_namespaces(pid: i32) -> Result<namespace::Flags> {
     use oci_spec::runtime::LinuxNamespaceType as Type;
-    let kinds = [Type::User, Type::Mount, Type::Pid, Type::Network, Type::Ipc, Type::Uts, Type::Cgroup, Type::Time];
+    let kinds =
+        [Type::User, Type::Mount, Type::Pid, Type::Network, Type::Ipc, Type::Uts, Type::Cgroup, Type::Time];
     let mut flags = 0;
     for name in kinds.map(namespace_name) {
         let own = std::fs::read_link(format!("/proc/self/ns/{name}"));
@@ -154,7 +155,8 @@ fn join_and_clone(joiner: Joiner<'_>) -> Result<Infallible> {
             .within(|| "cannot enter the container's namespaces".into())?;
     }
     let clone = CloneRequest { sibling: true, ..Default::default() };
-    let cloned = process::clone(&clone).context(Kind::Internal, || "cannot make a process in the container".into())?;
+    let cloned =
+        process::clone(&clone).context(Kind::Internal, || "cannot make a process in the container".into())?;
     match cloned {
         Cloned::Parent { pidfd, .. } => {
             sync.descriptor(&pidfd)?;
@@ -199,11 +201,8 @@ fn prepare(joiner: Joiner<'_>) -> Result<Infallible> {
         let uid = rustix::fs::Uid::from_raw(request.process.user().uid());
         let _ = rustix::fs::fchown(&slave, Some(uid), None);
     }
-    finish(request.process, &Last {
-        filter,
-        preserve_fds: request.preserve_fds,
-        sync,
-        gate: None,
-        before_program: &|| Ok(()),
-    })
+    finish(
+        request.process,
+        &Last { filter, preserve_fds: request.preserve_fds, sync, gate: None, before_program: &|| Ok(()) },
+    )
 }

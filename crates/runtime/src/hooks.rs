@@ -1,6 +1,6 @@
 //! The runtime spec's hooks: programs of the host that are told the container's state.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -60,18 +60,21 @@ fn run_one(hook: &Hook, state: &State) -> Result<()> {
         if Instant::now() >= deadline {
             let _ = child.kill();
             let _ = child.wait();
-            return Err(Error::new(Kind::Unavailable, format!("it did not end within {} s", patience.as_secs())));
+            return Err(Error::new(
+                Kind::Unavailable,
+                format!("it did not end within {} s", patience.as_secs()),
+            ));
         }
         std::thread::sleep(Duration::from_millis(1));
     };
     if status.success() {
         return Ok(());
     }
-    let mut said = String::new();
-    if let Some(mut stderr) = child.stderr.take() {
-        let mut bytes = vec![0; 1024];
-        let n = std::io::Read::read(&mut stderr, &mut bytes).unwrap_or(0);
-        said = String::from_utf8_lossy(&bytes[..n]).trim().to_owned();
-    }
-    Err(Error::new(Kind::Internal, if said.is_empty() { status.to_string() } else { format!("{status}: {said}") }))
+    let mut bytes = vec![0; 1024];
+    let n = child.stderr.take().map_or(0, |mut stderr| stderr.read(&mut bytes).unwrap_or(0));
+    let said = String::from_utf8_lossy(&bytes[..n]).trim().to_owned();
+    Err(Error::new(
+        Kind::Internal,
+        if said.is_empty() { status.to_string() } else { format!("{status}: {said}") },
+    ))
 }

@@ -72,7 +72,9 @@ fn prepare(context: Context<'_>) -> Result<Infallible> {
         }
     }
     for (fd, flags) in context.joins {
-        namespace::join(fd.as_fd(), *flags).map_err(Error::from).within(|| "cannot join a namespace".into())?;
+        namespace::join(fd.as_fd(), *flags)
+            .map_err(Error::from)
+            .within(|| "cannot join a namespace".into())?;
     }
     let joined_user = context.joins.iter().any(|(_, flag)| *flag == libc::CLONE_NEWUSER);
     if context.new_user_namespace || joined_user {
@@ -130,9 +132,12 @@ fn prepare(context: Context<'_>) -> Result<Infallible> {
     if spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false) {
         mounts::make_read_only(root.fd())?;
     }
-    mount::pivot_root(root.fd()).map_err(Error::from).within(|| "cannot enter the root file system".into())?;
+    mount::pivot_root(root.fd())
+        .map_err(Error::from)
+        .within(|| "cannot enter the root file system".into())?;
     drop(root);
-    if let Some(propagation) = mounts::propagation(linux.rootfs_propagation().as_deref().unwrap_or_default()) {
+    if let Some(propagation) = mounts::propagation(linux.rootfs_propagation().as_deref().unwrap_or_default())
+    {
         mount::set_propagation("/", propagation)?;
     }
     if let Some(personality) = linux.personality() {
@@ -145,13 +150,16 @@ fn prepare(context: Context<'_>) -> Result<Infallible> {
     let start_hooks = hooks_list.start_container().clone();
     let before_program = || hooks::run(start_hooks.as_deref(), "startContainer", &state(Status::Created));
     let gate = context.gate.map(|gate| gate.as_fd());
-    process::finish(process_spec, &Last {
-        filter: context.filter,
-        preserve_fds: context.preserve_fds,
-        sync,
-        gate,
-        before_program: &before_program,
-    })
+    process::finish(
+        process_spec,
+        &Last {
+            filter: context.filter,
+            preserve_fds: context.preserve_fds,
+            sync,
+            gate,
+            before_program: &before_program,
+        },
+    )
 }
 
 /// Clones the process that goes on in new namespaces of the user namespace that was joined; the
@@ -212,7 +220,8 @@ pub(crate) fn set_oom_score_of(process: &oci_spec::runtime::Process) -> Result<(
 
 fn set_names(spec: &Spec) -> Result<()> {
     if let Some(name) = spec.hostname().as_ref().filter(|name| !name.is_empty()) {
-        rustix::system::sethostname(name.as_bytes()).io_context(|| format!("cannot set host name `{name}`"))?;
+        rustix::system::sethostname(name.as_bytes())
+            .io_context(|| format!("cannot set host name `{name}`"))?;
     }
     if let Some(name) = spec.domainname().as_ref().filter(|name| !name.is_empty()) {
         rustix::system::setdomainname(name.as_bytes())

@@ -13,15 +13,23 @@ use rustix::io::Errno;
 
 pub(crate) use crate::devices::{bind_console, populate_dev};
 use crate::init::READ_ONLY;
-use crate::options::{self, Options};
 pub(crate) use crate::options::propagation;
+use crate::options::{self, Options};
 
 const PROC_SUPER_MAGIC: u64 = 0x9fa0;
 
 /// Files of procfs that something else may be mounted on (lxcfs and the like).
 const OPEN_IN_PROC: [&str; 11] = [
-    "/proc/cpuinfo", "/proc/diskstats", "/proc/meminfo", "/proc/stat", "/proc/swaps", "/proc/uptime",
-    "/proc/loadavg", "/proc/slabinfo", "/proc/net/dev", "/proc/sys/kernel/ns_last_pid",
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/meminfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/uptime",
+    "/proc/loadavg",
+    "/proc/slabinfo",
+    "/proc/net/dev",
+    "/proc/sys/kernel/ns_last_pid",
     "/proc/sys/crypto/fips_enabled",
 ];
 
@@ -43,7 +51,12 @@ impl Root {
             .io_context(|| format!("cannot open `{path}` in the container"))
     }
 
-    pub(crate) fn resolve(&self, path: &str, flags: OFlags, how: ResolveFlags) -> rustix::io::Result<OwnedFd> {
+    pub(crate) fn resolve(
+        &self,
+        path: &str,
+        flags: OFlags,
+        how: ResolveFlags,
+    ) -> rustix::io::Result<OwnedFd> {
         let path = if path.is_empty() { "." } else { path };
         let how = how | ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         loop {
@@ -118,7 +131,8 @@ pub(crate) fn proc_path(fd: BorrowedFd<'_>) -> String {
 
 /// Makes private the mount that the directory is on.
 pub(crate) fn make_private(directory: &OwnedFd) -> Result<()> {
-    let path = rustix::fs::readlink(proc_path(directory.as_fd()), Vec::new()).io_context(|| "readlink()".into())?;
+    let path =
+        rustix::fs::readlink(proc_path(directory.as_fd()), Vec::new()).io_context(|| "readlink()".into())?;
     let path = path.to_string_lossy().into_owned();
     let mut at = Some(Path::new(&path));
     while let Some(candidate) = at {
@@ -193,9 +207,10 @@ impl Environment<'_> {
             Some(fd) => fd.try_clone().io_context(|| "cannot copy a descriptor".into())?,
             None => self.root.open_or_make(&destination, directory, how)?,
         };
-        self.guard_proc(&destination, kind, target.as_fd(), tree.as_ref().map(AsFd::as_fd))?;
+        Self::guard_proc(&destination, kind, target.as_fd(), tree.as_ref().map(AsFd::as_fd))?;
         if (file_type(&target)? == FileType::Directory) != directory {
-            let (is, is_not) = if directory { ("a directory", "is none") } else { ("a file", "is a directory") };
+            let (is, is_not) =
+                if directory { ("a directory", "is none") } else { ("a file", "is a directory") };
             let message = format!("what is mounted is {is} and `{destination}` in the container {is_not}");
             return Err(Error::invalid(message));
         }
@@ -225,13 +240,13 @@ impl Environment<'_> {
     /// Nothing may be mounted on procfs but procfs itself at `/proc` and harmless files: whoever
     /// writes to `/proc/self/attr/exec` later must hit the kernel (CVE-2019-16884).
     fn guard_proc(
-        &self,
         destination: &str,
         kind: &str,
         target: BorrowedFd<'_>,
         tree: Option<BorrowedFd<'_>>,
     ) -> Result<()> {
-        let on_proc = |fd: BorrowedFd<'_>| rustix::fs::fstatfs(fd).is_ok_and(|s| s.f_type as u64 == PROC_SUPER_MAGIC);
+        let on_proc =
+            |fd: BorrowedFd<'_>| rustix::fs::fstatfs(fd).is_ok_and(|s| s.f_type as u64 == PROC_SUPER_MAGIC);
         let destination = destination.trim_end_matches('/');
         if destination == "/proc" {
             if kind == "proc" || tree.is_some_and(on_proc) {
@@ -323,7 +338,7 @@ impl Environment<'_> {
 
     fn mount_cgroups(&mut self, destination: &str, target: &OwnedFd, options: &Options) -> Result<()> {
         let (Some(hierarchies), Some(cgroup)) = (self.hierarchies, self.cgroup) else {
-            return self.mount_host_cgroups(target, options.set);
+            return Self::mount_host_cgroups(target, options.set);
         };
         match hierarchies.version() {
             Version::None => Ok(()),
@@ -331,18 +346,20 @@ impl Environment<'_> {
                 let tree = match mount::filesystem("cgroup2", "cgroup", &[], options.set) {
                     Ok(tree) => tree,
                     Err(error) if matches!(error.errno(), Errno::PERM | Errno::BUSY) => {
-                        return self.mount_host_cgroups(target, options.set);
+                        return Self::mount_host_cgroups(target, options.set);
                     }
                     Err(error) => return Err(error.into()),
                 };
                 Ok(mount::attach(tree.as_fd(), target.as_fd())?)
             }
             Version::V1 => {
-                let top = mount::filesystem("tmpfs", "cgroup", &["mode=755".into()], options.set - READ_ONLY)?;
+                let top =
+                    mount::filesystem("tmpfs", "cgroup", &["mode=755".into()], options.set - READ_ONLY)?;
                 mount::attach(top.as_fd(), target.as_fd())?;
                 for (name, point) in hierarchies.mounts() {
                     let Some(directory) = cgroup.directory(name) else { continue };
-                    let hierarchy = point.file_name().map_or_else(|| name.clone(), |n| n.to_string_lossy().into());
+                    let hierarchy =
+                        point.file_name().map_or_else(|| name.clone(), |n| n.to_string_lossy().into());
                     let inside = format!("{}/{hierarchy}", destination.trim_end_matches('/'));
                     if hierarchy != *name {
                         // `cpu` beside `cpu,cpuacct`.
@@ -365,7 +382,7 @@ impl Environment<'_> {
     }
 
     /// Without a cgroup of its own a container sees the host's, read-only.
-    fn mount_host_cgroups(&self, target: &OwnedFd, attributes: Attributes) -> Result<()> {
+    fn mount_host_cgroups(target: &OwnedFd, attributes: Attributes) -> Result<()> {
         let Ok(tree) = mount::clone_path("/sys/fs/cgroup", true) else { return Ok(()) };
         mount::attach(tree.as_fd(), target.as_fd())?;
         set_attributes(tree.as_fd(), attributes | READ_ONLY, Attributes::empty(), true)
@@ -373,7 +390,9 @@ impl Environment<'_> {
 
     /// Makes read-only what had to be filled first.
     pub(crate) fn finish(self) -> Result<()> {
-        self.deferred.iter().try_for_each(|tree| set_attributes(tree.as_fd(), READ_ONLY, Attributes::empty(), false))
+        self.deferred
+            .iter()
+            .try_for_each(|tree| set_attributes(tree.as_fd(), READ_ONLY, Attributes::empty(), false))
     }
 }
 

@@ -84,10 +84,13 @@ pub(crate) fn parse(mount: &Mount) -> Result<Options> {
             "remount" => out.remount = true,
             "tmpcopyup" => out.copy_up = true,
             // The kernel's own defaults.
-            "defaults" | "async" | "atime" | "relatime" | "norelatime" | "nostrictatime" | "loud" | "nomand"
-            | "noiversion" | "nolazytime" | "nofail" | "" => {}
+            "defaults" | "async" | "atime" | "relatime" | "norelatime" | "nostrictatime" | "loud"
+            | "nomand" | "noiversion" | "nolazytime" | "nofail" | "" => {}
             "idmap" | "ridmap" => {
-                return Err(Error::new(Kind::Unsupported, "mounts with id maps of their own are not supported"));
+                return Err(Error::new(
+                    Kind::Unsupported,
+                    "mounts with id maps of their own are not supported",
+                ));
             }
             _ => {
                 if let Some(flags) = propagation(word) {

@@ -42,7 +42,8 @@ pub(crate) fn finish(process: &Process, last: &Last<'_>) -> Result<Infallible> {
     };
     set_limits(process)?;
     set_scheduling(process)?;
-    if let Some(profile) = process.apparmor_profile().as_deref().filter(|p| !matches!(*p, "" | "unconfined")) {
+    if let Some(profile) = process.apparmor_profile().as_deref().filter(|p| !matches!(*p, "" | "unconfined"))
+    {
         set_apparmor(profile)?;
     }
     // 0022 is what runc and crun start with.
@@ -71,7 +72,11 @@ pub(crate) fn finish(process: &Process, last: &Last<'_>) -> Result<Infallible> {
     }
     let drop_capabilities = || -> Result<()> {
         capability::keep_over_setuid(false)?;
-        capability::set(sets.effective & permitted, sets.permitted & permitted, sets.inheritable & permitted)?;
+        capability::set(
+            sets.effective & permitted,
+            sets.permitted & permitted,
+            sets.inheritable & permitted,
+        )?;
         capability::set_ambient(sets.ambient & sets.permitted & sets.inheritable & permitted)?;
         Ok(())
     };
@@ -131,7 +136,8 @@ pub(crate) fn finish(process: &Process, last: &Last<'_>) -> Result<Infallible> {
 fn texts(list: &[String]) -> Result<Vec<CString>> {
     list.iter()
         .map(|text| {
-            CString::new(text.as_bytes()).map_err(|_| Error::invalid("an argument or variable contains a NUL byte"))
+            CString::new(text.as_bytes())
+                .map_err(|_| Error::invalid("an argument or variable contains a NUL byte"))
         })
         .collect()
 }
@@ -152,7 +158,9 @@ fn cannot_execute(name: &str, errno: Errno) -> Error {
 /// The paths that the program `name` may have: itself if it has a slash, else the files of that
 /// name below the directories of `PATH`.
 fn find_program(name: &str, env: &[String]) -> Result<Vec<CString>> {
-    let c_text = |path: &[u8]| CString::new(path).map_err(|_| Error::invalid("the program's name contains a NUL byte"));
+    let c_text = |path: &[u8]| {
+        CString::new(path).map_err(|_| Error::invalid("the program's name contains a NUL byte"))
+    };
     if name.contains('/') {
         return match rustix::fs::stat(name) {
             Ok(meta) if FileType::from_raw_mode(meta.st_mode) == FileType::Directory => {
@@ -233,7 +241,9 @@ fn set_scheduling(process: &Process) -> Result<()> {
         deadline: scheduler.deadline().unwrap_or(0),
         period: scheduler.period().unwrap_or(0),
     };
-    sys_process::set_scheduling(&request).map_err(Error::from).within(|| "cannot set the scheduling policy".into())
+    sys_process::set_scheduling(&request)
+        .map_err(Error::from)
+        .within(|| "cannot set the scheduling policy".into())
 }
 
 /// Asks AppArmor to confine what is executed next. The attribute is reached through a procfs of our
@@ -261,13 +271,18 @@ fn enter_directory(path: &Path) -> Result<()> {
 /// container (`/proc/self/fd/7`, CVE-2024-21626): the kernel then has no path for it.
 fn check_directory() -> Result<()> {
     let inside = rustix::process::getcwd(Vec::new()).is_ok_and(|path| path.to_bytes().starts_with(b"/"));
-    if inside { Ok(()) } else { Err(Error::new(Kind::Denied, "the working directory is outside of the container")) }
+    if inside {
+        Ok(())
+    } else {
+        Err(Error::new(Kind::Denied, "the working directory is outside of the container"))
+    }
 }
 
 fn set_identity(process: &Process) -> Result<()> {
     let user = process.user();
     let groups = user.additional_gids().clone().unwrap_or_default();
-    let denied = || std::fs::read_to_string("/proc/self/setgroups").map_or(true, |text| text.trim() == "deny");
+    let denied =
+        || std::fs::read_to_string("/proc/self/setgroups").map_or(true, |text| text.trim() == "deny");
     match sys_process::set_groups(&groups) {
         Ok(()) => {}
         // A user namespace of one id without setgroups keeps the caller's groups: there is no way
@@ -278,7 +293,9 @@ fn set_identity(process: &Process) -> Result<()> {
     sys_process::set_group(user.gid())
         .map_err(Error::from)
         .within(|| format!("cannot become group {}", user.gid()))?;
-    sys_process::set_user(user.uid()).map_err(Error::from).within(|| format!("cannot become user {}", user.uid()))
+    sys_process::set_user(user.uid())
+        .map_err(Error::from)
+        .within(|| format!("cannot become user {}", user.uid()))
 }
 
 /// The capability sets of a process, as bits.
@@ -297,7 +314,8 @@ impl Sets {
             for capability in set.iter().flatten() {
                 let text = capability.to_string();
                 let name = format!("CAP_{}", text.strip_prefix("CAP_").unwrap_or(&text));
-                bits |= capability::bit(&name).ok_or_else(|| Error::invalid(format!("unknown capability `{name}`")))?;
+                bits |= capability::bit(&name)
+                    .ok_or_else(|| Error::invalid(format!("unknown capability `{name}`")))?;
             }
             Ok(bits)
         };

@@ -83,7 +83,11 @@ fn version_1(resources: &LinuxResources) -> Vec<Setting> {
             out.push(required("blkio", "blkio.bfq.weight", weight));
         }
         for device in io.weight_device().iter().flatten() {
-            out.push(required("blkio", "blkio.bfq.weight_device", format!("{}:{} {}", device.major(), device.minor(), device.weight().unwrap_or(0))));
+            out.push(required(
+                "blkio",
+                "blkio.bfq.weight_device",
+                format!("{}:{} {}", device.major(), device.minor(), device.weight().unwrap_or(0)),
+            ));
         }
         for (list, file) in [
             (io.throttle_read_bps_device(), "blkio.throttle.read_bps_device"),
@@ -91,7 +95,11 @@ fn version_1(resources: &LinuxResources) -> Vec<Setting> {
             (io.throttle_read_iops_device(), "blkio.throttle.read_iops_device"),
             (io.throttle_write_iops_device(), "blkio.throttle.write_iops_device"),
         ] {
-            out.extend(list.iter().flatten().map(|d| required("blkio", file, format!("{}:{} {}", d.major(), d.minor(), d.rate()))));
+            out.extend(
+                list.iter()
+                    .flatten()
+                    .map(|d| required("blkio", file, format!("{}:{} {}", d.major(), d.minor(), d.rate()))),
+            );
         }
     }
     for limit in resources.hugepage_limits().iter().flatten() {
@@ -109,7 +117,9 @@ fn version_2(resources: &LinuxResources) -> Vec<Setting> {
         // The spec counts memory and swap together, the kernel swap alone.
         match (memory.swap(), memory.limit()) {
             (Some(-1), _) => out.push(optional("memory", "memory.swap.max", "max")),
-            (Some(swap), Some(limit)) if swap >= limit => out.push(optional("memory", "memory.swap.max", swap - limit)),
+            (Some(swap), Some(limit)) if swap >= limit => {
+                out.push(optional("memory", "memory.swap.max", swap - limit));
+            }
             _ => {}
         }
         if let Some(reservation) = memory.reservation() {
@@ -146,7 +156,9 @@ fn version_2(resources: &LinuxResources) -> Vec<Setting> {
             (io.throttle_read_iops_device(), "riops"),
             (io.throttle_write_iops_device(), "wiops"),
         ] {
-            out.extend(list.iter().flatten().map(|d| required("io", "io.max", format!("{}:{} {word}={}", d.major(), d.minor(), d.rate()))));
+            out.extend(list.iter().flatten().map(|d| {
+                required("io", "io.max", format!("{}:{} {word}={}", d.major(), d.minor(), d.rate()))
+            }));
         }
     }
     for limit in resources.hugepage_limits().iter().flatten() {
@@ -162,8 +174,17 @@ fn number_or_max(number: i64) -> String {
 /// Device nodes that every container may use, whatever its rules say: those of its `/dev`, its
 /// terminals, and making (not using) any.
 const ALWAYS_USABLE: [(&str, &str); 11] = [
-    ("c *:*", "m"), ("b *:*", "m"), ("c 1:3", "rwm"), ("c 1:5", "rwm"), ("c 1:7", "rwm"), ("c 1:8", "rwm"),
-    ("c 1:9", "rwm"), ("c 5:0", "rwm"), ("c 5:1", "rwm"), ("c 5:2", "rwm"), ("c 136:*", "rwm"),
+    ("c *:*", "m"),
+    ("b *:*", "m"),
+    ("c 1:3", "rwm"),
+    ("c 1:5", "rwm"),
+    ("c 1:7", "rwm"),
+    ("c 1:8", "rwm"),
+    ("c 1:9", "rwm"),
+    ("c 5:0", "rwm"),
+    ("c 5:1", "rwm"),
+    ("c 5:2", "rwm"),
+    ("c 136:*", "rwm"),
 ];
 
 /// The rules in order, as version 1 writes them: whether it allows, and the text.
@@ -214,7 +235,12 @@ fn rule_text(rule: &LinuxDeviceCgroup) -> String {
     if kind == "a" {
         return "a".into();
     }
-    format!("{kind} {}:{} {}", number(rule.major()), number(rule.minor()), rule.access().as_deref().unwrap_or("rwm"))
+    format!(
+        "{kind} {}:{} {}",
+        number(rule.major()),
+        number(rule.minor()),
+        rule.access().as_deref().unwrap_or("rwm")
+    )
 }
 
 #[cfg(test)]
@@ -226,15 +252,38 @@ mod tests {
     fn both_versions_get_the_same_limits() {
         let resources = LinuxResourcesBuilder::default()
             .memory(LinuxMemoryBuilder::default().limit(100i64).swap(150i64).build().unwrap())
-            .cpu(LinuxCpuBuilder::default().shares(1024u64).quota(50_000i64).period(100_000u64).build().unwrap())
+            .cpu(
+                LinuxCpuBuilder::default()
+                    .shares(1024u64)
+                    .quota(50_000i64)
+                    .period(100_000u64)
+                    .build()
+                    .unwrap(),
+            )
             .pids(LinuxPidsBuilder::default().limit(7i64).build().unwrap())
             .build()
             .unwrap();
         let texts = |version| {
-            settings(&resources, version).unwrap().into_iter().map(|s| format!("{}={}", s.file, s.value)).collect::<Vec<_>>()
+            settings(&resources, version)
+                .unwrap()
+                .into_iter()
+                .map(|s| format!("{}={}", s.file, s.value))
+                .collect::<Vec<_>>()
         };
-        assert_eq!(texts(Version::V1), ["memory.limit_in_bytes=100", "memory.memsw.limit_in_bytes=150", "cpu.shares=1024",
-            "cpu.cfs_period_us=100000", "cpu.cfs_quota_us=50000", "pids.max=7"]);
-        assert_eq!(texts(Version::V2), ["memory.max=100", "memory.swap.max=50", "cpu.weight=39", "cpu.max=50000 100000", "pids.max=7"]);
+        assert_eq!(
+            texts(Version::V1),
+            [
+                "memory.limit_in_bytes=100",
+                "memory.memsw.limit_in_bytes=150",
+                "cpu.shares=1024",
+                "cpu.cfs_period_us=100000",
+                "cpu.cfs_quota_us=50000",
+                "pids.max=7"
+            ]
+        );
+        assert_eq!(
+            texts(Version::V2),
+            ["memory.max=100", "memory.swap.max=50", "cpu.weight=39", "cpu.max=50000 100000", "pids.max=7"]
+        );
     }
 }

@@ -96,10 +96,16 @@ impl Sync {
                     }
                 }
                 Message::Failed(serde_json::from_slice(&bytes).unwrap_or_else(|_| {
-                    Error::new(Kind::Internal, "the container's first process failed and could not say why").to_report()
+                    Error::new(Kind::Internal, "the container's first process failed and could not say why")
+                        .to_report()
                 }))
             }
-            _ => return Err(Error::new(Kind::Internal, "the container's first process said something unknown")),
+            _ => {
+                return Err(Error::new(
+                    Kind::Internal,
+                    "the container's first process said something unknown",
+                ));
+            }
         })
     }
 }

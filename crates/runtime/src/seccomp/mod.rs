@@ -83,15 +83,16 @@ pub fn compile_cached(profile: &LinuxSeccomp, directory: Option<&Path>) -> Resul
     }
     let path = directory.map(|directory| directory.join(hex(&key)));
     let found = path.as_deref().and_then(|path| Some((fs::read(path).ok()?, flags(profile).ok()?)));
-    let filter = match found.and_then(|(bytes, flags)| Some(Filter { program: decode(&bytes)?, flags })) {
-        Some(filter) => Arc::new(filter),
-        None => {
-            let filter = Arc::new(compile(profile)?);
-            if let Some(path) = &path {
-                let _ = store(path, &encode(&filter.program));
-            }
-            filter
+    let filter = if let Some(filter) =
+        found.and_then(|(bytes, flags)| Some(Filter { program: decode(&bytes)?, flags }))
+    {
+        Arc::new(filter)
+    } else {
+        let filter = Arc::new(compile(profile)?);
+        if let Some(path) = &path {
+            let _ = store(path, &encode(&filter.program));
         }
+        filter
     };
     if let Ok(mut last) = LAST.lock() {
         *last = Some((key, Arc::clone(&filter)));
@@ -108,7 +109,8 @@ fn key(profile: &LinuxSeccomp) -> Key {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let digit = |n: u8| char::from(b"0123456789abcdef"[usize::from(n & 15)]);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]).collect()
 }
 
 /// The checksum of the rest, then eight bytes an instruction.
@@ -141,7 +143,8 @@ fn decode(bytes: &[u8]) -> Option<Vec<Instruction>> {
 
 fn store(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let temporary = path.with_extension(std::process::id().to_string());
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    let mut file =
+        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     std::io::Write::write_all(&mut file, bytes)?;
     fs::rename(&temporary, path)
 }

@@ -1,6 +1,8 @@
 //! From the runtime spec's profile to what is answered for each system call.
 
-use oci_spec::runtime::{Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompOperator, LinuxSyscall};
+use oci_spec::runtime::{
+    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompOperator, LinuxSyscall,
+};
 use robot_env_diag::{Error, Kind, Result};
 
 use super::assemble::{Condition, Decision, Operator, Section};
@@ -56,7 +58,8 @@ fn action(action: LinuxSeccompAction, errno: Option<u32>) -> Result<u32> {
 
 fn condition(arg: &LinuxSeccompArg) -> Result<Condition> {
     let argument = u32::try_from(arg.index()).ok().filter(|n| *n < 6);
-    let argument = argument.ok_or_else(|| Error::invalid(format!("a system call has no argument {}", arg.index())))?;
+    let argument =
+        argument.ok_or_else(|| Error::invalid(format!("a system call has no argument {}", arg.index())))?;
     let value = arg.value();
     let (operator, operand) = match arg.op() {
         LinuxSeccompOperator::ScmpCmpNe => (Operator::NotEqual, value),
@@ -74,7 +77,10 @@ fn condition(arg: &LinuxSeccompArg) -> Result<Condition> {
 /// are alternatives (as libseccomp, which takes one comparison an argument, makes runc see them).
 fn alternatives(rule: &LinuxSyscall) -> Result<Vec<Vec<Condition>>> {
     let conditions = rule.args().iter().flatten().map(condition).collect::<Result<Vec<_>>>()?;
-    let twice = conditions.iter().enumerate().any(|(at, c)| conditions[..at].iter().any(|d| d.argument == c.argument));
+    let twice = conditions
+        .iter()
+        .enumerate()
+        .any(|(at, c)| conditions[..at].iter().any(|d| d.argument == c.argument));
     Ok(if twice { conditions.into_iter().map(|c| vec![c]).collect() } else { vec![conditions] })
 }
 
@@ -145,10 +151,13 @@ pub(super) fn sections(profile: &LinuxSeccomp) -> Result<Vec<Section>> {
                     put(ARM_PRIVATE, unknown(ARM_PRIVATE));
                 }
             }
-            put(number, match decision {
-                Decision::First(rules, last) if rules.is_empty() => Decision::Always(last),
-                other => other,
-            });
+            put(
+                number,
+                match decision {
+                    Decision::First(rules, last) if rules.is_empty() => Decision::Always(last),
+                    other => other,
+                },
+            );
             next = number + 1;
         }
         put(next, unknown(next));

@@ -1,0 +1,116 @@
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Spec;
+use robot_env_runtime::{Console, Create, Rootfs, Stdio, create};
+use robot_env_sys::{cgroup, poll, process};
+
+/// A root file system of busybox and a directory around it, removed when dropped.
+pub(crate) struct Place {
+    pub(crate) directory: PathBuf,
+}
+
+impl Place {
+    pub(crate) fn new(name: &str) -> Option<Place> {
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: needs root");
+            return None;
+        }
+        if !Path::new("/bin/busybox").exists() {
+            println!("skipped: needs /bin/busybox (package busybox-static)");
+            return None;
+        }
+        let directory = std::env::temp_dir().join(format!("re-runtime-{name}-{}", std::process::id()));
+        for sub in ["rootfs/bin", "rootfs/etc", "rootfs/tmp", "anchor"] {
+            std::fs::create_dir_all(directory.join(sub)).unwrap();
+        }
+        std::fs::copy("/bin/busybox", directory.join("rootfs/bin/busybox")).unwrap();
+        for tool in ["sh", "id", "cat", "hostname", "ls", "echo", "sleep", "tty", "mount", "touch", "grep"] {
+            symlink("busybox", directory.join("rootfs/bin").join(tool)).unwrap();
+        }
+        Some(Place { directory })
+    }
+
+    #[allow(clippy::unused_self)] // reads like the other methods
+    pub(crate) fn spec(&self, args: &[&str], change: impl FnOnce(&mut serde_json::Value)) -> Spec {
+        let mut spec = serde_json::json!({
+            "ociVersion": "1.2.0",
+            "process": {
+                "user": {"uid": 0, "gid": 0}, "args": args, "env": ["PATH=/bin"], "cwd": "/",
+                "capabilities": {"bounding": ["CAP_KILL"], "effective": ["CAP_KILL"], "permitted": ["CAP_KILL"]},
+            },
+            "root": {"path": "rootfs"},
+            "hostname": "inside",
+            "mounts": [
+                {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
+                {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"]},
+                {"destination": "/dev/pts", "type": "devpts", "source": "devpts",
+                    "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]},
+                {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]},
+                {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro", "nosuid", "noexec", "nodev"]},
+            ],
+            "linux": {
+                "namespaces": [{"type": "pid"}, {"type": "network"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}],
+                "maskedPaths": ["/proc/kcore", "/proc/timer_list"], "readonlyPaths": ["/proc/sys"],
+                "resources": {"pids": {"limit": 50}},
+            },
+        });
+        change(&mut spec);
+        serde_json::from_value(spec).expect("the spec is well-formed")
+    }
+
+    pub(crate) fn create(
+        &self,
+        spec: &Spec,
+        console: Console,
+    ) -> robot_env_diag::Result<robot_env_runtime::Created> {
+        let hierarchies = cgroup::detect();
+        let path = format!("/robot-env-test/{}", self.directory.file_name().unwrap().to_str().unwrap());
+        create(Create {
+            id: "test",
+            bundle: &self.directory,
+            gate: None,
+            spec,
+            anchor: &self.directory.join("anchor"),
+            rootfs: Rootfs::Path(self.directory.join("rootfs")),
+            console,
+            cgroup: hierarchies.is_writable().then_some((&hierarchies, path.as_str())),
+            seccomp_cache: None,
+            preserve_fds: 0,
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Streams that end in the returned pipe.
+pub(crate) fn streams() -> (Console, OwnedFd) {
+    let (read, write) = poll::pipe().unwrap();
+    let null = std::fs::File::open("/dev/null").unwrap();
+    let stdio = Stdio { stdin: null.into(), stdout: write.try_clone().unwrap(), stderr: write };
+    (Console::Pipes(stdio), read)
+}
+
+pub(crate) fn text(fd: OwnedFd) -> String {
+    let mut out = String::new();
+    std::fs::File::from(fd).read_to_string(&mut out).unwrap();
+    out
+}
+
+/// Runs to the end: exit code and output.
+pub(crate) fn run(place: &Place, spec: &Spec) -> (i32, String) {
+    let (console, output) = streams();
+    let process = place.create(spec, console).and_then(robot_env_runtime::Created::start).expect("it starts");
+    let output = text(output);
+    let code = process::wait(&process.pidfd).unwrap();
+    if let Some(cgroup) = process.cgroup {
+        cgroup.remove();
+    }
+    (code, output)
+}
