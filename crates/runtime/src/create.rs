@@ -280,17 +280,20 @@ pub fn create(request: Create<'_>) -> Result<Created> {
                 near.go()?;
             }
             let mut master = None;
-            let mut successor = plain;
-            loop {
+            let (mut ready, mut successor, mut failure) = (false, plain, None);
+            // With a successor two children send, in any order; after a failure both end.
+            while !ready || successor {
                 match near.receive()? {
-                    Message::Descriptor(fd) if successor => {
+                    Message::Successor(fd) => {
                         successor = false;
                         if let Some(joiner) = child.0.replace(fd) {
                             let _ = process::wait(&joiner);
                         }
-                        pid = child.0.as_ref().map_or(Ok(pid), process::pid_of)?;
+                        if let Some(pidfd) = &child.0 {
+                            pid = process::pid_of(pidfd)?;
+                        }
                     }
-                    Message::Descriptor(fd) => master = Some(fd),
+                    Message::Terminal(fd) => master = Some(fd),
                     Message::Surroundings => {
                         if let Some(list) = request.spec.hooks() {
                             let state =
@@ -301,11 +304,13 @@ pub fn create(request: Create<'_>) -> Result<Created> {
                         }
                         near.go()?;
                     }
-                    Message::Ready => break,
-                    Message::Failed(report) => return Err(report.into()),
+                    Message::Ready => ready = true,
+                    Message::Failed(report) => failure = Some(Error::from(report)),
                     Message::Closed | Message::Go => {
-                        let message = "the container's first process died while it was made";
-                        return Err(Error::new(Kind::Internal, message));
+                        let died = || {
+                            Error::new(Kind::Internal, "the container's first process died while it was made")
+                        };
+                        return Err(failure.unwrap_or_else(died));
                     }
                 }
             }

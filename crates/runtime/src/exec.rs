@@ -79,29 +79,28 @@ pub fn exec(request: Exec<'_>) -> Result<Created> {
         }
         Cloned::Parent { pidfd: joiner, .. } => {
             drop(far);
-            let mut made = None;
-            let mut master = None;
-            let result = loop {
+            let (mut made, mut master, mut ready, mut failure) = (None, None, false, None);
+            // The two children's messages come in any order; after a failure both end.
+            while !(ready && made.is_some()) {
                 match near.receive()? {
-                    Message::Descriptor(fd) if made.is_none() => made = Some(fd),
-                    Message::Descriptor(fd) => master = Some(fd),
-                    Message::Ready => break Ok(()),
-                    Message::Failed(report) => break Err(Error::from(report)),
-                    Message::Closed | Message::Go | Message::Surroundings => {
-                        break Err(Error::new(Kind::Internal, "the process died while it was made"));
-                    }
+                    Message::Successor(fd) => made = Some(fd),
+                    Message::Terminal(fd) => master = Some(fd),
+                    Message::Ready => ready = true,
+                    Message::Failed(report) => failure = Some(Error::from(report)),
+                    Message::Closed | Message::Go | Message::Surroundings => break,
                 }
-            };
+            }
             let _ = process::wait(&joiner);
-            let pidfd = match (result, made) {
-                (Ok(()), Some(pidfd)) => pidfd,
-                (Ok(()), None) => return Err(Error::new(Kind::Internal, "the process has no descriptor")),
-                (Err(error), made) => {
+            let pidfd = match made {
+                Some(pidfd) if ready => pidfd,
+                made => {
                     if let Some(pidfd) = made {
                         let _ = process::signal(&pidfd, libc::SIGKILL);
                         let _ = process::wait(&pidfd);
                     }
-                    return Err(error);
+                    return Err(failure.unwrap_or_else(|| {
+                        Error::new(Kind::Internal, "the process died while it was made")
+                    }));
                 }
             };
             if let Some(master) = &master {
@@ -159,7 +158,7 @@ fn join_and_clone(joiner: Joiner<'_>) -> Result<Infallible> {
         process::clone(&clone).context(Kind::Internal, || "cannot make a process in the container".into())?;
     match cloned {
         Cloned::Parent { pidfd, .. } => {
-            sync.descriptor(&pidfd)?;
+            sync.successor(&pidfd)?;
             poll::exit_now(0)
         }
         Cloned::Child => {

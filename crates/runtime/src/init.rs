@@ -167,7 +167,7 @@ fn prepare(context: Context<'_>) -> Result<Infallible> {
 fn hand_over(flags: namespace::Flags, sync: &Sync) -> Result<()> {
     match sys_process::clone(&CloneRequest { namespaces: flags, cgroup: None, sibling: true })? {
         Cloned::Parent { pidfd, .. } => {
-            sync.descriptor(&pidfd)?;
+            sync.successor(&pidfd)?;
             poll::exit_now(0)
         }
         Cloned::Child => Ok(()),
@@ -255,7 +255,7 @@ pub(crate) fn terminal_in(master: OwnedFd, size: terminal::Size, sync: &Sync) ->
     if size != (0, 0) {
         let _ = terminal::set_size(&master, size);
     }
-    sync.descriptor(&master)?;
+    sync.terminal(&master)?;
     sys_process::set_controlling_terminal(slave.as_fd())?;
     for target in 0..3 {
         poll::replace_stdio(target, slave.as_fd())?;

@@ -16,8 +16,10 @@ pub(crate) enum Message {
     Surroundings,
     /// Child: everything is ready, waiting for [`Message::Go`].
     Ready,
-    /// Child: a descriptor (the terminal's master, or a pidfd).
-    Descriptor(OwnedFd),
+    /// Child: the master of its terminal.
+    Terminal(OwnedFd),
+    /// Child: the pidfd of the process that goes on in its place.
+    Successor(OwnedFd),
     /// Child: it failed.
     Failed(Report),
     /// The other end is closed: the child has executed the program, or either has died.
@@ -49,8 +51,12 @@ impl Sync {
         Ok(socket::send_with_fd(&self.0, b"S", None)?)
     }
 
-    pub(crate) fn descriptor(&self, fd: impl AsFd) -> Result<()> {
-        Ok(socket::send_with_fd(&self.0, b"D", Some(fd.as_fd()))?)
+    pub(crate) fn terminal(&self, master: impl AsFd) -> Result<()> {
+        Ok(socket::send_with_fd(&self.0, b"T", Some(master.as_fd()))?)
+    }
+
+    pub(crate) fn successor(&self, pidfd: impl AsFd) -> Result<()> {
+        Ok(socket::send_with_fd(&self.0, b"P", Some(pidfd.as_fd()))?)
     }
 
     pub(crate) fn failed(&self, error: &Error) {
@@ -82,7 +88,8 @@ impl Sync {
             (b'G', _) => Message::Go,
             (b'S', _) => Message::Surroundings,
             (b'R', _) => Message::Ready,
-            (b'D', Some(fd)) => Message::Descriptor(fd),
+            (b'T', Some(fd)) => Message::Terminal(fd),
+            (b'P', Some(fd)) => Message::Successor(fd),
             (b'F', _) => {
                 let mut bytes = Vec::new();
                 let mut buffer = [0u8; 4096];
