@@ -38,7 +38,7 @@ pub(super) fn printf(format: &str, values: &[Value]) -> String {
                 _ => verb.space = true,
             }
         }
-        let mut number = |chars: &mut std::iter::Peekable<std::str::Chars<'_>>, rest: &mut std::slice::Iter<'_, Value>| {
+        let number = |chars: &mut std::iter::Peekable<std::str::Chars<'_>>, rest: &mut std::slice::Iter<'_, Value>| {
             if chars.next_if_eq(&'*').is_some() {
                 return match rest.next() {
                     Some(Value::Int(n)) => Some((n.unsigned_abs() as usize).min(WIDTH_LIMIT)),
