@@ -1,4 +1,4 @@
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use robot_env_sys::terminal::Size;
 
@@ -24,4 +24,16 @@ pub enum Console {
         /// Its first size in rows and columns; (0, 0): the kernel's.
         size: Size,
     },
+}
+
+impl Console {
+    /// The descriptors that it holds.
+    pub(crate) fn numbers(&self) -> Vec<RawFd> {
+        match self {
+            Console::Pipes(stdio) => {
+                [&stdio.stdin, &stdio.stdout, &stdio.stderr].map(AsRawFd::as_raw_fd).to_vec()
+            }
+            Console::Terminal { .. } => Vec::new(),
+        }
+    }
 }

@@ -1,5 +1,5 @@
 use std::convert::Infallible;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::Path;
 
 use oci_spec::runtime::{LinuxSeccomp, Process as ProcessSpec};
@@ -142,6 +142,10 @@ fn foreign_namespaces(pid: i32) -> Result<namespace::Flags> {
 fn join_and_clone(joiner: Joiner<'_>) -> Result<Infallible> {
     let Joiner { request, foreign, sync, .. } = &joiner;
     process::reset_signals();
+    let mut keep = request.console.numbers();
+    keep.extend([sync.as_fd().as_raw_fd(), request.pidfd.as_raw_fd()]);
+    keep.extend((3..3 + request.preserve_fds).map(|number| number as RawFd));
+    process::close_all_but(&keep)?;
     init::set_oom_score_of(request.process)?;
     // Until the program runs, nobody inside may look at this process.
     process::set_undumpable()?;
@@ -179,9 +183,10 @@ fn prepare(joiner: Joiner<'_>) -> Result<Infallible> {
         process::set_group(0)?;
         process::set_user(0)?;
     }
-    let mut slave: Option<OwnedFd> = None;
+    let uid = request.process.user().uid();
     match &request.console {
         Console::Pipes(stdio) => {
+            init::give_pipes(stdio, uid);
             poll::replace_stdio(0, &stdio.stdin)?;
             poll::replace_stdio(1, &stdio.stdout)?;
             poll::replace_stdio(2, &stdio.stderr)?;
@@ -192,13 +197,8 @@ fn prepare(joiner: Joiner<'_>) -> Result<Infallible> {
             let master = mounts::Root::new(root)
                 .open("/dev/pts/ptmx", OFlags::RDWR | OFlags::NOCTTY)
                 .within(|| "cannot open the container's terminals".into())?;
-            slave = Some(init::terminal_in(master, *size, sync)?);
+            init::terminal_in(master, *size, uid, sync)?;
         }
-    }
-    // The terminal belongs to whoever uses it, as a login would have it.
-    if let Some(slave) = slave {
-        let uid = rustix::fs::Uid::from_raw(request.process.user().uid());
-        let _ = rustix::fs::fchown(&slave, Some(uid), None);
     }
     finish(
         request.process,

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::fs;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use oci_spec::runtime::{Linux, LinuxNamespaceType, LinuxPersonalityDomain, Spec};
@@ -11,7 +11,7 @@ use robot_env_sys::cgroup::{Cgroup, Hierarchies};
 use robot_env_sys::mount::{self, Attributes, PropagationFlags};
 use robot_env_sys::process::{self as sys_process, CloneRequest, Cloned};
 use robot_env_sys::{namespace, netlink, poll, socket, terminal};
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use crate::hooks;
@@ -20,7 +20,7 @@ use crate::process::{self, Last};
 use crate::seccomp::Filter;
 use crate::state::Status;
 use crate::sync::{Message, Sync};
-use crate::{Console, Rootfs};
+use crate::{Console, Rootfs, Stdio};
 
 /// What the child was cloned with.
 pub(crate) struct Context<'a> {
@@ -58,6 +58,7 @@ fn prepare(context: Context<'_>) -> Result<Infallible> {
     let process_spec =
         spec.process().as_ref().ok_or_else(|| Error::invalid("the runtime spec has no process"))?;
     sys_process::reset_signals();
+    close_inherited(&context)?;
     // While it is still root of the caller's user namespace.
     if let Some(cgroup) = context.cgroup {
         cgroup.enter().map_err(Error::from).within(|| format!("cannot enter cgroup `{}`", cgroup.path()))?;
@@ -111,7 +112,8 @@ fn prepare(context: Context<'_>) -> Result<Infallible> {
         environment.mount(entry).within(|| format!("cannot mount `{}`", entry.destination().display()))?;
     }
     mounts::populate_dev(&root, spec, linux)?;
-    set_up_console(&root, &context.console, sync)?;
+    let uid = process_spec.user().uid();
+    set_up_console(&root, &context.console, uid, sync)?;
     environment.finish()?;
     let hooks_list = spec.hooks().clone().unwrap_or_default();
     #[allow(deprecated)]
@@ -160,6 +162,20 @@ fn prepare(context: Context<'_>) -> Result<Infallible> {
             before_program: &before_program,
         },
     )
+}
+
+/// Whatever the parent had open stays outside: with a shared pid namespace the container's
+/// processes could look at this one.
+fn close_inherited(context: &Context<'_>) -> Result<()> {
+    let mut keep = context.console.numbers();
+    keep.push(context.sync.as_fd().as_raw_fd());
+    keep.extend(context.gate.map(AsRawFd::as_raw_fd));
+    keep.extend(context.joins.iter().map(|(fd, _)| fd.as_raw_fd()));
+    if let Rootfs::Mount(fd) = context.rootfs {
+        keep.push(fd.as_raw_fd());
+    }
+    keep.extend((3..3 + context.preserve_fds).map(|number| number as RawFd));
+    Ok(sys_process::close_all_but(&keep)?)
 }
 
 /// Clones the process that goes on in new namespaces of the user namespace that was joined; the
@@ -230,25 +246,36 @@ fn set_names(spec: &Spec) -> Result<()> {
     Ok(())
 }
 
-fn set_up_console(root: &Root, console: &Console, sync: &Sync) -> Result<()> {
+fn set_up_console(root: &Root, console: &Console, uid: u32, sync: &Sync) -> Result<()> {
     match console {
         Console::Pipes(stdio) => {
+            give_pipes(stdio, uid);
             poll::replace_stdio(0, &stdio.stdin)?;
             poll::replace_stdio(1, &stdio.stdout)?;
             poll::replace_stdio(2, &stdio.stderr)?;
         }
         Console::Terminal { size } => {
             let master = root.open("/dev/pts/ptmx", OFlags::RDWR | OFlags::NOCTTY)?;
-            let slave = terminal_in(master, *size, sync)?;
+            let slave = terminal_in(master, *size, uid, sync)?;
             mounts::bind_console(root, slave.as_fd())?;
         }
     }
     Ok(())
 }
 
+/// Lets the user open its own streams again (`/dev/stderr`): pipes belong to whoever made them.
+pub(crate) fn give_pipes(stdio: &Stdio, uid: u32) {
+    for fd in [&stdio.stdin, &stdio.stdout, &stdio.stderr] {
+        let Ok(stat) = rustix::fs::fstat(fd) else { continue };
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Fifo && stat.st_uid != uid {
+            let _ = rustix::fs::fchown(fd, Some(rustix::fs::Uid::from_raw(uid)), None);
+        }
+    }
+}
+
 /// Sends the terminal's master to the parent and makes its slave the standard streams and the
 /// controlling terminal.
-pub(crate) fn terminal_in(master: OwnedFd, size: terminal::Size, sync: &Sync) -> Result<OwnedFd> {
+pub(crate) fn terminal_in(master: OwnedFd, size: terminal::Size, uid: u32, sync: &Sync) -> Result<OwnedFd> {
     let slave = sys_process::terminal_peer(master.as_fd())
         .map_err(Error::from)
         .within(|| "cannot open the container's terminal".into())?;
@@ -256,6 +283,8 @@ pub(crate) fn terminal_in(master: OwnedFd, size: terminal::Size, sync: &Sync) ->
         let _ = terminal::set_size(&master, size);
     }
     sync.terminal(&master)?;
+    // It belongs to whoever uses it, as after a login.
+    let _ = rustix::fs::fchown(&slave, Some(rustix::fs::Uid::from_raw(uid)), None);
     sys_process::set_controlling_terminal(slave.as_fd())?;
     for target in 0..3 {
         poll::replace_stdio(target, slave.as_fd())?;

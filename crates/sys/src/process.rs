@@ -220,6 +220,47 @@ pub fn close_on_exec_from(first: u32) -> CallResult<()> {
     Ok(())
 }
 
+/// Closes every descriptor from 3 on except `keep`, in a cloned child that never returns to its
+/// caller: whatever the parent had open must not be reachable through the child.
+///
+/// Owners of the closed descriptors in this process must never be dropped: the child may only
+/// execute a program or end by [`crate::poll::exit_now`].
+pub fn close_all_but(keep: &[RawFd]) -> CallResult<()> {
+    let mut keep: Vec<u32> = keep.iter().filter(|fd| **fd >= 3).map(|fd| *fd as u32).collect();
+    keep.sort_unstable();
+    keep.dedup();
+    let mut first = 3;
+    for end in keep.into_iter().map(Some).chain([None]) {
+        let last = end.map_or(libc::c_uint::MAX, |fd| fd.wrapping_sub(1));
+        if end.is_none_or(|fd| fd > first) {
+            close_range(first, last)?;
+        }
+        first = end.map_or(first, |fd| fd + 1);
+    }
+    Ok(())
+}
+
+fn close_range(first: u32, last: u32) -> CallResult<()> {
+    // SAFETY: plain numbers; see the contract of `close_all_but`.
+    let rc = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+    if rc == 0 {
+        return Ok(());
+    }
+    match last_errno() {
+        // Kernels before 5.9.
+        Errno::NOSYS => {
+            let entries = std::fs::read_dir("/proc/self/fd").map_err(|_| CallError::new("close_range()", last_errno()))?;
+            let numbers: Vec<u32> = entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
+            for fd in numbers.into_iter().filter(|fd| (first..=last).contains(fd)) {
+                // SAFETY: see the contract of `close_all_but`; the directory's own is closed already.
+                unsafe { libc::close(fd as RawFd) };
+            }
+            Ok(())
+        }
+        errno => Err(CallError::new(format!("close_range({first}, {last})"), errno)),
+    }
+}
+
 /// Lets a descriptor survive the next exec.
 pub fn keep_over_exec(fd: BorrowedFd<'_>) -> CallResult<()> {
     // SAFETY: sets a flag of an open descriptor.
