@@ -13,7 +13,7 @@ use crate::quantity;
 
 /// Where flags may stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flags {
+pub(crate) enum Flags {
     /// Anywhere before `--`.
     Anywhere,
     /// Only before the first word that is no flag (`run`, `create`, `exec`, `top`).
@@ -61,7 +61,12 @@ pub(crate) fn canonical(command: &Command, flags: Flags, words: &[String]) -> Re
 }
 
 /// `-itd`, `-eNAME=x`, `-t=false`.
-fn cluster(command: &Command, word: &str, out: &mut Vec<String>, rest: &mut std::slice::Iter<'_, String>) -> Result<()> {
+fn cluster(
+    command: &Command,
+    word: &str,
+    out: &mut Vec<String>,
+    rest: &mut std::slice::Iter<'_, String>,
+) -> Result<()> {
     let mut letters = word[1..].chars();
     while let Some(letter) = letters.next() {
         let Some(arg) = command.get_arguments().find(|arg| arg.get_short() == Some(letter)) else {
@@ -83,7 +88,13 @@ fn cluster(command: &Command, word: &str, out: &mut Vec<String>, rest: &mut std:
     Ok(())
 }
 
-fn push(out: &mut Vec<String>, arg: &Arg, spelled: &str, value: Option<String>, rest: &mut std::slice::Iter<'_, String>) -> Result<()> {
+fn push(
+    out: &mut Vec<String>,
+    arg: &Arg,
+    spelled: &str,
+    value: Option<String>,
+    rest: &mut std::slice::Iter<'_, String>,
+) -> Result<()> {
     let canonical = match (arg.get_long(), arg.get_short()) {
         (Some(long), _) => format!("--{long}"),
         (None, Some(short)) => format!("-{short}"),
@@ -96,15 +107,19 @@ fn push(out: &mut Vec<String>, arg: &Arg, spelled: &str, value: Option<String>, 
     if takes_value(arg) {
         let value = match value {
             Some(value) => value,
-            None => rest.next().cloned().ok_or_else(|| Error::invalid(format!("flag needs an argument: {spelled}")))?,
+            None => rest
+                .next()
+                .cloned()
+                .ok_or_else(|| Error::invalid(format!("flag needs an argument: {spelled}")))?,
         };
         out.push(format!("{canonical}={value}"));
         return Ok(());
     }
     let on = match value {
         None => true,
-        Some(value) => quantity::truth(&value)
-            .ok_or_else(|| Error::invalid(format!("invalid argument `{value}` for {spelled}: it must be true or false")))?,
+        Some(value) => quantity::truth(&value).ok_or_else(|| {
+            Error::invalid(format!("invalid argument `{value}` for {spelled}: it must be true or false"))
+        })?,
     };
     match arg.get_action() {
         ArgAction::SetTrue => {
@@ -119,13 +134,16 @@ fn push(out: &mut Vec<String>, arg: &Arg, spelled: &str, value: Option<String>, 
 }
 
 fn find_long<'a>(command: &'a Command, name: &str) -> Option<&'a Arg> {
-    command
-        .get_arguments()
-        .find(|arg| arg.get_long() == Some(name) || arg.get_all_aliases().is_some_and(|aliases| aliases.contains(&name)))
+    command.get_arguments().find(|arg| {
+        arg.get_long() == Some(name) || arg.get_all_aliases().is_some_and(|aliases| aliases.contains(&name))
+    })
 }
 
 fn is_help(arg: &Arg) -> bool {
-    matches!(arg.get_action(), ArgAction::Help | ArgAction::HelpShort | ArgAction::HelpLong | ArgAction::Version)
+    matches!(
+        arg.get_action(),
+        ArgAction::Help | ArgAction::HelpShort | ArgAction::HelpLong | ArgAction::Version
+    )
 }
 
 /// Flags that hold a truth value need none behind them.
@@ -143,7 +161,12 @@ mod tests {
             .arg(Arg::new("interactive").short('i').long("interactive").action(ArgAction::SetTrue))
             .arg(Arg::new("env").short('e').long("env").action(ArgAction::Append))
             .arg(Arg::new("network").long("network").alias("net").action(ArgAction::Set))
-            .arg(Arg::new("proxy").long("sig-proxy").action(ArgAction::Set).value_parser(clap::value_parser!(bool)))
+            .arg(
+                Arg::new("proxy")
+                    .long("sig-proxy")
+                    .action(ArgAction::Set)
+                    .value_parser(clap::value_parser!(bool)),
+            )
             .arg(Arg::new("words").num_args(0..))
     }
 
@@ -156,7 +179,10 @@ mod tests {
             ("--tty=true --tty=false image", "-- image"),
             ("-t=false -t image", "--tty -- image"),
             ("-it=0 image", "--interactive -- image"),
-            ("-eA=b -e=C=d -e -E --env=F --env G image", "--env=A=b --env=C=d --env=-E --env=F --env=G -- image"),
+            (
+                "-eA=b -e=C=d -e -E --env=F --env G image",
+                "--env=A=b --env=C=d --env=-E --env=F --env=G -- image",
+            ),
             ("-tieA image", "--tty --interactive --env=A -- image"),
             ("--net host image", "--network=host -- image"),
             ("--sig-proxy=false --sig-proxy image", "--sig-proxy=false --sig-proxy=true -- image"),

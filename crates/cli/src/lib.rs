@@ -5,6 +5,8 @@
 //! a command turns its flags into the engine's requests and prints what comes back. Nothing on disk
 //! is its own, and it takes no lock.
 
+#![allow(dead_code, reason = "the commands that use these parts are built next")]
+
 mod ambient;
 mod app;
 mod command_line;

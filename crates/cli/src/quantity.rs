@@ -7,7 +7,10 @@ use robot_env_diag::{Error, Result};
 
 /// A size like `64`, `512m`, `1.5GB`, `64KiB`: bytes, units of 1024.
 pub(crate) fn bytes(text: &str) -> Result<i64> {
-    let bad = || Error::invalid(format!("invalid size `{text}`")).with_hint("write it like `64m`, `1g` or `1073741824`");
+    let bad = || {
+        Error::invalid(format!("invalid size `{text}`"))
+            .with_hint("write it like `64m`, `1g` or `1073741824`")
+    };
     let number_end = text.rfind(|c: char| c.is_ascii_digit() || c == '.' || c == ' ').ok_or_else(bad)? + 1;
     let (number, suffix) = text.split_at(number_end);
     let number: f64 = number.trim_end_matches(' ').parse().map_err(|_| bad())?;
@@ -43,7 +46,10 @@ pub(crate) fn bytes_or_unlimited(text: &str) -> Result<i64> {
 
 /// A duration as Go writes it: `300ms`, `1.5h`, `1m30s`, `0`; nanoseconds.
 pub(crate) fn duration(text: &str) -> Result<i64> {
-    let bad = || Error::invalid(format!("invalid duration `{text}`")).with_hint("write it like `300ms`, `30s` or `1m30s`");
+    let bad = || {
+        Error::invalid(format!("invalid duration `{text}`"))
+            .with_hint("write it like `300ms`, `30s` or `1m30s`")
+    };
     let (negative, mut rest) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
         None => (false, text.strip_prefix('+').unwrap_or(text)),
@@ -111,7 +117,9 @@ pub(crate) fn moment(text: &str, now: Timestamp) -> Result<Timestamp> {
         let nanoseconds: i32 = format!("{fraction:0<9}").parse().map_err(|_| bad())?;
         return Timestamp::new(seconds, nanoseconds).map_err(|_| bad());
     }
-    let local = text.parse::<jiff::civil::DateTime>().or_else(|_| text.parse::<jiff::civil::Date>().map(|d| d.at(0, 0, 0, 0)));
+    let local = text
+        .parse::<jiff::civil::DateTime>()
+        .or_else(|_| text.parse::<jiff::civil::Date>().map(|d| d.at(0, 0, 0, 0)));
     let zoned = local.and_then(|local| local.to_zoned(jiff::tz::TimeZone::system())).map_err(|_| bad())?;
     Ok(zoned.timestamp())
 }
@@ -123,8 +131,19 @@ mod tests {
     #[test]
     fn sizes() {
         for (text, want) in [
-            ("0", 0), ("32", 32), ("32b", 32), ("32B", 32), ("64KB", 65536), ("64k", 65536), ("64KiB", 65536),
-            ("512m", 512 << 20), ("1g", 1 << 30), ("1.5G", 3 << 29), ("1 gb", 1 << 30), ("2t", 2 << 40), ("1p", 1 << 50),
+            ("0", 0),
+            ("32", 32),
+            ("32b", 32),
+            ("32B", 32),
+            ("64KB", 65536),
+            ("64k", 65536),
+            ("64KiB", 65536),
+            ("512m", 512 << 20),
+            ("1g", 1 << 30),
+            ("1.5G", 3 << 29),
+            ("1 gb", 1 << 30),
+            ("2t", 2 << 40),
+            ("1p", 1 << 50),
         ] {
             assert_eq!(bytes(text).unwrap(), want, "{text}");
         }
@@ -137,8 +156,15 @@ mod tests {
     #[test]
     fn durations() {
         for (text, want) in [
-            ("0", 0), ("1s", 1_000_000_000), ("1m30s", 90_000_000_000), ("300ms", 300_000_000), ("1.5h", 5_400_000_000_000),
-            ("-2s", -2_000_000_000), ("5us", 5000), ("5µs", 5000), ("7ns", 7),
+            ("0", 0),
+            ("1s", 1_000_000_000),
+            ("1m30s", 90_000_000_000),
+            ("300ms", 300_000_000),
+            ("1.5h", 5_400_000_000_000),
+            ("-2s", -2_000_000_000),
+            ("5us", 5000),
+            ("5µs", 5000),
+            ("7ns", 7),
         ] {
             assert_eq!(duration(text).unwrap(), want, "{text}");
         }
@@ -150,7 +176,12 @@ mod tests {
     #[test]
     fn moments() {
         let now = Timestamp::from_second(1_000_000).unwrap();
-        for (text, seconds) in [("10m", 999_400), ("1970-01-02T00:00:00Z", 86400), ("86400", 86400), ("1970-01-02T01:00:00+01:00", 86400)] {
+        for (text, seconds) in [
+            ("10m", 999_400),
+            ("1970-01-02T00:00:00Z", 86400),
+            ("86400", 86400),
+            ("1970-01-02T01:00:00+01:00", 86400),
+        ] {
             assert_eq!(moment(text, now).unwrap().as_second(), seconds, "{text}");
         }
         assert_eq!(moment("3.5", now).unwrap().as_nanosecond(), 3_500_000_000);

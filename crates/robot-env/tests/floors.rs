@@ -33,7 +33,8 @@ fn arrows_point_down() {
         .output()
         .expect("cargo metadata runs");
     assert!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
-    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).expect("cargo metadata prints JSON");
+    let metadata: serde_json::Value =
+        serde_json::from_slice(&output.stdout).expect("cargo metadata prints JSON");
     let floors: BTreeMap<&str, u32> = FLOORS.into_iter().collect();
     let packages = metadata["packages"].as_array().expect("packages");
     assert!(packages.len() > 4, "the workspace has its crates");
@@ -64,6 +65,10 @@ fn only_sys_may_be_unsafe() {
         let manifest = entry.path().join("Cargo.toml");
         let Ok(text) = std::fs::read_to_string(&manifest) else { continue };
         let inherits = text.contains("[lints]\nworkspace = true");
-        assert!(inherits || entry.file_name() == "sys", "{} does not take the workspace's lints", manifest.display());
+        assert!(
+            inherits || entry.file_name() == "sys",
+            "{} does not take the workspace's lints",
+            manifest.display()
+        );
     }
 }

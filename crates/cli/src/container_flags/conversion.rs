@@ -32,7 +32,10 @@ pub(super) fn wanted(flags: &ContainerFlags, ambient: &Ambient) -> Result<Wanted
         image: flags.image.clone(),
         platform: flags.platform.as_deref().filter(|text| !text.is_empty()).map(str::parse).transpose()?,
         command: (!flags.command.is_empty()).then(|| flags.command.clone()),
-        entrypoint: flags.entrypoint.as_ref().map(|word| if word.is_empty() { Vec::new() } else { vec![word.clone()] }),
+        entrypoint: flags
+            .entrypoint
+            .as_ref()
+            .map(|word| if word.is_empty() { Vec::new() } else { vec![word.clone()] }),
         env: environment::environment(&flags.env_file, &flags.env, ambient)?,
         user: flags.user.clone().filter(|user| !user.is_empty()),
         group_add: flags.group_add.clone(),
@@ -54,15 +57,27 @@ pub(super) fn wanted(flags: &ContainerFlags, ambient: &Ambient) -> Result<Wanted
         ipc: ipc(flags.ipc.as_deref().unwrap_or_default())?,
         pid: pid(flags.pid.as_deref().unwrap_or_default())?,
         uts_host: host_only("uts", flags.uts.as_deref())?,
-        userns: if host_only("userns", flags.userns.as_deref())? { UsernsMode::Host } else { UsernsMode::Engine },
+        userns: if host_only("userns", flags.userns.as_deref())? {
+            UsernsMode::Host
+        } else {
+            UsernsMode::Engine
+        },
         cgroupns: match flags.cgroupns.as_deref() {
             None | Some("") => CgroupnsMode::Default,
             Some("private") => CgroupnsMode::Private,
             Some("host") => CgroupnsMode::Host,
-            Some(other) => return Err(Error::invalid(format!("invalid cgroup mode `{other}`: it must be host or private"))),
+            Some(other) => {
+                return Err(Error::invalid(format!(
+                    "invalid cgroup mode `{other}`: it must be host or private"
+                )));
+            }
         },
         mounts,
-        volumes_from: flags.volumes_from.iter().map(|text| volume::volumes_from(text)).collect::<Result<_>>()?,
+        volumes_from: flags
+            .volumes_from
+            .iter()
+            .map(|text| volume::volumes_from(text))
+            .collect::<Result<_>>()?,
         volume_driver: flags.volume_driver.clone().filter(|driver| !driver.is_empty()),
         read_only: flags.read_only,
         shm_size: flags.shm_size.as_deref().map(shm_size).transpose()?,
@@ -72,7 +87,11 @@ pub(super) fn wanted(flags: &ContainerFlags, ambient: &Ambient) -> Result<Wanted
         privileged: flags.privileged,
         security: security::security(&flags.security_opt, directory)?,
         devices: flags.device.iter().map(|text| security::device(text)).collect::<Result<_>>()?,
-        device_cgroup_rules: flags.device_cgroup_rule.iter().map(|text| security::device_rule(text)).collect::<Result<_>>()?,
+        device_cgroup_rules: flags
+            .device_cgroup_rule
+            .iter()
+            .map(|text| security::device_rule(text))
+            .collect::<Result<_>>()?,
         sysctls: sysctls(&flags.sysctl)?,
         ulimits: flags.ulimit.iter().map(|text| limits::ulimit(text)).collect::<Result<_>>()?,
         resources,
@@ -90,18 +109,27 @@ pub(super) fn wanted(flags: &ContainerFlags, ambient: &Ambient) -> Result<Wanted
 
 fn refuse_what_is_not_there(flags: &ContainerFlags) -> Result<()> {
     if flags.gpus.as_deref().is_some_and(|request| !request.is_empty()) {
-        return Err(Error::new(Kind::Unsupported, "could not select device driver \"\" with capabilities: [[gpu]]")
-            .because(Error::new(Kind::Unsupported, "GPUs are not supported by this version")));
+        return Err(Error::new(
+            Kind::Unsupported,
+            "could not select device driver \"\" with capabilities: [[gpu]]",
+        )
+        .because(Error::new(Kind::Unsupported, "GPUs are not supported by this version")));
     }
     if flags.runtime.as_deref() == Some("nvidia") {
         return Err(Error::new(Kind::Unsupported, "unknown or invalid runtime name: nvidia")
             .because(Error::new(Kind::Unsupported, "GPUs are not supported by this version")));
     }
     if flags.use_api_socket {
-        return Err(Error::new(Kind::Unsupported, "--use-api-socket is not supported: there is no API socket"));
+        return Err(Error::new(
+            Kind::Unsupported,
+            "--use-api-socket is not supported: there is no API socket",
+        ));
     }
     if !flags.disable_content_trust {
-        return Err(Error::new(Kind::Unsupported, "--disable-content-trust=false is not supported: image signatures are not checked"));
+        return Err(Error::new(
+            Kind::Unsupported,
+            "--disable-content-trust=false is not supported: image signatures are not checked",
+        ));
     }
     if flags.isolation.as_deref().is_some_and(|name| !matches!(name, "" | "default")) {
         return Err(Error::new(Kind::Unsupported, "--isolation is for Windows: only `default` exists here"));
@@ -110,7 +138,10 @@ fn refuse_what_is_not_there(flags: &ContainerFlags) -> Result<()> {
         return Err(Error::new(Kind::Unsupported, "there is only the volume driver `local`"));
     }
     if !matches!(flags.pull.as_str(), "always" | "missing" | "never") {
-        return Err(Error::invalid(format!("invalid pull option: '{}': must be one of \"always\", \"missing\" or \"never\"", flags.pull)));
+        return Err(Error::invalid(format!(
+            "invalid pull option: '{}': must be one of \"always\", \"missing\" or \"never\"",
+            flags.pull
+        )));
     }
     if let Some(keys) = &flags.detach_keys {
         process::detach_keys(keys)?;
@@ -130,7 +161,9 @@ pub(crate) fn check_container_name(name: &str) -> Result<()> {
     if fine && (2..=255).contains(&name.len()) {
         return Ok(());
     }
-    Err(Error::invalid(format!("invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")))
+    Err(Error::invalid(format!(
+        "invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
+    )))
 }
 
 fn check_combinations(spec: &ContainerSpec) -> Result<()> {
@@ -159,15 +192,22 @@ fn working_directory(text: Option<&str>) -> Result<Option<String>> {
     match text.filter(|text| !text.is_empty()) {
         None => Ok(None),
         Some(path) if path.starts_with('/') => Ok(Some(volume::clean(std::path::Path::new(path)))),
-        Some(path) => {
-            Err(Error::invalid(format!("the working directory '{path}' is invalid, it needs to be an absolute path")))
-        }
+        Some(path) => Err(Error::invalid(format!(
+            "the working directory '{path}' is invalid, it needs to be an absolute path"
+        ))),
     }
 }
 
 fn checked_hostname(name: String) -> Result<String> {
-    let fine = name.len() <= 64 && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
-    if fine { Ok(name) } else { Err(Error::invalid(format!("invalid hostname `{name}`: up to 64 letters, digits, `.`, `-` and `_` are allowed"))) }
+    let fine = name.len() <= 64
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
+    if fine {
+        Ok(name)
+    } else {
+        Err(Error::invalid(format!(
+            "invalid hostname `{name}`: up to 64 letters, digits, `.`, `-` and `_` are allowed"
+        )))
+    }
 }
 
 fn shm_size(text: &str) -> Result<u64> {
@@ -180,7 +220,9 @@ fn shm_size(text: &str) -> Result<u64> {
 fn sysctls(given: &[String]) -> Result<std::collections::BTreeMap<String, String>> {
     for word in given {
         if !word.contains('=') {
-            return Err(Error::invalid(format!("invalid argument `{word}` for --sysctl: it must be KEY=VALUE")));
+            return Err(Error::invalid(format!(
+                "invalid argument `{word}` for --sysctl: it must be KEY=VALUE"
+            )));
         }
     }
     environment::map(given, "sysctl")

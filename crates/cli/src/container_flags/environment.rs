@@ -20,7 +20,8 @@ pub(crate) fn environment(files: &[String], given: &[String], ambient: &Ambient)
         }
     }
     for word in given {
-        let (name, value) = word.split_once('=').map_or((word.as_str(), None), |(name, value)| (name, Some(value)));
+        let (name, value) =
+            word.split_once('=').map_or((word.as_str(), None), |(name, value)| (name, Some(value)));
         if name.is_empty() {
             return Err(Error::invalid(format!("invalid environment variable: `{word}` has no name")));
         }
@@ -34,7 +35,11 @@ pub(crate) fn environment(files: &[String], given: &[String], ambient: &Ambient)
 }
 
 /// Labels of the files, then those of `--label`.
-pub(super) fn labels(files: &[String], given: &[String], ambient: &Ambient) -> Result<BTreeMap<String, String>> {
+pub(super) fn labels(
+    files: &[String],
+    given: &[String],
+    ambient: &Ambient,
+) -> Result<BTreeMap<String, String>> {
     let mut out = BTreeMap::new();
     for file in files {
         for line in lines(file, ambient)? {
@@ -73,7 +78,8 @@ fn lines(file: &str, ambient: &Ambient) -> Result<Vec<String>> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
     let mut out = Vec::new();
     for (number, line) in bytes.split(|b| *b == b'\n').enumerate() {
-        let bad = |why: &str| Error::invalid(format!("cannot read file `{file}`: line {}: {why}", number + 1));
+        let bad =
+            |why: &str| Error::invalid(format!("cannot read file `{file}`: line {}: {why}", number + 1));
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         let line = std::str::from_utf8(line).map_err(|_| bad("it is not valid UTF-8"))?.trim_start();
         if line.is_empty() || line.starts_with('#') {
@@ -96,13 +102,18 @@ mod tests {
     use super::*;
 
     fn ambient() -> Ambient {
-        Ambient { environment: vec![("HOSTVAR".into(), "h".into())], directory: std::env::temp_dir(), ..Ambient::default() }
+        Ambient {
+            environment: vec![("HOSTVAR".into(), "h".into())],
+            directory: std::env::temp_dir(),
+            ..Ambient::default()
+        }
     }
 
     #[test]
     fn variables_come_from_files_flags_and_the_host() {
         let path = std::env::temp_dir().join(format!("robot-env-env-file-{}", std::process::id()));
-        std::fs::write(&path, "\u{feff}# comment\n\n  A=1 # kept \nB=\"q\"\r\nHOSTVAR\nNOWHERE\nC=\n").unwrap();
+        std::fs::write(&path, "\u{feff}# comment\n\n  A=1 # kept \nB=\"q\"\r\nHOSTVAR\nNOWHERE\nC=\n")
+            .unwrap();
         let file = path.to_str().unwrap().to_owned();
         let given = ["HOSTVAR", "NOWHERE", "X=a=b", "Y="].map(str::to_owned);
         let got = environment(std::slice::from_ref(&file), &given, &ambient()).unwrap();
@@ -121,7 +132,10 @@ mod tests {
     #[test]
     fn labels_may_have_no_value() {
         let got = labels(&[], &["a=b=c".to_owned(), "d".to_owned()], &ambient()).unwrap();
-        assert_eq!(got, BTreeMap::from([("a".to_owned(), "b=c".to_owned()), ("d".to_owned(), String::new())]));
+        assert_eq!(
+            got,
+            BTreeMap::from([("a".to_owned(), "b=c".to_owned()), ("d".to_owned(), String::new())])
+        );
         assert!(labels(&[], &["=b".to_owned()], &ambient()).is_err());
     }
 }

@@ -10,7 +10,7 @@ const MEMORY_MINIMUM: i64 = 6 << 20;
 
 /// Flags that set cgroup limits.
 #[derive(Args, Clone, Debug, Default)]
-pub struct LimitFlags {
+pub(crate) struct LimitFlags {
     /// Block I/O weight, 10 to 1000; 0 sets none
     #[arg(long, value_name = "WEIGHT")]
     blkio_weight: Option<u16>,
@@ -77,10 +77,14 @@ impl LimitFlags {
     /// The limits that the flags ask for; what is not given is absent.
     pub(crate) fn resources(&self) -> Result<Resources> {
         let size = |flag: &str, text: &Option<String>, read: fn(&str) -> Result<i64>| {
-            text.as_deref().map(|text| read(text).map_err(|e| e.within(format!("invalid argument for --{flag}")))).transpose()
+            text.as_deref()
+                .map(|text| read(text).map_err(|e| e.within(format!("invalid argument for --{flag}"))))
+                .transpose()
         };
         let positive = |flag: &str, number: Option<i64>| match number {
-            Some(n) if n < 0 => Err(Error::invalid(format!("invalid argument `{n}` for --{flag}: it must not be negative"))),
+            Some(n) if n < 0 => {
+                Err(Error::invalid(format!("invalid argument `{n}` for --{flag}: it must not be negative")))
+            }
             Some(0) | None => Ok(None),
             Some(n) => Ok(Some(n as u64)),
         };
@@ -101,9 +105,15 @@ impl LimitFlags {
             cpuset_mems: set_list("cpuset-mems", &self.cpuset_mems)?,
             pids_limit: self.pids_limit,
             blkio_weight: self.blkio_weight.filter(|w| *w != 0),
-            blkio_weight_device: rates("blkio-weight-device", &self.blkio_weight_device, |t| t.parse().ok().filter(|w| matches!(w, 0 | 10..=1000)))?,
-            device_read_bps: rates("device-read-bps", &self.device_read_bps, |t| quantity::bytes(t).ok().map(|n| n as u64))?,
-            device_write_bps: rates("device-write-bps", &self.device_write_bps, |t| quantity::bytes(t).ok().map(|n| n as u64))?,
+            blkio_weight_device: rates("blkio-weight-device", &self.blkio_weight_device, |t| {
+                t.parse().ok().filter(|w| matches!(w, 0 | 10..=1000))
+            })?,
+            device_read_bps: rates("device-read-bps", &self.device_read_bps, |t| {
+                quantity::bytes(t).ok().map(|n| n as u64)
+            })?,
+            device_write_bps: rates("device-write-bps", &self.device_write_bps, |t| {
+                quantity::bytes(t).ok().map(|n| n as u64)
+            })?,
             device_read_iops: rates("device-read-iops", &self.device_read_iops, |t| t.parse().ok())?,
             device_write_iops: rates("device-write-iops", &self.device_write_iops, |t| t.parse().ok())?,
             oom_kill_disable: None,
@@ -130,10 +140,14 @@ fn check(resources: &Resources) -> Result<()> {
         return Err(Error::invalid("invalid memory swappiness: it must be between 0 and 100, or -1"));
     }
     if resources.nano_cpus.is_some() && (resources.cpu_period.is_some() || resources.cpu_quota.is_some()) {
-        return Err(Error::invalid("conflicting options: --cpus and --cpu-period or --cpu-quota cannot both be set"));
+        return Err(Error::invalid(
+            "conflicting options: --cpus and --cpu-period or --cpu-quota cannot both be set",
+        ));
     }
     if resources.cpu_period.is_some_and(|n| !(1000..=1_000_000).contains(&n)) {
-        return Err(Error::invalid("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)"));
+        return Err(Error::invalid(
+            "CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)",
+        ));
     }
     if resources.cpu_quota.is_some_and(|n| (1..1000).contains(&n)) {
         return Err(Error::invalid("CPU cfs quota can not be less than 1ms (i.e. 1000)"));
@@ -145,7 +159,8 @@ fn check(resources: &Resources) -> Result<()> {
 }
 
 fn nano_cpus(text: &str) -> Result<i64> {
-    let bad = || Error::invalid(format!("invalid argument `{text}` for --cpus: it must be a number like 1.5"));
+    let bad =
+        || Error::invalid(format!("invalid argument `{text}` for --cpus: it must be a number like 1.5"));
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let digits = |t: &str| t.bytes().all(|b| b.is_ascii_digit());
     if text.is_empty() || text == "." || !digits(whole) || !digits(fraction) || whole.len() > 6 {
@@ -169,7 +184,8 @@ fn set_list(flag: &str, text: &Option<String>) -> Result<Option<String>> {
     if fine {
         Ok(Some(text.to_owned()))
     } else {
-        Err(Error::invalid(format!("invalid argument `{text}` for --{flag}")).with_hint("write it like `0-3` or `0,2`"))
+        Err(Error::invalid(format!("invalid argument `{text}` for --{flag}"))
+            .with_hint("write it like `0-3` or `0,2`"))
     }
 }
 
@@ -177,7 +193,11 @@ fn rates(flag: &str, given: &[String], read: impl Fn(&str) -> Option<u64>) -> Re
     given
         .iter()
         .map(|text| {
-            let bad = || Error::invalid(format!("invalid argument `{text}` for --{flag}: it must be like /dev/sda:NUMBER"));
+            let bad = || {
+                Error::invalid(format!(
+                    "invalid argument `{text}` for --{flag}: it must be like /dev/sda:NUMBER"
+                ))
+            };
             let (path, rate) = text.split_once(':').ok_or_else(bad)?;
             if !path.starts_with("/dev/") {
                 return Err(bad());
@@ -188,8 +208,22 @@ fn rates(flag: &str, given: &[String], read: impl Fn(&str) -> Option<u64>) -> Re
 }
 
 const ULIMITS: [&str; 16] = [
-    "as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio", "rttime",
-    "sigpending", "stack",
+    "as",
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
 ];
 
 /// Reads `--ulimit NAME=SOFT[:HARD]`.
@@ -197,7 +231,8 @@ pub(super) fn ulimit(text: &str) -> Result<Ulimit> {
     let bad = |why: String| Error::invalid(format!("invalid ulimit argument: `{text}`: {why}"));
     let (name, values) = text.split_once('=').ok_or_else(|| bad("it must be NAME=SOFT[:HARD]".into()))?;
     if !ULIMITS.contains(&name) {
-        return Err(bad(format!("there is no limit `{name}`")).with_hint(format!("the limits are {}", ULIMITS.join(", "))));
+        return Err(bad(format!("there is no limit `{name}`"))
+            .with_hint(format!("the limits are {}", ULIMITS.join(", "))));
     }
     let number = |value: &str| match value.parse::<i64>() {
         Ok(n) if n >= -1 => Ok(n),
@@ -206,7 +241,9 @@ pub(super) fn ulimit(text: &str) -> Result<Ulimit> {
     let (soft, hard) = values.split_once(':').unwrap_or((values, values));
     let (soft, hard) = (number(soft)?, number(hard)?);
     if hard != -1 && (soft > hard || soft == -1) {
-        return Err(bad(format!("the soft limit must be less than or equal to the hard limit: {soft} > {hard}")));
+        return Err(bad(format!(
+            "the soft limit must be less than or equal to the hard limit: {soft} > {hard}"
+        )));
     }
     Ok(Ulimit { name: name.to_owned(), soft, hard })
 }
@@ -217,7 +254,9 @@ mod tests {
 
     #[test]
     fn cpus() {
-        for (text, want) in [("1", 1_000_000_000), ("1.5", 1_500_000_000), (".5", 500_000_000), ("0", 0), ("0.000000001", 1)] {
+        for (text, want) in
+            [("1", 1_000_000_000), ("1.5", 1_500_000_000), (".5", 500_000_000), ("0", 0), ("0.000000001", 1)]
+        {
             assert_eq!(nano_cpus(text).unwrap(), want, "{text}");
         }
         for bad in ["", ".", "-1", "1e3", "a", "0.0000000001"] {
@@ -227,10 +266,15 @@ mod tests {
 
     #[test]
     fn ulimits() {
-        assert_eq!(ulimit("nofile=1024:2048").unwrap(), Ulimit { name: "nofile".into(), soft: 1024, hard: 2048 });
+        assert_eq!(
+            ulimit("nofile=1024:2048").unwrap(),
+            Ulimit { name: "nofile".into(), soft: 1024, hard: 2048 }
+        );
         assert_eq!(ulimit("core=-1").unwrap(), Ulimit { name: "core".into(), soft: -1, hard: -1 });
         assert_eq!(ulimit("rtprio=99:-1").unwrap(), Ulimit { name: "rtprio".into(), soft: 99, hard: -1 });
-        for bad in ["", "nofile", "nofile=", "nofile=a", "nofile=2:1", "nofile=-1:1", "nope=1", "nofile=1:2:3"] {
+        for bad in
+            ["", "nofile", "nofile=", "nofile=a", "nofile=2:1", "nofile=-1:1", "nope=1", "nofile=1:2:3"]
+        {
             assert!(ulimit(bad).is_err(), "{bad}");
         }
     }
@@ -244,7 +288,10 @@ mod tests {
             assert!(set_list("x", &Some(bad.into())).is_err(), "{bad}");
         }
         let flags = LimitFlags { device_read_bps: vec!["/dev/sda:1mb".into()], ..LimitFlags::default() };
-        assert_eq!(flags.resources().unwrap().device_read_bps, [DeviceRate { path: "/dev/sda".into(), rate: 1 << 20 }]);
+        assert_eq!(
+            flags.resources().unwrap().device_read_bps,
+            [DeviceRate { path: "/dev/sda".into(), rate: 1 << 20 }]
+        );
         for bad in ["/dev/sda", "sda:1", "/dev/sda:x"] {
             let flags = LimitFlags { device_write_iops: vec![bad.into()], ..LimitFlags::default() };
             assert!(flags.resources().is_err(), "{bad}");

@@ -46,9 +46,12 @@ pub(super) fn mount(text: &str, directory: &Path) -> Result<MountSpec> {
 fn read(fields: &mut Fields, key: &str, value: Option<&str>, directory: &Path) -> Result<()> {
     let flag = |value: Option<&str>| match value {
         None => Ok(true),
-        Some(value) => quantity::truth(value).ok_or_else(|| Error::invalid(format!("invalid value for {key}: {value}"))),
+        Some(value) => {
+            quantity::truth(value).ok_or_else(|| Error::invalid(format!("invalid value for {key}: {value}")))
+        }
     };
-    let need = || value.ok_or_else(|| Error::invalid(format!("invalid field `{key}` must be a key=value pair")));
+    let need =
+        || value.ok_or_else(|| Error::invalid(format!("invalid field `{key}` must be a key=value pair")));
     if let Some((kind, _)) = key.split_once('-') {
         fields.specific.push(kind.to_owned());
     }
@@ -56,8 +59,11 @@ fn read(fields: &mut Fields, key: &str, value: Option<&str>, directory: &Path) -
         "type" => fields.kind = need()?.to_ascii_lowercase(),
         "source" | "src" => {
             let value = need()?;
-            fields.source =
-                if value == "." || value.starts_with("./") { clean(&directory.join(value)) } else { value.to_owned() };
+            fields.source = if value == "." || value.starts_with("./") {
+                clean(&directory.join(value))
+            } else {
+                value.to_owned()
+            };
         }
         "target" | "dst" | "destination" => fields.target = need()?.to_owned(),
         "readonly" | "ro" => fields.read_only = flag(value)?,
@@ -68,8 +74,10 @@ fn read(fields: &mut Fields, key: &str, value: Option<&str>, directory: &Path) -
         },
         "bind-propagation" => {
             let word = need()?.to_ascii_lowercase();
-            fields.propagation =
-                Some(propagation(&word).ok_or_else(|| Error::invalid(format!("invalid propagation value: {word}")))?);
+            fields.propagation = Some(
+                propagation(&word)
+                    .ok_or_else(|| Error::invalid(format!("invalid propagation value: {word}")))?,
+            );
         }
         "bind-nonrecursive" => fields.recursive = Some(!flag(value)?),
         "bind-recursive" => match need()? {
@@ -90,13 +98,19 @@ fn read(fields: &mut Fields, key: &str, value: Option<&str>, directory: &Path) -
         "volume-opt" => label(&mut fields.options, need()?),
         "volume-driver" => match need()? {
             "local" => {}
-            other => return Err(Error::new(Kind::Unsupported, format!("there is no volume driver `{other}`, only `local`"))),
+            other => {
+                return Err(Error::new(
+                    Kind::Unsupported,
+                    format!("there is no volume driver `{other}`, only `local`"),
+                ));
+            }
         },
         "tmpfs-size" => fields.tmpfs_size = Some(quantity::bytes(need()?)? as u64),
         "tmpfs-mode" => {
             let value = need()?;
             let mode = u32::from_str_radix(value, 8).ok().filter(|mode| *mode <= 0o7777);
-            fields.tmpfs_mode = Some(mode.ok_or_else(|| Error::invalid(format!("invalid value for tmpfs-mode: {value}")))?);
+            fields.tmpfs_mode =
+                Some(mode.ok_or_else(|| Error::invalid(format!("invalid value for tmpfs-mode: {value}")))?);
         }
         _ => return Err(Error::invalid(format!("unexpected key `{key}`"))),
     }
@@ -158,7 +172,11 @@ fn build(fields: Fields, bad: &dyn Fn(&str) -> Error) -> Result<MountSpec> {
             }
             MountSource::Image { image: fields.source, subpath: fields.subpath }
         }
-        other => return Err(bad(&format!("mount type unknown: `{other}`: it must be bind, volume, tmpfs or image"))),
+        other => {
+            return Err(bad(&format!(
+                "mount type unknown: `{other}`: it must be bind, volume, tmpfs or image"
+            )));
+        }
     };
     Ok(MountSpec { target, source, read_only: fields.read_only })
 }
@@ -193,7 +211,8 @@ pub(crate) fn csv(text: &str) -> Option<Vec<String>> {
                 None => return inside.is_empty().then_some(out),
             }
         } else {
-            let (field, after) = rest.split_once(',').map_or((rest, None), |(field, after)| (field, Some(after)));
+            let (field, after) =
+                rest.split_once(',').map_or((rest, None), |(field, after)| (field, Some(after)));
             if field.contains('"') {
                 return None;
             }
@@ -237,9 +256,12 @@ mod tests {
                 },
             }
         );
-        assert!(matches!(read("type=bind,source=./x,target=/b").source, MountSource::Bind { source, .. } if source == "/home/me/x"));
+        assert!(
+            matches!(read("type=bind,source=./x,target=/b").source, MountSource::Bind { source, .. } if source == "/home/me/x")
+        );
         assert!(matches!(
-            read("type=bind,source=/x,target=/b,readonly,bind-recursive=readonly,bind-propagation=rprivate").source,
+            read("type=bind,source=/x,target=/b,readonly,bind-recursive=readonly,bind-propagation=rprivate")
+                .source,
             MountSource::Bind { read_only_depth: ReadOnlyDepth::RecursiveOrFail, .. }
         ));
         assert_eq!(
@@ -261,11 +283,27 @@ mod tests {
             MountSource::Image { image: "ros:1".into(), subpath: Some("opt".into()) }
         );
         for bad in [
-            "", "type=bind", "type=bind,target=/a", "type=bind,source=x,target=/a", "type=volume,source=/x,target=/a", "target=a",
-            "target=/", "type=tmpfs,source=x,target=/a", "type=image,target=/a", "type=npipe,target=/a", "type=x,target=/a",
-            "type=tmpfs,target=/a,volume-nocopy", "type=bind,source=/a,target=/b,tmpfs-size=1m", "target=/a,nope=1", "target=/a,source",
-            "type=bind,source=/a,target=/b,bind-propagation=x", "type=bind,source=/a,target=/b,bind-recursive=readonly",
-            "type=bind,source=/a,target=/b,bind-recursive=x", "target=/a,ro=x", "type=tmpfs,target=/a,tmpfs-mode=9", "target=/a,volume-driver=nfs",
+            "",
+            "type=bind",
+            "type=bind,target=/a",
+            "type=bind,source=x,target=/a",
+            "type=volume,source=/x,target=/a",
+            "target=a",
+            "target=/",
+            "type=tmpfs,source=x,target=/a",
+            "type=image,target=/a",
+            "type=npipe,target=/a",
+            "type=x,target=/a",
+            "type=tmpfs,target=/a,volume-nocopy",
+            "type=bind,source=/a,target=/b,tmpfs-size=1m",
+            "target=/a,nope=1",
+            "target=/a,source",
+            "type=bind,source=/a,target=/b,bind-propagation=x",
+            "type=bind,source=/a,target=/b,bind-recursive=readonly",
+            "type=bind,source=/a,target=/b,bind-recursive=x",
+            "target=/a,ro=x",
+            "type=tmpfs,target=/a,tmpfs-mode=9",
+            "target=/a,volume-driver=nfs",
             "type=tmpfs,target=/a,tmpfs-size=x",
         ] {
             assert!(mount(bad, Path::new("/")).is_err(), "{bad:?} was accepted");

@@ -13,7 +13,10 @@ const HINT: &str = "use the host's network with `--network host`";
 /// Fills in the network, the hosts, the resolver and the exposed ports.
 pub(super) fn apply(flags: &ContainerFlags, wanted: &mut Wanted) -> Result<()> {
     let mode = mode(&flags.network)?;
-    let unsupported = |what: &str| Err(Error::new(Kind::Unsupported, format!("{what} needs a container network, and there is none yet")).with_hint(HINT));
+    let unsupported = |what: &str| {
+        Err(Error::new(Kind::Unsupported, format!("{what} needs a container network, and there is none yet"))
+            .with_hint(HINT))
+    };
     if !flags.link.is_empty() {
         return Err(Error::new(Kind::Unsupported, "--link is not supported")
             .with_hint("share a network instead: `--network host` or `--network container:NAME`"));
@@ -38,7 +41,9 @@ pub(super) fn apply(flags: &ContainerFlags, wanted: &mut Wanted) -> Result<()> {
             wanted.warnings.push("published ports are discarded when using host network mode".into());
         }
         // Docker discards them without a word; a line does no harm.
-        NetworkMode::None if publishes => wanted.warnings.push("published ports are discarded: the container has no network".into()),
+        NetworkMode::None if publishes => {
+            wanted.warnings.push("published ports are discarded: the container has no network".into())
+        }
         NetworkMode::Container(_) => {
             for (given, what) in [
                 (flags.hostname.is_some(), "hostname"),
@@ -48,7 +53,9 @@ pub(super) fn apply(flags: &ContainerFlags, wanted: &mut Wanted) -> Result<()> {
                 (!flags.expose.is_empty(), "port exposing"),
             ] {
                 if given {
-                    return Err(Error::invalid(format!("conflicting options: {what} and the container type network mode")));
+                    return Err(Error::invalid(format!(
+                        "conflicting options: {what} and the container type network mode"
+                    )));
                 }
             }
         }
@@ -59,9 +66,15 @@ pub(super) fn apply(flags: &ContainerFlags, wanted: &mut Wanted) -> Result<()> {
     wanted.spec.expose = flags.expose.iter().map(|text| exposed(text)).collect::<Result<Vec<_>>>()?.concat();
     wanted.spec.add_hosts = flags.add_host.iter().map(|text| host_entry(text)).collect::<Result<_>>()?;
     for server in &flags.dns {
-        server.parse::<IpAddr>().map_err(|_| Error::invalid(format!("invalid argument `{server}` for --dns: it is not an IP address")))?;
+        server.parse::<IpAddr>().map_err(|_| {
+            Error::invalid(format!("invalid argument `{server}` for --dns: it is not an IP address"))
+        })?;
     }
-    wanted.spec.dns = DnsConfig { servers: flags.dns.clone(), search: flags.dns_search.clone(), options: flags.dns_option.clone() };
+    wanted.spec.dns = DnsConfig {
+        servers: flags.dns.clone(),
+        search: flags.dns_search.clone(),
+        options: flags.dns_option.clone(),
+    };
     Ok(())
 }
 
@@ -74,13 +87,25 @@ fn mode(given: &[String]) -> Result<NetworkMode> {
     // Docker's long form: name=NET,alias=A,...
     let name = if text.contains('=') {
         let mut name = None;
-        for field in csv(text).ok_or_else(|| Error::invalid(format!("invalid argument `{text}` for --network")))? {
+        for field in
+            csv(text).ok_or_else(|| Error::invalid(format!("invalid argument `{text}` for --network")))?
+        {
             match field.split_once('=') {
                 Some(("name", value)) => name = Some(value.to_owned()),
-                _ => return Err(Error::new(Kind::Unsupported, format!("--network option `{field}` needs a container network, and there is none yet")).with_hint(HINT)),
+                _ => {
+                    return Err(Error::new(
+                        Kind::Unsupported,
+                        format!(
+                            "--network option `{field}` needs a container network, and there is none yet"
+                        ),
+                    )
+                    .with_hint(HINT));
+                }
             }
         }
-        name.ok_or_else(|| Error::invalid(format!("invalid argument `{text}` for --network: it has no name")))?
+        name.ok_or_else(|| {
+            Error::invalid(format!("invalid argument `{text}` for --network: it has no name"))
+        })?
     } else {
         text.clone()
     };
@@ -88,20 +113,28 @@ fn mode(given: &[String]) -> Result<NetworkMode> {
         "" | "default" => NetworkMode::Default,
         "none" => NetworkMode::None,
         "host" => NetworkMode::Host,
-        _ => match name.split_once(':') {
-            Some(("container", "")) => return Err(Error::invalid("invalid container format container:<name|id>")),
-            Some(("container", container)) => NetworkMode::Container(container.to_owned()),
-            _ => {
-                return Err(Error::new(Kind::Unsupported, format!("cannot join network `{name}`: there are only `host`, `none` and `container:NAME` yet"))
+        _ => {
+            match name.split_once(':') {
+                Some(("container", "")) => {
+                    return Err(Error::invalid("invalid container format container:<name|id>"));
+                }
+                Some(("container", container)) => NetworkMode::Container(container.to_owned()),
+                _ => {
+                    return Err(Error::new(Kind::Unsupported, format!("cannot join network `{name}`: there are only `host`, `none` and `container:NAME` yet"))
                     .with_hint(HINT));
+                }
             }
-        },
+        }
     })
 }
 
 /// `[ADDRESS:][HOST:]CONTAINER[/PROTOCOL]`, only looked at.
 fn check_port(text: &str) -> Result<()> {
-    let bad = || Error::invalid(format!("invalid argument `{text}` for --publish: it must be like 8080:80 or 127.0.0.1:8080:80/udp"));
+    let bad = || {
+        Error::invalid(format!(
+            "invalid argument `{text}` for --publish: it must be like 8080:80 or 127.0.0.1:8080:80/udp"
+        ))
+    };
     let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
     let last = ports.rsplit(':').next().unwrap_or_default();
     if !matches!(protocol, "tcp" | "udp" | "sctp") || range(last).is_none() {
@@ -131,7 +164,10 @@ fn exposed(text: &str) -> Result<Vec<String>> {
 /// `NAME:ADDRESS`, `NAME=ADDRESS`; an IPv6 address may stand in brackets.
 fn host_entry(text: &str) -> Result<HostEntry> {
     let bad = |why: &str| Error::invalid(format!("invalid argument `{text}` for --add-host: {why}"));
-    let (name, address) = text.split_once('=').or_else(|| text.split_once(':')).ok_or_else(|| bad("it must be NAME:ADDRESS"))?;
+    let (name, address) = text
+        .split_once('=')
+        .or_else(|| text.split_once(':'))
+        .ok_or_else(|| bad("it must be NAME:ADDRESS"))?;
     if name.is_empty() || name.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return Err(bad("the name is missing or malformed"));
     }
@@ -172,7 +208,11 @@ mod tests {
             ("robot=[fe80::1]", "robot", "fe80::1"),
             ("host.docker.internal:host-gateway", "host.docker.internal", "host-gateway"),
         ] {
-            assert_eq!(host_entry(text).unwrap(), HostEntry { name: name.into(), address: address.into() }, "{text}");
+            assert_eq!(
+                host_entry(text).unwrap(),
+                HostEntry { name: name.into(), address: address.into() },
+                "{text}"
+            );
         }
         for bad in ["robot", ":1.2.3.4", "robot:", "robot:x", "a b:1.2.3.4", "a\nb:1.2.3.4"] {
             assert!(host_entry(bad).is_err(), "{bad:?}");

@@ -19,7 +19,9 @@ pub(crate) fn restart_policy(text: &str) -> Result<RestartPolicy> {
         "always" => RestartPolicy::Always,
         "unless-stopped" => RestartPolicy::UnlessStopped,
         "on-failure" => {
-            let maximum = count.map_or(Ok(0), str::parse).map_err(|_| bad("maximum retry count must be a whole number"))?;
+            let maximum = count
+                .map_or(Ok(0), str::parse)
+                .map_err(|_| bad("maximum retry count must be a whole number"))?;
             return Ok(RestartPolicy::OnFailure { maximum });
         }
         _ => return Err(bad("there is no such policy")),
@@ -38,7 +40,12 @@ pub(super) fn healthcheck(flags: &ContainerFlags) -> Result<Option<Healthcheck>>
         Some(Err(error)) => Err(error.within(format!("invalid argument for {flag}"))),
     };
     let check = Healthcheck {
-        test: flags.health_cmd.iter().filter(|c| !c.is_empty()).flat_map(|c| ["CMD-SHELL".to_owned(), c.clone()]).collect(),
+        test: flags
+            .health_cmd
+            .iter()
+            .filter(|c| !c.is_empty())
+            .flat_map(|c| ["CMD-SHELL".to_owned(), c.clone()])
+            .collect(),
         interval: positive("--health-interval", &flags.health_interval)?,
         timeout: positive("--health-timeout", &flags.health_timeout)?,
         start_period: positive("--health-start-period", &flags.health_start_period)?,
@@ -78,14 +85,19 @@ pub(super) fn log_config(driver: Option<&str>, options: &[String]) -> Result<Log
         let bad = || Error::invalid(format!("invalid value for log option {key}: `{value}`"));
         match key.as_str() {
             "max-size" if value == "-1" => max_size = Some(u64::MAX),
-            "max-size" => max_size = Some(quantity::bytes(value).ok().filter(|n| *n > 0).ok_or_else(bad)? as u64),
+            "max-size" => {
+                max_size = Some(quantity::bytes(value).ok().filter(|n| *n > 0).ok_or_else(bad)? as u64)
+            }
             "max-file" => max_file = Some(value.parse().ok().filter(|n| *n > 0).ok_or_else(bad)?),
             // The files are never compressed and a slow log never blocks the program.
             "compress" if value == "false" => {}
             "mode" if value == "non-blocking" => {}
             _ => {
-                return Err(Error::new(Kind::Unsupported, format!("unknown log opt '{key}' for {driver_name} log driver"))
-                    .with_hint("the log options are max-size=SIZE and max-file=N"));
+                return Err(Error::new(
+                    Kind::Unsupported,
+                    format!("unknown log opt '{key}' for {driver_name} log driver"),
+                )
+                .with_hint("the log options are max-size=SIZE and max-file=N"));
             }
         }
     }
@@ -103,7 +115,11 @@ pub(super) fn attach(flags: &ContainerFlags) -> Result<AttachStreams> {
             "stdin" => streams.stdin = true,
             "stdout" => streams.stdout = true,
             "stderr" => streams.stderr = true,
-            _ => return Err(Error::invalid(format!("invalid argument `{name}` for --attach: valid streams are STDIN, STDOUT and STDERR"))),
+            _ => {
+                return Err(Error::invalid(format!(
+                    "invalid argument `{name}` for --attach: valid streams are STDIN, STDOUT and STDERR"
+                )));
+            }
         }
     }
     Ok(streams)
@@ -113,7 +129,9 @@ pub(super) fn attach(flags: &ContainerFlags) -> Result<AttachStreams> {
 pub(crate) fn detach_keys(text: &str) -> Result<Vec<u8>> {
     text.split(',')
         .map(|key| {
-            let bad = || Error::invalid(format!("invalid detach keys (`{text}`) provided: there is no key `{key}`"));
+            let bad = || {
+                Error::invalid(format!("invalid detach keys (`{text}`) provided: there is no key `{key}`"))
+            };
             match key.strip_prefix("ctrl-").map_or(key.as_bytes(), str::as_bytes) {
                 [letter] if !key.starts_with("ctrl-") => Ok(*letter),
                 [letter @ (b'a'..=b'z' | b'@' | b'[' | b']' | b'\\' | b'^' | b'_')] => Ok(letter & 0x1f),
@@ -157,7 +175,10 @@ mod tests {
     fn logs() {
         let opts = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
         let config = log_config(None, &opts(&["max-size=10m", "max-file=2"])).unwrap();
-        assert_eq!((config.driver, config.max_size, config.max_file), (LogDriver::JsonFile, Some(10 << 20), Some(2)));
+        assert_eq!(
+            (config.driver, config.max_size, config.max_file),
+            (LogDriver::JsonFile, Some(10 << 20), Some(2))
+        );
         assert_eq!(log_config(Some("local"), &[]).unwrap().driver, LogDriver::Local);
         assert_eq!(log_config(Some("none"), &[]).unwrap().driver, LogDriver::None);
         for (driver, options) in [

@@ -22,7 +22,9 @@ pub(super) fn security(given: &[String], directory: &Path) -> Result<SecuritySpe
         };
         match (key, value) {
             ("no-new-privileges", None) => out.no_new_privileges = true,
-            ("no-new-privileges", Some(value)) => out.no_new_privileges = quantity::truth(value).ok_or_else(bad)?,
+            ("no-new-privileges", Some(value)) => {
+                out.no_new_privileges = quantity::truth(value).ok_or_else(bad)?
+            }
             ("seccomp", Some("unconfined")) => out.seccomp = SeccompSpec::Unconfined,
             ("seccomp", Some("builtin")) => out.seccomp = SeccompSpec::Default,
             ("seccomp", Some(file)) => out.seccomp = SeccompSpec::Profile(profile(file, directory)?),
@@ -31,8 +33,11 @@ pub(super) fn security(given: &[String], directory: &Path) -> Result<SecuritySpe
             // Labels are off already.
             ("label", Some("disable")) => {}
             ("label", Some(_)) => {
-                return Err(Error::new(Kind::Unsupported, format!("cannot apply --security-opt `{option}`: SELinux labels are not supported"))
-                    .with_hint("leave it away, or write `--security-opt label=disable`"));
+                return Err(Error::new(
+                    Kind::Unsupported,
+                    format!("cannot apply --security-opt `{option}`: SELinux labels are not supported"),
+                )
+                .with_hint("leave it away, or write `--security-opt label=disable`"));
             }
             _ => {
                 return Err(bad().with_hint(
@@ -64,14 +69,19 @@ pub(super) fn capability(text: &str) -> String {
 }
 
 fn is_permissions(text: &str) -> bool {
-    !text.is_empty() && text.len() <= 3 && text.bytes().enumerate().all(|(at, b)| b"rwm".contains(&b) && !text.as_bytes()[..at].contains(&b))
+    !text.is_empty()
+        && text.len() <= 3
+        && text.bytes().enumerate().all(|(at, b)| b"rwm".contains(&b) && !text.as_bytes()[..at].contains(&b))
 }
 
 /// Reads `--device HOST[:CONTAINER][:PERMISSIONS]`.
 pub(super) fn device(text: &str) -> Result<DeviceSpec> {
     let bad = |why: &str| Error::invalid(format!("invalid device specification: `{text}`: {why}"));
     if !text.starts_with('/') && text.contains('=') {
-        return Err(Error::new(Kind::Unsupported, format!("cannot add device `{text}`: CDI devices are not supported yet")));
+        return Err(Error::new(
+            Kind::Unsupported,
+            format!("cannot add device `{text}`: CDI devices are not supported yet"),
+        ));
     }
     let parts: Vec<&str> = text.split(':').collect();
     let (host, container, permissions) = match parts[..] {
@@ -87,12 +97,17 @@ pub(super) fn device(text: &str) -> Result<DeviceSpec> {
     if !is_permissions(permissions) {
         return Err(bad(&format!("invalid device mode: {permissions}")));
     }
-    Ok(DeviceSpec { host: host.to_owned(), container: container.to_owned(), permissions: permissions.to_owned() })
+    Ok(DeviceSpec {
+        host: host.to_owned(),
+        container: container.to_owned(),
+        permissions: permissions.to_owned(),
+    })
 }
 
 /// Checks `--device-cgroup-rule`: `TYPE MAJOR:MINOR PERMISSIONS`.
 pub(super) fn device_rule(text: &str) -> Result<String> {
-    let number = |t: &str| t == "*" || (!t.is_empty() && t.len() <= 10 && t.bytes().all(|b| b.is_ascii_digit()));
+    let number =
+        |t: &str| t == "*" || (!t.is_empty() && t.len() <= 10 && t.bytes().all(|b| b.is_ascii_digit()));
     let fine = match text.split(' ').collect::<Vec<_>>()[..] {
         [kind, numbers, permissions] => {
             matches!(kind, "a" | "b" | "c")
@@ -104,7 +119,8 @@ pub(super) fn device_rule(text: &str) -> Result<String> {
     if fine {
         Ok(text.to_owned())
     } else {
-        Err(Error::invalid(format!("invalid device cgroup format `{text}`")).with_hint("write it like `c 189:* rmw`"))
+        Err(Error::invalid(format!("invalid device cgroup format `{text}`"))
+            .with_hint("write it like `c 189:* rmw`"))
     }
 }
 
@@ -114,14 +130,32 @@ mod tests {
 
     #[test]
     fn options() {
-        let read = |words: &[&str]| security(&words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>(), Path::new("/"));
-        let got = read(&["no-new-privileges", "seccomp=unconfined", "apparmor=unconfined", "systempaths=unconfined", "label=disable"]).unwrap();
+        let read = |words: &[&str]| {
+            security(&words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>(), Path::new("/"))
+        };
+        let got = read(&[
+            "no-new-privileges",
+            "seccomp=unconfined",
+            "apparmor=unconfined",
+            "systempaths=unconfined",
+            "label=disable",
+        ])
+        .unwrap();
         assert!(got.no_new_privileges && got.unmasked_paths);
         assert_eq!((got.seccomp, got.apparmor.as_deref()), (SeccompSpec::Unconfined, Some("unconfined")));
         assert!(!read(&["no-new-privileges:false"]).unwrap().no_new_privileges);
         assert!(read(&["no-new-privileges=true"]).unwrap().no_new_privileges);
         assert_eq!(read(&["seccomp:unconfined"]).unwrap().seccomp, SeccompSpec::Unconfined);
-        for bad in ["", "x", "seccomp", "apparmor=", "no-new-privileges=x", "seccomp=/does/not/exist", "label=type:x", "systempaths=x"] {
+        for bad in [
+            "",
+            "x",
+            "seccomp",
+            "apparmor=",
+            "no-new-privileges=x",
+            "seccomp=/does/not/exist",
+            "label=type:x",
+            "systempaths=x",
+        ] {
             assert!(read(&[bad]).is_err(), "{bad}");
         }
     }
@@ -147,10 +181,16 @@ mod tests {
             ("/dev/a:/dev/b", "/dev/a", "/dev/b", "rwm"),
             ("/dev/a:/dev/b:r", "/dev/a", "/dev/b", "r"),
         ] {
-            let want = DeviceSpec { host: host.into(), container: container.into(), permissions: permissions.into() };
+            let want = DeviceSpec {
+                host: host.into(),
+                container: container.into(),
+                permissions: permissions.into(),
+            };
             assert_eq!(device(text).unwrap(), want, "{text}");
         }
-        for bad in ["", "dev", "/dev/a:b", "/dev/a:/dev/b:x", "/dev/a:/dev/b:rr", "/a:/b:r:w", "nvidia.com/gpu=all"] {
+        for bad in
+            ["", "dev", "/dev/a:b", "/dev/a:/dev/b:x", "/dev/a:/dev/b:rr", "/a:/b:r:w", "nvidia.com/gpu=all"]
+        {
             assert!(device(bad).is_err(), "{bad}");
         }
         for good in ["c 189:* rmw", "a *:* r", "b 8:0 rw"] {
@@ -163,7 +203,12 @@ mod tests {
 
     #[test]
     fn capabilities() {
-        for (text, want) in [("sys_admin", "CAP_SYS_ADMIN"), ("CAP_NET_RAW", "CAP_NET_RAW"), ("all", "ALL"), ("cap_kill", "CAP_KILL")] {
+        for (text, want) in [
+            ("sys_admin", "CAP_SYS_ADMIN"),
+            ("CAP_NET_RAW", "CAP_NET_RAW"),
+            ("all", "ALL"),
+            ("cap_kill", "CAP_KILL"),
+        ] {
             assert_eq!(capability(text), want);
         }
     }

@@ -10,10 +10,14 @@ fn parse(line: &str) -> Result<Wanted> {
 }
 
 fn parse_words(words: &[String]) -> Result<Wanted> {
-    let command = ContainerFlags::augment_args(Command::new("run").no_binary_name(true).disable_help_flag(true).args_override_self(true));
+    let command = ContainerFlags::augment_args(
+        Command::new("run").no_binary_name(true).disable_help_flag(true).args_override_self(true),
+    );
     let words = canonical(&command, Flags::First, words)?;
-    let matches = command.try_get_matches_from(words).map_err(|e| robot_env_diag::Error::invalid(e.to_string()))?;
-    let flags = ContainerFlags::from_arg_matches(&matches).map_err(|e| robot_env_diag::Error::invalid(e.to_string()))?;
+    let matches =
+        command.try_get_matches_from(words).map_err(|e| robot_env_diag::Error::invalid(e.to_string()))?;
+    let flags = ContainerFlags::from_arg_matches(&matches)
+        .map_err(|e| robot_env_diag::Error::invalid(e.to_string()))?;
     let ambient = Ambient {
         environment: vec![("DISPLAY".into(), ":1".into())],
         directory: "/home/me".into(),
@@ -79,7 +83,10 @@ fn values_reach_the_spec() {
     assert_eq!(spec.userns, UsernsMode::Host);
     assert_eq!(spec.shm_size, Some(1 << 30));
     let check = spec.healthcheck.unwrap();
-    assert_eq!((check.test, check.interval), (vec!["CMD-SHELL".to_owned(), "true".to_owned()], 30_000_000_000));
+    assert_eq!(
+        (check.test, check.interval),
+        (vec!["CMD-SHELL".to_owned(), "true".to_owned()], 30_000_000_000)
+    );
     assert_eq!(spec.working_dir.as_deref(), Some("/b"));
     assert_eq!(parse("--no-healthcheck image").unwrap().spec.healthcheck.unwrap().test, ["NONE"]);
 }
@@ -87,14 +94,45 @@ fn values_reach_the_spec() {
 #[test]
 fn what_cannot_be_is_refused() {
     for bad in [
-        "", "--name", "--nope image", "--gpus all image", "--runtime nvidia image", "--link x image", "-p 80:80 image", "-P image",
-        "--ip 1.2.3.4 image", "--network mynet image", "--network-alias x image", "--rm --restart always image", "--uts host -h x image",
-        "--pull sometimes image", "--name a/b image", "--name a image", "-w rel image", "-h a!b image", "--ipc x image", "--pid x image",
-        "--userns x image", "--cgroupns x image", "--no-healthcheck --health-cmd x image", "--detach-keys ctrl-1 image",
-        "-v /a:/x -v /b:/x image", "--network container:x -h y image", "--network container:x -p 80 image", "--dns x image",
-        "--oom-score-adj 2000 image", "--shm-size 0 image", "--sysctl x image", "--attach x image", "--platform x/y/z/w image",
-        "--volume-driver nfs image", "--isolation hyperv image", "--ipc host --shm-size 1g image", "--disable-content-trust=false image",
-        "--memory 1x image", "--label =x image",
+        "",
+        "--name",
+        "--nope image",
+        "--gpus all image",
+        "--runtime nvidia image",
+        "--link x image",
+        "-p 80:80 image",
+        "-P image",
+        "--ip 1.2.3.4 image",
+        "--network mynet image",
+        "--network-alias x image",
+        "--rm --restart always image",
+        "--uts host -h x image",
+        "--pull sometimes image",
+        "--name a/b image",
+        "--name a image",
+        "-w rel image",
+        "-h a!b image",
+        "--ipc x image",
+        "--pid x image",
+        "--userns x image",
+        "--cgroupns x image",
+        "--no-healthcheck --health-cmd x image",
+        "--detach-keys ctrl-1 image",
+        "-v /a:/x -v /b:/x image",
+        "--network container:x -h y image",
+        "--network container:x -p 80 image",
+        "--dns x image",
+        "--oom-score-adj 2000 image",
+        "--shm-size 0 image",
+        "--sysctl x image",
+        "--attach x image",
+        "--platform x/y/z/w image",
+        "--volume-driver nfs image",
+        "--isolation hyperv image",
+        "--ipc host --shm-size 1g image",
+        "--disable-content-trust=false image",
+        "--memory 1x image",
+        "--label =x image",
     ] {
         assert!(parse(bad).is_err(), "`{bad}` was accepted");
     }

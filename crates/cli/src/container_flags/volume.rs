@@ -149,7 +149,9 @@ pub(crate) fn check_volume_name(name: &str) -> Result<()> {
         .with_hint("to mount a host directory, write its absolute path"));
     }
     if name.len() < 2 {
-        return Err(Error::invalid(format!("volume name `{name}` is too short: it needs at least two characters")));
+        return Err(Error::invalid(format!(
+            "volume name `{name}` is too short: it needs at least two characters"
+        )));
     }
     if name.len() > 255 {
         return Err(Error::invalid("a volume name has at most 255 characters"));
@@ -169,17 +171,43 @@ pub(super) fn tmpfs(text: &str) -> Result<MountSpec> {
                 size = Some(quantity::bytes(value).map_err(|e| bad(e.message()))? as u64);
             }
             Some(("mode", value)) => {
-                mode = Some(u32::from_str_radix(value, 8).ok().filter(|m| *m <= 0o7777).ok_or_else(|| bad("the mode must be octal"))?);
+                mode = Some(
+                    u32::from_str_radix(value, 8)
+                        .ok()
+                        .filter(|m| *m <= 0o7777)
+                        .ok_or_else(|| bad("the mode must be octal"))?,
+                );
             }
             None if word == "ro" => read_only = true,
             None if word == "rw" => read_only = false,
-            Some(("size" | "nr_inodes" | "nr_blocks" | "uid" | "gid" | "mpol" | "huge", _)) => options.push(word.to_owned()),
+            Some(("size" | "nr_inodes" | "nr_blocks" | "uid" | "gid" | "mpol" | "huge", _)) => {
+                options.push(word.to_owned())
+            }
             None if propagation(word).is_some()
                 || matches!(
                     word,
-                    "defaults" | "suid" | "nosuid" | "dev" | "nodev" | "exec" | "noexec" | "sync" | "async" | "dirsync"
-                        | "remount" | "mand" | "nomand" | "atime" | "noatime" | "diratime" | "nodiratime" | "relatime"
-                        | "norelatime" | "strictatime" | "nostrictatime" | "noswap"
+                    "defaults"
+                        | "suid"
+                        | "nosuid"
+                        | "dev"
+                        | "nodev"
+                        | "exec"
+                        | "noexec"
+                        | "sync"
+                        | "async"
+                        | "dirsync"
+                        | "remount"
+                        | "mand"
+                        | "nomand"
+                        | "atime"
+                        | "noatime"
+                        | "diratime"
+                        | "nodiratime"
+                        | "relatime"
+                        | "norelatime"
+                        | "strictatime"
+                        | "nostrictatime"
+                        | "noswap"
                 ) =>
             {
                 options.push(word.to_owned());
@@ -239,14 +267,37 @@ mod tests {
             ("./x:/b", bind("/home/me/x", Propagation::Rprivate), "/b", false),
             ("../x:/b", bind("/home/x", Propagation::Rprivate), "/b", false),
             (".:/b", bind("/home/me", Propagation::Rprivate), "/b", false),
-            ("/tmp/.X11-unix:/tmp/.X11-unix:rw", bind("/tmp/.X11-unix", Propagation::Rprivate), "/tmp/.X11-unix", false),
+            (
+                "/tmp/.X11-unix:/tmp/.X11-unix:rw",
+                bind("/tmp/.X11-unix", Propagation::Rprivate),
+                "/tmp/.X11-unix",
+                false,
+            ),
         ] {
             let got = volume(text, Path::new("/home/me")).unwrap();
             assert_eq!(got, MountSpec { target: target.into(), source, read_only }, "{text}");
         }
         for bad in [
-            "", ":", ":/b", "/a:", "/a:/b:", "data", "/a:b", "/a:/", "/data:ro", "/a:/b:x", "/a:/b:ro,rw", "/a:/b:ro,ro",
-            "/a:/b:nocopy", "vol1:/b:rshared", "/a:/b:shared,slave", "a/b:/c", "-v:/c", "v:/c", "/a:/b:ro:x", "v ol:/c",
+            "",
+            ":",
+            ":/b",
+            "/a:",
+            "/a:/b:",
+            "data",
+            "/a:b",
+            "/a:/",
+            "/data:ro",
+            "/a:/b:x",
+            "/a:/b:ro,rw",
+            "/a:/b:ro,ro",
+            "/a:/b:nocopy",
+            "vol1:/b:rshared",
+            "/a:/b:shared,slave",
+            "a/b:/c",
+            "-v:/c",
+            "v:/c",
+            "/a:/b:ro:x",
+            "v ol:/c",
         ] {
             if bad == "/a:/b:" {
                 continue;
@@ -261,7 +312,11 @@ mod tests {
         assert_eq!(got.target, "/run");
         assert_eq!(
             got.source,
-            MountSource::Tmpfs { size: Some(65536), mode: Some(0o1770), options: vec!["noexec".into(), "uid=1000".into()] }
+            MountSource::Tmpfs {
+                size: Some(65536),
+                mode: Some(0o1770),
+                options: vec!["noexec".into(), "uid=1000".into()]
+            }
         );
         assert!(tmpfs("/run:ro").unwrap().read_only);
         for bad in ["run", "/run:what", "/run:size=x", "/run:mode=9", "/", "/run:lowerdir=/"] {

@@ -75,7 +75,8 @@ impl Run<'_> {
                 let scope = self.variables.len();
                 let value = self.pipeline(head, dot)?;
                 let inner = if matches!(node, Node::With { .. }) { &value } else { dot };
-                let flow = if value.is_true() { self.block(then, inner)? } else { self.block(otherwise, dot)? };
+                let flow =
+                    if value.is_true() { self.block(then, inner)? } else { self.block(otherwise, dot)? };
                 self.variables.truncate(scope);
                 return Ok(flow);
             }
@@ -94,7 +95,9 @@ impl Run<'_> {
         // The variables of a range are its own, set anew for each item.
         let bare = Pipeline { variables: Vec::new(), declares: false, commands: over.commands.clone() };
         let items: Vec<(Value, Value)> = match self.pipeline(&bare, dot)? {
-            Value::List(items) => items.into_iter().enumerate().map(|(at, item)| (Value::Int(at as i64), item)).collect(),
+            Value::List(items) => {
+                items.into_iter().enumerate().map(|(at, item)| (Value::Int(at as i64), item)).collect()
+            }
             Value::Map(map) => map.into_iter().map(|(key, value)| (Value::Text(key), value)).collect(),
             Value::Int(n) => (0..n.clamp(0, 1_000_000)).map(|n| (Value::Int(n), Value::Int(n))).collect(),
             Value::Nil | Value::Missing => Vec::new(),
@@ -167,15 +170,23 @@ impl Run<'_> {
                     None => Ok(value),
                 };
             }
-            let mut arguments = rest.iter().map(|operand| self.operand(operand, dot)).collect::<Result<Vec<_>>>()?;
+            let mut arguments =
+                rest.iter().map(|operand| self.operand(operand, dot)).collect::<Result<Vec<_>>>()?;
             arguments.extend(piped);
-            if self.mode == Mode::Header && matches!(name.as_str(), "json" | "title" | "lower" | "upper" | "truncate" | "join" | "split" | "pad") {
+            if self.mode == Mode::Header
+                && matches!(
+                    name.as_str(),
+                    "json" | "title" | "lower" | "upper" | "truncate" | "join" | "split" | "pad"
+                )
+            {
                 return Ok(arguments.into_iter().next().unwrap_or(Value::Nil));
             }
-            return functions::call(name, arguments).map_err(|why| self.failure(format!("error calling {name}: {why}")));
+            return functions::call(name, arguments)
+                .map_err(|why| self.failure(format!("error calling {name}: {why}")));
         }
         let value = self.operand(head, dot)?;
-        let mut arguments = rest.iter().map(|operand| self.operand(operand, dot)).collect::<Result<Vec<_>>>()?;
+        let mut arguments =
+            rest.iter().map(|operand| self.operand(operand, dot)).collect::<Result<Vec<_>>>()?;
         arguments.extend(piped);
         match (value, arguments.as_slice()) {
             (Value::Lookup(map), [Value::Text(key)]) => Ok(Value::Text(match self.mode {
@@ -194,12 +205,19 @@ impl Run<'_> {
                 if name.is_empty() {
                     return self.chain(self.root, names);
                 }
-                let Some(value) = self.variables.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value.clone()) else {
+                let Some(value) = self
+                    .variables
+                    .iter()
+                    .rev()
+                    .find(|(known, _)| known == name)
+                    .map(|(_, value)| value.clone())
+                else {
                     return self.fail(format!("undefined variable: ${name}"));
                 };
                 self.chain(&value, names)
             }
-            Operand::Function(name) => functions::call(name, Vec::new()).map_err(|why| self.failure(format!("error calling {name}: {why}"))),
+            Operand::Function(name) => functions::call(name, Vec::new())
+                .map_err(|why| self.failure(format!("error calling {name}: {why}"))),
             Operand::Text(text) => Ok(Value::Text(text.clone())),
             Operand::Int(n) => Ok(Value::Int(*n)),
             Operand::Float(n) => Ok(Value::Float(*n)),
@@ -226,10 +244,15 @@ impl Run<'_> {
                 (None, Value::Struct(fields)) => {
                     let known: Vec<&str> = fields.iter().map(|field| field.name.as_str()).collect();
                     return Err(self
-                        .failure(format!("map has no entry for key {name:?}: can't evaluate field {name} at {}", path()))
+                        .failure(format!(
+                            "map has no entry for key {name:?}: can't evaluate field {name} at {}",
+                            path()
+                        ))
                         .with_hint(format!("the fields here are {}", known.join(", "))));
                 }
-                (None, _) => return self.fail(format!("can't evaluate field {name} at {}: it has no fields", path())),
+                (None, _) => {
+                    return self.fail(format!("can't evaluate field {name} at {}: it has no fields", path()));
+                }
             };
         }
         Ok(value.clone())

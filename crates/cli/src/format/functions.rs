@@ -6,8 +6,33 @@ use super::value::Value;
 use super::{number, printf};
 
 const NAMES: [&str; 27] = [
-    "and", "or", "not", "len", "index", "slice", "print", "printf", "println", "html", "urlquery", "eq", "ne", "lt", "le", "gt", "ge",
-    "json", "split", "join", "title", "lower", "upper", "pad", "truncate", "contains", "hasPrefix",
+    "and",
+    "or",
+    "not",
+    "len",
+    "index",
+    "slice",
+    "print",
+    "printf",
+    "println",
+    "html",
+    "urlquery",
+    "eq",
+    "ne",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+    "json",
+    "split",
+    "join",
+    "title",
+    "lower",
+    "upper",
+    "pad",
+    "truncate",
+    "contains",
+    "hasPrefix",
 ];
 
 /// Whether there is a function `name`.
@@ -36,7 +61,8 @@ pub(super) fn call(name: &str, arguments: Vec<Value>) -> Done {
         ("println", values) => Ok(Value::Text(print(values, true))),
         ("printf", [Value::Text(format), values @ ..]) => Ok(Value::Text(printf::printf(format, values))),
         ("html", values) => {
-            let escaped = print(values, false).replace('&', "&amp;").replace('\'', "&#39;").replace('<', "&lt;");
+            let escaped =
+                print(values, false).replace('&', "&amp;").replace('\'', "&#39;").replace('<', "&lt;");
             Ok(Value::Text(escaped.replace('>', "&gt;").replace('"', "&#34;")))
         }
         ("urlquery", values) => Ok(Value::Text(urlquery(&print(values, false)))),
@@ -65,45 +91,58 @@ pub(super) fn call(name: &str, arguments: Vec<Value>) -> Done {
             text.split(separator.as_str()).map(Value::from).collect()
         })),
         ("join", [Value::List(items), Value::Text(separator)]) => {
-            let texts: Vec<String> = items.iter().map(|item| print(std::slice::from_ref(item), false)).collect();
+            let texts: Vec<String> =
+                items.iter().map(|item| print(std::slice::from_ref(item), false)).collect();
             Ok(Value::Text(texts.join(separator)))
         }
         ("join", [Value::Nil, Value::Text(_)]) => Ok(Value::Text(String::new())),
         ("title", [Value::Text(text)]) => Ok(Value::Text(title(text))),
         ("lower", [Value::Text(text)]) => Ok(Value::Text(text.to_lowercase())),
         ("upper", [Value::Text(text)]) => Ok(Value::Text(text.to_uppercase())),
-        ("pad", [Value::Text(text), Value::Int(before), Value::Int(after)]) => Ok(Value::Text(if text.is_empty() {
-            String::new()
-        } else {
-            let spaces = |n: &i64| " ".repeat((*n).clamp(0, 4096) as usize);
-            format!("{}{text}{}", spaces(before), spaces(after))
-        })),
-        ("truncate", [Value::Text(text), Value::Int(length)]) => Ok(Value::Text(text.chars().take((*length).max(0) as usize).collect())),
-        ("contains", [Value::Text(text), Value::Text(part)]) => Ok(Value::Bool(text.contains(part.as_str()))),
-        ("hasPrefix", [Value::Text(text), Value::Text(part)]) => Ok(Value::Bool(text.starts_with(part.as_str()))),
-        ("printf" | "split" | "join" | "title" | "lower" | "upper" | "pad" | "truncate" | "contains" | "hasPrefix", [_, ..]) => {
-            Err("wrong type of argument".into())
+        ("pad", [Value::Text(text), Value::Int(before), Value::Int(after)]) => {
+            Ok(Value::Text(if text.is_empty() {
+                String::new()
+            } else {
+                let spaces = |n: &i64| " ".repeat((*n).clamp(0, 4096) as usize);
+                format!("{}{text}{}", spaces(before), spaces(after))
+            }))
         }
+        ("truncate", [Value::Text(text), Value::Int(length)]) => {
+            Ok(Value::Text(text.chars().take((*length).max(0) as usize).collect()))
+        }
+        ("contains", [Value::Text(text), Value::Text(part)]) => Ok(Value::Bool(text.contains(part.as_str()))),
+        ("hasPrefix", [Value::Text(text), Value::Text(part)]) => {
+            Ok(Value::Bool(text.starts_with(part.as_str())))
+        }
+        (
+            "printf" | "split" | "join" | "title" | "lower" | "upper" | "pad" | "truncate" | "contains"
+            | "hasPrefix",
+            [_, ..],
+        ) => Err("wrong type of argument".into()),
         _ => Err(wrong()),
     }
 }
 
 fn index(value: &Value, key: &Value) -> Done {
     match (value, key) {
-        (Value::List(items), Value::Int(at)) => {
-            usize::try_from(*at).ok().and_then(|at| items.get(at)).cloned().ok_or_else(|| format!("index out of range: {at}"))
-        }
+        (Value::List(items), Value::Int(at)) => usize::try_from(*at)
+            .ok()
+            .and_then(|at| items.get(at))
+            .cloned()
+            .ok_or_else(|| format!("index out of range: {at}")),
         (Value::Text(text), Value::Int(at)) => {
             let byte = usize::try_from(*at).ok().and_then(|at| text.as_bytes().get(at));
             byte.map(|byte| Value::Int((*byte).into())).ok_or_else(|| format!("index out of range: {at}"))
         }
         // The zero value of the map's values: an empty text where they are texts.
-        (Value::Map(map), Value::Text(key)) => Ok(map.get(key).cloned().unwrap_or_else(|| match map.values().next() {
-            Some(Value::Text(_)) | None => Value::Text(String::new()),
-            Some(Value::Int(_)) => Value::Int(0),
-            Some(Value::Bool(_)) => Value::Bool(false),
-            Some(_) => Value::Nil,
-        })),
+        (Value::Map(map), Value::Text(key)) => {
+            Ok(map.get(key).cloned().unwrap_or_else(|| match map.values().next() {
+                Some(Value::Text(_)) | None => Value::Text(String::new()),
+                Some(Value::Int(_)) => Value::Int(0),
+                Some(Value::Bool(_)) => Value::Bool(false),
+                Some(_) => Value::Nil,
+            }))
+        }
         // A map that its JSON form leaves out because it is empty.
         (Value::Nil, Value::Text(_)) => Ok(Value::Text(String::new())),
         (Value::Nil | Value::Missing, _) => Err("index of untyped nil".into()),
@@ -121,7 +160,10 @@ fn slice(value: &Value, bounds: &[Value]) -> Done {
     };
     let bound = |at: usize, default: usize| match bounds.get(at) {
         None => Ok(default),
-        Some(Value::Int(n)) => usize::try_from(*n).ok().filter(|n| *n <= length).ok_or_else(|| format!("index out of range: {n}")),
+        Some(Value::Int(n)) => usize::try_from(*n)
+            .ok()
+            .filter(|n| *n <= length)
+            .ok_or_else(|| format!("index out of range: {n}")),
         Some(_) => Err("cannot slice with this type".to_owned()),
     };
     let (from, to) = (bound(0, 0)?, bound(1, length)?);
@@ -165,9 +207,10 @@ fn compare(a: &Value, b: &Value) -> Result<Ordering, String> {
         (Value::Int(a), Value::Int(b)) => Ok(a.cmp(b)),
         (Value::Float(a), Value::Float(b)) => a.partial_cmp(b).ok_or_else(|| "not a number".into()),
         (Value::Text(a), Value::Text(b)) => Ok(a.cmp(b)),
-        (Value::Int(_) | Value::Float(_) | Value::Text(_) | Value::Bool(_), Value::Int(_) | Value::Float(_) | Value::Text(_) | Value::Bool(_)) => {
-            Err("incompatible types for comparison".into())
-        }
+        (
+            Value::Int(_) | Value::Float(_) | Value::Text(_) | Value::Bool(_),
+            Value::Int(_) | Value::Float(_) | Value::Text(_) | Value::Bool(_),
+        ) => Err("incompatible types for comparison".into()),
         _ => Err("invalid type for comparison".into()),
     }
 }

@@ -75,10 +75,14 @@ mod tests {
 
     #[test]
     fn sizes() {
-        for (bytes, want) in [(0, "0B"), (999, "999B"), (1000, "1kB"), (72_840_000, "72.84MB"), (1_234_567_890, "1.235GB")] {
+        for (bytes, want) in
+            [(0, "0B"), (999, "999B"), (1000, "1kB"), (72_840_000, "72.84MB"), (1_234_567_890, "1.235GB")]
+        {
             assert_eq!(decimal(bytes), want);
         }
-        for (bytes, want) in [(0, "0B"), (72_840_000, "72.8MB"), (4_860_000, "4.86MB"), (117_000_000, "117MB")] {
+        for (bytes, want) in
+            [(0, "0B"), (72_840_000, "72.8MB"), (4_860_000, "4.86MB"), (117_000_000, "117MB")]
+        {
             assert_eq!(short(bytes), want);
         }
         for (bytes, want) in [(0, "0B"), (1024, "1KiB"), (8_232_000_000, "7.667GiB")] {
@@ -89,9 +93,21 @@ mod tests {
     #[test]
     fn durations() {
         for (seconds, want) in [
-            (0, "Less than a second"), (1, "1 second"), (59, "59 seconds"), (60, "About a minute"), (119, "About a minute"),
-            (120, "2 minutes"), (3599, "59 minutes"), (3600, "About an hour"), (5400, "2 hours"), (47 * 3600, "47 hours"),
-            (48 * 3600, "2 days"), (14 * 86400, "2 weeks"), (60 * 86400, "2 months"), (730 * 86400, "2 years"), (-5, "Less than a second"),
+            (0, "Less than a second"),
+            (1, "1 second"),
+            (59, "59 seconds"),
+            (60, "About a minute"),
+            (119, "About a minute"),
+            (120, "2 minutes"),
+            (3599, "59 minutes"),
+            (3600, "About an hour"),
+            (5400, "2 hours"),
+            (47 * 3600, "47 hours"),
+            (48 * 3600, "2 days"),
+            (14 * 86400, "2 weeks"),
+            (60 * 86400, "2 months"),
+            (730 * 86400, "2 years"),
+            (-5, "Less than a second"),
         ] {
             assert_eq!(duration(seconds), want);
         }

@@ -116,7 +116,9 @@ fn words<'a>(template: &str, text: &'a str) -> Result<(Vec<Token>, &'a str, bool
                 take(Token::Text(rest[1..=end].to_owned()), end + 2)
             }
             '\'' => {
-                let Some((value, used)) = quoted(rest) else { return fail("unterminated character constant") };
+                let Some((value, used)) = quoted(rest) else {
+                    return fail("unterminated character constant");
+                };
                 let mut chars = value.chars();
                 match (chars.next(), chars.next()) {
                     (Some(c), None) => take(Token::Int(c as i64), used),
@@ -133,7 +135,9 @@ fn words<'a>(template: &str, text: &'a str) -> Result<(Vec<Token>, &'a str, bool
                 if used == 0 { take(Token::Field(Vec::new()), 1) } else { take(Token::Field(fields), used) }
             }
             '+' | '-' | '.' | '0'..='9' => {
-                let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.' | '_'))).unwrap_or(rest.len());
+                let end = rest
+                    .find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.' | '_')))
+                    .unwrap_or(rest.len());
                 match number(&rest[..end]) {
                     Some(token) => take(token, end),
                     None => return fail(&format!("bad number syntax: {:?}", &rest[..end])),
@@ -147,7 +151,17 @@ fn words<'a>(template: &str, text: &'a str) -> Result<(Vec<Token>, &'a str, bool
         };
         rest = &rest[used..];
         // Two operands need white space between them, as in Go: `{{.A"b"}}` is no call.
-        let ends_operand = matches!(tokens.last(), Some(Token::Field(_) | Token::Variable(..) | Token::Word(_) | Token::Int(_) | Token::Float(_) | Token::Text(_)));
+        let ends_operand = matches!(
+            tokens.last(),
+            Some(
+                Token::Field(_)
+                    | Token::Variable(..)
+                    | Token::Word(_)
+                    | Token::Int(_)
+                    | Token::Float(_)
+                    | Token::Text(_)
+            )
+        );
         if ends_operand && rest.starts_with(['"', '`', '\'', '$', '(']) {
             return fail("words must be separated by spaces");
         }
@@ -179,16 +193,21 @@ fn number(text: &str) -> Option<Token> {
         None => (false, plain.strip_prefix('+').unwrap_or(&plain)),
     };
     let lower = digits.to_ascii_lowercase();
-    let radix = [("0x", 16), ("0o", 8), ("0b", 2)].into_iter().find_map(|(prefix, radix)| Some((lower.strip_prefix(prefix)?, radix)));
+    let radix = [("0x", 16), ("0o", 8), ("0b", 2)]
+        .into_iter()
+        .find_map(|(prefix, radix)| Some((lower.strip_prefix(prefix)?, radix)));
     let whole = match radix {
         Some((digits, radix)) => i64::from_str_radix(digits, radix).ok(),
-        None if lower.len() > 1 && lower.starts_with('0') && lower.bytes().all(|b| b.is_ascii_digit()) => i64::from_str_radix(&lower[1..], 8).ok(),
+        None if lower.len() > 1 && lower.starts_with('0') && lower.bytes().all(|b| b.is_ascii_digit()) => {
+            i64::from_str_radix(&lower[1..], 8).ok()
+        }
         None => lower.parse().ok(),
     };
     match whole {
         Some(n) => Some(Token::Int(if negative { -n } else { n })),
         None => {
-            let n: f64 = lower.parse().ok().filter(|_| lower.starts_with(|c: char| c.is_ascii_digit() || c == '.'))?;
+            let n: f64 =
+                lower.parse().ok().filter(|_| lower.starts_with(|c: char| c.is_ascii_digit() || c == '.'))?;
             Some(Token::Float(if negative { -n } else { n }))
         }
     }

@@ -26,7 +26,8 @@ impl Style {
             return Ok(Style::Json);
         }
         // Docker takes these two escapes in the text itself.
-        let template = |text: &str| Template::parse(&text.trim_matches(' ').replace("\\t", "\t").replace("\\n", "\n"));
+        let template =
+            |text: &str| Template::parse(&text.trim_matches(' ').replace("\\t", "\t").replace("\\n", "\n"));
         match format.strip_prefix("table") {
             Some(rest) if rest.trim().is_empty() => Ok(Style::Table(template(default)?)),
             Some(rest) => Ok(Style::Table(template(rest)?)),
@@ -66,7 +67,11 @@ impl List<'_> {
             }
             Style::Table(template) => {
                 let headings = self.columns.iter().map(|(name, heading)| {
-                    let value = if *name == "Label" { Value::Lookup(std::collections::BTreeMap::new()) } else { Value::from(*heading) };
+                    let value = if *name == "Label" {
+                        Value::Lookup(std::collections::BTreeMap::new())
+                    } else {
+                        Value::from(*heading)
+                    };
                     ((*name).to_owned(), value)
                 });
                 out.push_str(&template.print_header(&Value::Map(headings.collect()))?);
@@ -86,9 +91,9 @@ impl List<'_> {
 /// Docker prints the JSON of a row with its keys in order.
 fn sorted(row: &Value) -> Value {
     match row {
-        Value::Struct(fields) => {
-            Value::Map(fields.iter().filter(|f| f.in_json).map(|f| (f.name.clone(), f.value.clone())).collect())
-        }
+        Value::Struct(fields) => Value::Map(
+            fields.iter().filter(|f| f.in_json).map(|f| (f.name.clone(), f.value.clone())).collect(),
+        ),
         other => other.clone(),
     }
 }

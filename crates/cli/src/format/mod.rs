@@ -22,6 +22,7 @@ mod value;
 
 use robot_env_diag::Result;
 
+#[allow(unused_imports, reason = "lists are printed by the commands, which are built next")]
 pub(crate) use list::{Column, List, Style};
 pub(crate) use table::align;
 pub use value::{Field, Value};

@@ -21,7 +21,11 @@ pub(crate) fn significant(n: f64, digits: usize) -> String {
     let exponent = exponent_of(&text);
     if exponent < -4 || exponent >= digits as i32 {
         let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
-        let mantissa = if mantissa.contains('.') { mantissa.trim_end_matches('0').trim_end_matches('.') } else { mantissa };
+        let mantissa = if mantissa.contains('.') {
+            mantissa.trim_end_matches('0').trim_end_matches('.')
+        } else {
+            mantissa
+        };
         return exponential(&format!("{mantissa}e{exponent}"));
     }
     let text = format!("{n:.*}", (digits as i32 - 1 - exponent).max(0) as usize);
@@ -45,10 +49,26 @@ mod tests {
 
     #[test]
     fn as_go_prints_them() {
-        for (n, want) in [(1.0, "1"), (0.5, "0.5"), (1e21, "1e+21"), (1e20, "100000000000000000000"), (1e-5, "1e-05"), (0.0, "0"), (1.5e300, "1.5e+300")] {
+        for (n, want) in [
+            (1.0, "1"),
+            (0.5, "0.5"),
+            (1e21, "1e+21"),
+            (1e20, "100000000000000000000"),
+            (1e-5, "1e-05"),
+            (0.0, "0"),
+            (1.5e300, "1.5e+300"),
+        ] {
             assert_eq!(shortest(n), want);
         }
-        for (n, digits, want) in [(72.84, 4, "72.84"), (72.849, 3, "72.8"), (1.0, 4, "1"), (999.96, 4, "1000"), (999.96, 3, "1e+03"), (0.0, 3, "0"), (120.0, 3, "120")] {
+        for (n, digits, want) in [
+            (72.84, 4, "72.84"),
+            (72.849, 3, "72.8"),
+            (1.0, 4, "1"),
+            (999.96, 4, "1000"),
+            (999.96, 3, "1e+03"),
+            (0.0, 3, "0"),
+            (120.0, 3, "120"),
+        ] {
             assert_eq!(significant(n, digits), want, "{n}");
         }
     }

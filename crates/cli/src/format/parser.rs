@@ -81,8 +81,12 @@ impl Parser<'_> {
             match tokens.first() {
                 Some(Token::Word(word)) if word == "end" && rest.is_empty() => return Ok((nodes, End::End)),
                 Some(Token::Word(word)) if word == "else" => return Ok((nodes, End::Else(rest.to_vec()))),
-                Some(Token::Word(word)) if matches!(word.as_str(), "if" | "with" | "range") => nodes.push(self.control(word, rest)?),
-                Some(Token::Word(word)) if matches!(word.as_str(), "break" | "continue") && rest.is_empty() => {
+                Some(Token::Word(word)) if matches!(word.as_str(), "if" | "with" | "range") => {
+                    nodes.push(self.control(word, rest)?)
+                }
+                Some(Token::Word(word))
+                    if matches!(word.as_str(), "break" | "continue") && rest.is_empty() =>
+                {
                     if self.loops == 0 {
                         return Err(failure(self.template, &format!("{{{{{word}}}}} outside {{{{range}}}}")));
                     }
@@ -111,11 +115,15 @@ impl Parser<'_> {
             End::Else(words) => match words.first() {
                 None => match self.block()? {
                     (nodes, End::End) => nodes,
-                    (_, End::Template) => return Err(failure(self.template, "unexpected EOF: an {{end}} is missing")),
+                    (_, End::Template) => {
+                        return Err(failure(self.template, "unexpected EOF: an {{end}} is missing"));
+                    }
                     (_, End::Else(_)) => return Err(failure(self.template, "expected end; found {{else}}")),
                 },
                 // `{{else if}}` shares the {{end}} of the block above.
-                Some(Token::Word(next)) if next == word && word != "range" => vec![self.control(word, &words[1..])?],
+                Some(Token::Word(next)) if next == word && word != "range" => {
+                    vec![self.control(word, &words[1..])?]
+                }
                 Some(_) => return Err(failure(self.template, "unexpected words behind {{else}}")),
             },
         };
@@ -139,7 +147,9 @@ impl Parser<'_> {
         let fail = |why: &str| Err(failure(self.template, why));
         let mut pipeline = Pipeline::default();
         let variable = |token: Option<&Token>| match token {
-            Some(Token::Variable(name, fields)) if fields.is_empty() && !name.is_empty() => Some(name.clone()),
+            Some(Token::Variable(name, fields)) if fields.is_empty() && !name.is_empty() => {
+                Some(name.clone())
+            }
             _ => None,
         };
         if let Some(first) = variable(tokens.get(*at)) {
@@ -150,7 +160,9 @@ impl Parser<'_> {
                     *at += 2;
                 }
                 Some(Token::Comma) => {
-                    let (Some(second), Some(sign @ (Token::Declare | Token::Assign))) = (variable(tokens.get(*at + 2)), tokens.get(*at + 3)) else {
+                    let (Some(second), Some(sign @ (Token::Declare | Token::Assign))) =
+                        (variable(tokens.get(*at + 2)), tokens.get(*at + 3))
+                    else {
                         return fail("malformed declaration");
                     };
                     pipeline.variables = vec![first, second];
@@ -175,11 +187,15 @@ impl Parser<'_> {
                 Some(Token::Open) => {
                     *at += 1;
                     let inner = self.pipeline_at(tokens, at)?;
-                    let Some(Token::Close(fields)) = tokens.get(*at) else { return fail("unclosed left parenthesis") };
+                    let Some(Token::Close(fields)) = tokens.get(*at) else {
+                        return fail("unclosed left parenthesis");
+                    };
                     command.push(Operand::Group(inner, fields.clone()));
                 }
                 Some(Token::Field(fields)) => command.push(Operand::Field(fields.clone())),
-                Some(Token::Variable(name, fields)) => command.push(Operand::Variable(name.clone(), fields.clone())),
+                Some(Token::Variable(name, fields)) => {
+                    command.push(Operand::Variable(name.clone(), fields.clone()))
+                }
                 Some(Token::Text(text)) => command.push(Operand::Text(text.clone())),
                 Some(Token::Int(n)) => command.push(Operand::Int(*n)),
                 Some(Token::Float(n)) => command.push(Operand::Float(*n)),
@@ -190,7 +206,9 @@ impl Parser<'_> {
                     name if (self.is_function)(name) => Operand::Function(name.to_owned()),
                     name => return fail(&format!("function {name:?} not defined")),
                 }),
-                Some(Token::Declare | Token::Assign | Token::Comma) => return fail("unexpected sign in command"),
+                Some(Token::Declare | Token::Assign | Token::Comma) => {
+                    return fail("unexpected sign in command");
+                }
             }
             *at += 1;
         }
@@ -199,7 +217,10 @@ impl Parser<'_> {
         }
         pipeline.commands.push(command);
         for command in &pipeline.commands[1..] {
-            if matches!(command[0], Operand::Text(_) | Operand::Int(_) | Operand::Float(_) | Operand::Bool(_) | Operand::Nil) {
+            if matches!(
+                command[0],
+                Operand::Text(_) | Operand::Int(_) | Operand::Float(_) | Operand::Bool(_) | Operand::Nil
+            ) {
                 return fail("non executable command in pipeline");
             }
         }

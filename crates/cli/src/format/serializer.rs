@@ -111,7 +111,13 @@ impl Serializer for ToValue {
     fn serialize_newtype_struct<T: Serialize + ?Sized>(self, _: &'static str, value: &T) -> Done {
         value.serialize(self)
     }
-    fn serialize_newtype_variant<T: Serialize + ?Sized>(self, _: &'static str, _: u32, variant: &'static str, value: &T) -> Done {
+    fn serialize_newtype_variant<T: Serialize + ?Sized>(
+        self,
+        _: &'static str,
+        _: u32,
+        variant: &'static str,
+        value: &T,
+    ) -> Done {
         Ok(tagged(variant, value.serialize(self)?))
     }
     fn serialize_seq(self, len: Option<usize>) -> Result<List, Failed> {
@@ -123,7 +129,13 @@ impl Serializer for ToValue {
     fn serialize_tuple_struct(self, _: &'static str, len: usize) -> Result<List, Failed> {
         self.serialize_seq(Some(len))
     }
-    fn serialize_tuple_variant(self, _: &'static str, _: u32, variant: &'static str, _: usize) -> Result<Variant<List>, Failed> {
+    fn serialize_tuple_variant(
+        self,
+        _: &'static str,
+        _: u32,
+        variant: &'static str,
+        _: usize,
+    ) -> Result<Variant<List>, Failed> {
         Ok(Variant(variant, List(Vec::new())))
     }
     fn serialize_map(self, _: Option<usize>) -> Result<Map, Failed> {
@@ -132,7 +144,13 @@ impl Serializer for ToValue {
     fn serialize_struct(self, _: &'static str, len: usize) -> Result<Fields, Failed> {
         Ok(Fields(Vec::with_capacity(len)))
     }
-    fn serialize_struct_variant(self, _: &'static str, _: u32, variant: &'static str, _: usize) -> Result<Variant<Fields>, Failed> {
+    fn serialize_struct_variant(
+        self,
+        _: &'static str,
+        _: u32,
+        variant: &'static str,
+        _: usize,
+    ) -> Result<Variant<Fields>, Failed> {
         Ok(Variant(variant, Fields(Vec::new())))
     }
 }
@@ -204,7 +222,11 @@ impl ser::SerializeMap for Map {
 impl ser::SerializeStruct for Fields {
     type Ok = Value;
     type Error = Failed;
-    fn serialize_field<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Result<(), Failed> {
+    fn serialize_field<T: Serialize + ?Sized>(
+        &mut self,
+        name: &'static str,
+        value: &T,
+    ) -> Result<(), Failed> {
         self.0.push(Field { name: name.to_owned(), value: value.serialize(ToValue)?, in_json: true });
         Ok(())
     }
@@ -220,7 +242,11 @@ impl ser::SerializeStruct for Fields {
 impl ser::SerializeStructVariant for Variant<Fields> {
     type Ok = Value;
     type Error = Failed;
-    fn serialize_field<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Result<(), Failed> {
+    fn serialize_field<T: Serialize + ?Sized>(
+        &mut self,
+        name: &'static str,
+        value: &T,
+    ) -> Result<(), Failed> {
         ser::SerializeStruct::serialize_field(&mut self.1, name, value)
     }
     fn end(self) -> Done {

@@ -18,7 +18,8 @@ pub(crate) fn align(text: &str) -> String {
                 continue;
             }
             let end = (at..lines.len()).find(|line| widths[*line].len() <= column).unwrap_or(lines.len());
-            let widest = (at..end).map(|line| lines[line][column].chars().count() + PADDING).max().unwrap_or(0);
+            let widest =
+                (at..end).map(|line| lines[line][column].chars().count() + PADDING).max().unwrap_or(0);
             for line in &mut widths[at..end] {
                 line[column] = widest.max(LEAST);
             }

@@ -51,7 +51,16 @@ impl Value {
 
     /// A struct of texts, as the rows of lists are.
     pub fn row(fields: impl IntoIterator<Item = (&'static str, Value)>) -> Value {
-        Value::Struct(fields.into_iter().map(|(name, value)| Field { name: name.into(), in_json: !matches!(value, Value::Lookup(_)), value }).collect())
+        Value::Struct(
+            fields
+                .into_iter()
+                .map(|(name, value)| Field {
+                    name: name.into(),
+                    in_json: !matches!(value, Value::Lookup(_)),
+                    value,
+                })
+                .collect(),
+        )
     }
 
     /// Whether a condition takes it for true.
@@ -124,7 +133,9 @@ impl Value {
                 }
                 out.push('}');
             }
-            Value::Lookup(map) => Value::Map(map.iter().map(|(k, v)| (k.clone(), Value::Text(v.clone()))).collect()).print(out),
+            Value::Lookup(map) => {
+                Value::Map(map.iter().map(|(k, v)| (k.clone(), Value::Text(v.clone()))).collect()).print(out)
+            }
         }
     }
 }
