@@ -200,9 +200,7 @@ impl Client {
         let scheme = match ask(Scheme::Https) {
             Ok(_) => Scheme::Https,
             Err(https) => {
-                if let Err(error) = self.0.transport.check_cancelled() {
-                    return Err(error);
-                }
+                self.0.transport.check_cancelled()?;
                 match ask(Scheme::Http) {
                     // What servers of https say to plain http.
                     Ok(answer)
