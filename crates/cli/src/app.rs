@@ -62,7 +62,8 @@ impl App {
 
     /// The directory of Docker's `config.json`: `--config`, `DOCKER_CONFIG`, `~/.docker`.
     pub fn config_directory(&self) -> Option<PathBuf> {
-        let variable = || self.ambient.variable("DOCKER_CONFIG").filter(|text| !text.is_empty()).map(PathBuf::from);
+        let variable =
+            || self.ambient.variable("DOCKER_CONFIG").filter(|text| !text.is_empty()).map(PathBuf::from);
         self.globals.config.clone().or_else(variable).or_else(|| Some(self.ambient.home()?.join(".docker")))
     }
 
@@ -114,7 +115,11 @@ impl App {
     }
 
     /// Does something for each of `names`; what fails is shown and does not stop the others.
-    pub(crate) fn each(&self, names: &[String], mut act: impl FnMut(&str) -> Result<()>) -> Result<crate::verb::Exit> {
+    pub(crate) fn each(
+        &self,
+        names: &[String],
+        mut act: impl FnMut(&str) -> Result<()>,
+    ) -> Result<crate::verb::Exit> {
         let mut exit = crate::verb::Exit::SUCCESS;
         for name in names {
             match act(name) {

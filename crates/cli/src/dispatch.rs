@@ -5,8 +5,8 @@ use std::ffi::OsString;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use robot_env_diag::{Error, Kind, Result};
 
-use crate::app::{App, Globals, Loudness};
 use crate::ambient::Ambient;
+use crate::app::{App, Globals, Loudness};
 use crate::command_line::{Flags, canonical};
 use crate::commands::{ENTRIES, GROUPS};
 use crate::failure::{self, Class};
@@ -20,7 +20,12 @@ pub fn main(arguments: Vec<OsString>) -> Exit {
     let plain = App::new(ambient.clone(), Globals::default());
     let words: Result<Vec<String>> = words
         .map(|word| {
-            word.into_string().map_err(|word| Error::invalid(format!("invalid argument `{}`: it is not valid UTF-8", word.to_string_lossy())))
+            word.into_string().map_err(|word| {
+                Error::invalid(format!(
+                    "invalid argument `{}`: it is not valid UTF-8",
+                    word.to_string_lossy()
+                ))
+            })
         })
         .collect();
     match words.and_then(|words| start(ambient, &words)) {
@@ -97,8 +102,11 @@ fn run(app: &App, entry: &Entry, spelling: &'static str, words: &[String]) -> Ex
         }
         Err(error) => {
             // Wrong flags are 125 in Docker, a wrong number of words 1, but for run and create.
-            let words = matches!(error.kind(), clap::error::ErrorKind::MissingRequiredArgument | clap::error::ErrorKind::TooManyValues)
-                || (error.kind() == clap::error::ErrorKind::UnknownArgument && !error.to_string().contains("'-"));
+            let words = matches!(
+                error.kind(),
+                clap::error::ErrorKind::MissingRequiredArgument | clap::error::ErrorKind::TooManyValues
+            ) || (error.kind() == clap::error::ErrorKind::UnknownArgument
+                && !error.to_string().contains("'-"));
             let code = if words && entry.class != Class::Program { 1 } else { failure::ENGINE };
             return usage_error(failure::of_clap(&error, &spelled), code);
         }
@@ -106,7 +114,9 @@ fn run(app: &App, entry: &Entry, spelling: &'static str, words: &[String]) -> Ex
     match (entry.run)(&matches, app) {
         Ok(exit) => exit,
         // `robot-env ps | head -1` is no mistake.
-        Err(error) if error.kind() == Kind::Interrupted && error.message().starts_with("the reader of") => Exit(141),
+        Err(error) if error.kind() == Kind::Interrupted && error.message().starts_with("the reader of") => {
+            Exit(141)
+        }
         Err(error) => {
             let code = failure::exit_code(entry.class, &error);
             usage_error(error, code)
@@ -131,7 +141,10 @@ fn unknown(app: &App, words: &[String]) -> Result<Exit> {
         }
     }
     let spelled = if group.is_some() { words[..2].join(" ") } else { words[0].clone() };
-    let all = ENTRIES.iter().flat_map(|entry| entry.spellings.iter().copied()).chain(GROUPS.iter().map(|(name, _)| *name));
+    let all = ENTRIES
+        .iter()
+        .flat_map(|entry| entry.spellings.iter().copied())
+        .chain(GROUPS.iter().map(|(name, _)| *name));
     let error = Error::invalid(format!("unknown command: {program} {spelled}"));
     app.show(&match failure::nearest(&spelled, all) {
         Some(near) => error.with_hint(format!("did you mean `{program} {near}`?")),
@@ -160,24 +173,53 @@ fn root_command() -> Command {
         .args_override_self(true)
         .arg(text("root").value_name("DIRECTORY").help("Where images, containers and volumes are kept"))
         .arg(text("run-root").value_name("DIRECTORY").help("Where the state of running containers is kept"))
-        .arg(text("config").value_name("DIRECTORY").help("Where config.json with the registries' credentials is"))
+        .arg(
+            text("config")
+                .value_name("DIRECTORY")
+                .help("Where config.json with the registries' credentials is"),
+        )
         .arg(text("context").short('c').value_name("NAME").help("Only `default`: there is no daemon"))
-        .arg(Arg::new("host").short('H').long("host").action(ArgAction::Append).value_name("ADDRESS").help("Not supported: there is no daemon"))
+        .arg(
+            Arg::new("host")
+                .short('H')
+                .long("host")
+                .action(ArgAction::Append)
+                .value_name("ADDRESS")
+                .help("Not supported: there is no daemon"),
+        )
         .arg(text("log-level").short('l').value_name("LEVEL").help("debug, info, warn, error or fatal"))
-        .arg(Arg::new("debug").short('D').long("debug").action(ArgAction::SetTrue).help("Say more about errors"))
+        .arg(
+            Arg::new("debug")
+                .short('D')
+                .long("debug")
+                .action(ArgAction::SetTrue)
+                .help("Say more about errors"),
+        )
         .arg(Arg::new("help").short('h').long("help").action(ArgAction::SetTrue).help("Show this help"))
-        .arg(Arg::new("version").short('v').long("version").action(ArgAction::SetTrue).help("Show the version"))
+        .arg(
+            Arg::new("version")
+                .short('v')
+                .long("version")
+                .action(ArgAction::SetTrue)
+                .help("Show the version"),
+        )
 }
 
 fn globals(matches: &ArgMatches) -> Result<Globals> {
     let text = |name: &str| matches.get_one::<String>(name).map(String::as_str);
     if let Some(host) = matches.get_many::<String>("host").and_then(|mut hosts| hosts.next()) {
-        return Err(Error::new(Kind::Unsupported, format!("cannot talk to `{host}`: there is no daemon, --host is not supported"))
-            .with_hint("leave --host away: the command works on this machine"));
+        return Err(Error::new(
+            Kind::Unsupported,
+            format!("cannot talk to `{host}`: there is no daemon, --host is not supported"),
+        )
+        .with_hint("leave --host away: the command works on this machine"));
     }
     if let Some(context) = text("context").filter(|name| !matches!(*name, "" | "default")) {
-        return Err(Error::new(Kind::Unsupported, format!("cannot use context `{context}`: there is no daemon, --context is not supported"))
-            .with_hint("leave --context away: the command works on this machine"));
+        return Err(Error::new(
+            Kind::Unsupported,
+            format!("cannot use context `{context}`: there is no daemon, --context is not supported"),
+        )
+        .with_hint("leave --context away: the command works on this machine"));
     }
     let mut loudness = match text("log-level") {
         None | Some("info" | "warn" | "warning") => Loudness::Warn,
@@ -207,15 +249,35 @@ fn listed(out: &mut String, heading: &str, lines: impl Iterator<Item = (String, 
 
 /// What `--help` prints.
 fn overview(program: &str) -> String {
-    let mut out = format!("Usage: {program} [OPTIONS] COMMAND\n\nContainers for robot development, without a daemon.\n");
+    let mut out = format!(
+        "Usage: {program} [OPTIONS] COMMAND\n\nContainers for robot development, without a daemon.\n"
+    );
     let plain = |entry: &&Entry| !entry.spellings[0].contains(' ');
-    listed(&mut out, "Commands", ENTRIES.iter().filter(plain).map(|entry| (entry.spellings[0].to_owned(), about(entry, entry.spellings[0]))));
-    listed(&mut out, "Groups of commands", GROUPS.iter().map(|(name, about)| ((*name).to_owned(), (*about).to_owned())));
+    listed(
+        &mut out,
+        "Commands",
+        ENTRIES
+            .iter()
+            .filter(plain)
+            .map(|entry| (entry.spellings[0].to_owned(), about(entry, entry.spellings[0]))),
+    );
+    listed(
+        &mut out,
+        "Groups of commands",
+        GROUPS.iter().map(|(name, about)| ((*name).to_owned(), (*about).to_owned())),
+    );
     let root = root_command();
     let flags = root.get_arguments().filter(|arg| !arg.is_hide_set()).map(|arg| {
         let short = arg.get_short().map_or("    ".to_owned(), |letter| format!("-{letter}, "));
-        let value = arg.get_value_names().filter(|_| arg.get_action().takes_values()).map(|names| format!(" {}", names[0])).unwrap_or_default();
-        (format!("{short}--{}{value}", arg.get_long().unwrap_or_default()), arg.get_help().map(ToString::to_string).unwrap_or_default())
+        let value = arg
+            .get_value_names()
+            .filter(|_| arg.get_action().takes_values())
+            .map(|names| format!(" {}", names[0]))
+            .unwrap_or_default();
+        (
+            format!("{short}--{}{value}", arg.get_long().unwrap_or_default()),
+            arg.get_help().map(ToString::to_string).unwrap_or_default(),
+        )
     });
     listed(&mut out, "Options", flags);
     out.push_str(&format!("\n`{program} COMMAND --help` says more about a command.\n"));
@@ -226,7 +288,10 @@ fn group_overview(program: &str, group: &str) -> String {
     let about_group = GROUPS.iter().find(|(name, _)| *name == group).map_or("", |(_, about)| about);
     let mut out = format!("Usage: {program} {group} COMMAND\n\n{about_group}\n");
     let lines = ENTRIES.iter().filter_map(|entry| {
-        let spelling = entry.spellings.iter().find(|spelling| spelling.split_once(' ').is_some_and(|(first, _)| first == group))?;
+        let spelling = entry
+            .spellings
+            .iter()
+            .find(|spelling| spelling.split_once(' ').is_some_and(|(first, _)| first == group))?;
         Some((spelling.split_once(' ').map_or("", |(_, second)| second).to_owned(), about(entry, spelling)))
     });
     listed(&mut out, "Commands", lines);
@@ -236,8 +301,10 @@ fn group_overview(program: &str, group: &str) -> String {
 
 /// The whole tree, for shell completion and for tests.
 pub(crate) fn tree(program: &str) -> Command {
-    let tree = root_command().name(if program == "docker" { "docker" } else { "robot-env" }).no_binary_name(false);
-    let mut groups: Vec<Command> = GROUPS.iter().map(|(name, about)| Command::new(*name).about(*about)).collect();
+    let tree =
+        root_command().name(if program == "docker" { "docker" } else { "robot-env" }).no_binary_name(false);
+    let mut groups: Vec<Command> =
+        GROUPS.iter().map(|(name, about)| Command::new(*name).about(*about)).collect();
     let mut plain = Vec::new();
     for entry in ENTRIES {
         for spelling in entry.spellings {
@@ -289,7 +356,13 @@ mod tests {
     #[test]
     fn wrong_global_flags_are_refused() {
         let ambient = || Ambient { program: "robot-env".into(), ..Ambient::default() };
-        for bad in [&["-H", "tcp://x", "ps"][..], &["--context", "x", "ps"], &["--log-level", "loud", "ps"], &["--nope", "ps"], &["--root"]] {
+        for bad in [
+            &["-H", "tcp://x", "ps"][..],
+            &["--context", "x", "ps"],
+            &["--log-level", "loud", "ps"],
+            &["--nope", "ps"],
+            &["--root"],
+        ] {
             let words: Vec<String> = bad.iter().map(|w| (*w).to_owned()).collect();
             assert!(start(ambient(), &words).is_err(), "{bad:?}");
         }

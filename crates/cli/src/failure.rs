@@ -12,7 +12,7 @@ const INTERRUPTED: u8 = 130;
 
 /// What kind of command failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
+pub(crate) enum Class {
     /// It stands for a program: 125 is the engine's failure, 126 and 127 the program's.
     Program,
     /// `exec` and `start -a`: 126 and 127 as above, 1 for the engine's failure.
@@ -55,7 +55,9 @@ pub(crate) fn of_clap(error: &clap::Error, spelled: &str) -> Error {
             let letter = flag.chars().nth(1).unwrap_or(' ');
             Error::invalid(format!("unknown shorthand flag: '{letter}' in {flag}")).with_hint(help)
         }
-        ErrorKind::UnknownArgument => Error::invalid(format!("'{spelled}' takes no argument `{argument}`")).with_hint(help),
+        ErrorKind::UnknownArgument => {
+            Error::invalid(format!("'{spelled}' takes no argument `{argument}`")).with_hint(help)
+        }
         ErrorKind::MissingRequiredArgument => {
             let missing = match error.get(ContextKind::InvalidArg) {
                 Some(ContextValue::Strings(texts)) => texts.join(" "),
@@ -97,7 +99,11 @@ fn distance(a: &str, b: &str) -> usize {
 
 /// The word that `word` was probably meant to be.
 pub(crate) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    known.map(|other| (distance(word, other), other)).filter(|(d, other)| *d <= 2 && *d < other.len()).min().map(|(_, other)| other)
+    known
+        .map(|other| (distance(word, other), other))
+        .filter(|(d, other)| *d <= 2 && *d < other.len())
+        .min()
+        .map(|(_, other)| other)
 }
 
 #[cfg(test)]
@@ -122,7 +128,13 @@ mod tests {
     #[test]
     fn near_words() {
         let known = ["run", "images", "volume", "ps", "rm"];
-        for (word, want) in [("rnu", Some("run")), ("image", Some("images")), ("volumes", Some("volume")), ("frobnicate", None), ("p", Some("ps"))] {
+        for (word, want) in [
+            ("rnu", Some("run")),
+            ("image", Some("images")),
+            ("volumes", Some("volume")),
+            ("frobnicate", None),
+            ("p", Some("ps")),
+        ] {
             assert_eq!(nearest(word, known.into_iter()), want, "{word}");
         }
     }

@@ -17,11 +17,14 @@ impl Filters {
         let mut out = Vec::with_capacity(words.len());
         for word in words {
             let Some((key, value)) = word.split_once('=') else {
-                return Err(Error::invalid(format!("invalid argument `{word}` for --filter: bad format of filter (expected name=value)")));
+                return Err(Error::invalid(format!(
+                    "invalid argument `{word}` for --filter: bad format of filter (expected name=value)"
+                )));
             };
             let key = key.trim().to_ascii_lowercase();
             if !known.contains(&key.as_str()) {
-                return Err(Error::invalid(format!("invalid filter '{key}'")).with_hint(format!("the filters here are {}", known.join(", "))));
+                return Err(Error::invalid(format!("invalid filter '{key}'"))
+                    .with_hint(format!("the filters here are {}", known.join(", "))));
             }
             out.push((key, value.trim().to_owned()));
         }
@@ -88,7 +91,10 @@ pub(crate) fn glob(pattern: &str, text: &str) -> bool {
             }
             '?' => text.first().is_some_and(|c| *c != '/') && matches(rest, &text[1..]),
             '[' => {
-                let (Some(close), Some(c)) = (rest.iter().skip(1).position(|c| *c == ']'), text.first()) else { return false };
+                let (Some(close), Some(c)) = (rest.iter().skip(1).position(|c| *c == ']'), text.first())
+                else {
+                    return false;
+                };
                 let class = &rest[..=close];
                 let (negated, class) = if class[0] == '^' { (true, &class[1..]) } else { (false, class) };
                 let (mut found, mut at) = (false, 0);
@@ -103,7 +109,9 @@ pub(crate) fn glob(pattern: &str, text: &str) -> bool {
                 }
                 found != negated && *c != '/' && matches(&rest[close + 2..], &text[1..])
             }
-            '\\' => rest.first().is_some_and(|escaped| text.first() == Some(escaped) && matches(&rest[1..], &text[1..])),
+            '\\' => rest
+                .first()
+                .is_some_and(|escaped| text.first() == Some(escaped) && matches(&rest[1..], &text[1..])),
             literal => text.first() == Some(literal) && matches(rest, &text[1..]),
         }
     }
@@ -142,11 +150,19 @@ mod tests {
         for (name, want) in [("web", true), ("mydb1", true), ("website", false)] {
             assert_eq!(f.any_pattern("name", &[name]), want, "{name}");
         }
-        assert!(filters(&["name=["]).any_pattern("name", &["["]) && !filters(&["name=["]).any_pattern("name", &["a"]));
+        assert!(
+            filters(&["name=["]).any_pattern("name", &["["])
+                && !filters(&["name=["]).any_pattern("name", &["a"])
+        );
         let labels = BTreeMap::from([("a".to_owned(), "1".to_owned()), ("b".to_owned(), String::new())]);
         for (words, want) in [
-            (&["label=a"][..], true), (&["label=a=1", "label=b"], true), (&["label=a=2"], false), (&["label=a", "label=c"], false),
-            (&["label!=c"], true), (&["label!=a"], false), (&["label!=a=2"], true),
+            (&["label=a"][..], true),
+            (&["label=a=1", "label=b"], true),
+            (&["label=a=2"], false),
+            (&["label=a", "label=c"], false),
+            (&["label!=c"], true),
+            (&["label!=a"], false),
+            (&["label!=a=2"], true),
         ] {
             assert_eq!(filters(words).labels(&labels), want, "{words:?}");
         }
@@ -155,9 +171,19 @@ mod tests {
     #[test]
     fn globs() {
         for (pattern, text, want) in [
-            ("ros", "ros", true), ("ros*", "ros:noetic", true), ("*/ros", "a/ros", true), ("*ros", "a/ros", false), ("r?s", "ros", true),
-            ("r[a-z]s", "ros", true), ("r[^o]s", "ros", false), ("r\\*s", "r*s", true), ("r[", "r[", false), ("*:*", "a:b", true), ("", "", true),
-            ("[]]", "]", true), ("a[b", "ab", false),
+            ("ros", "ros", true),
+            ("ros*", "ros:noetic", true),
+            ("*/ros", "a/ros", true),
+            ("*ros", "a/ros", false),
+            ("r?s", "ros", true),
+            ("r[a-z]s", "ros", true),
+            ("r[^o]s", "ros", false),
+            ("r\\*s", "r*s", true),
+            ("r[", "r[", false),
+            ("*:*", "a:b", true),
+            ("", "", true),
+            ("[]]", "]", true),
+            ("a[b", "ab", false),
         ] {
             assert_eq!(glob(pattern, text), want, "{pattern} {text}");
         }

@@ -84,7 +84,11 @@ fn describe(line: &Line, columns: usize) -> String {
         return format!("{head} {numbers}");
     }
     let filled = (amount.done.min(amount.total) as u128 * room as u128 / amount.total as u128) as usize;
-    let bar = if filled < room { format!("{}>{}", "=".repeat(filled), " ".repeat(room - filled - 1)) } else { "=".repeat(room) };
+    let bar = if filled < room {
+        format!("{}>{}", "=".repeat(filled), " ".repeat(room - filled - 1))
+    } else {
+        "=".repeat(room)
+    };
     format!("{head} [{bar}] {numbers}")
 }
 
@@ -170,7 +174,11 @@ mod tests {
         let text = script(Some(80));
         assert!(text.contains("\x1b[1A") && text.contains("\x1b[2Kabc: Pull complete\n"), "{text:?}");
         assert!(text.ends_with("d\\u{1b}: Already exists\n"));
-        let line = Line { item: "abc".into(), step: "Downloading".into(), amount: Some(Amount { done: 500_000, total: 1_000_000 }) };
+        let line = Line {
+            item: "abc".into(),
+            step: "Downloading".into(),
+            amount: Some(Amount { done: 500_000, total: 1_000_000 }),
+        };
         assert_eq!(describe(&line, 60), "abc: Downloading [=============>            ]    500kB/1MB");
         assert_eq!(describe(&line, 10), "abc: Downloading    500kB/1MB");
         let line = Line { amount: Some(Amount { done: 7, total: 0 }), ..line };

@@ -59,11 +59,13 @@ fn command<V: Verb>(spelling: &'static str) -> Command {
         let help = clap::Arg::new("help").long("help").action(clap::ArgAction::Help).help("Show this help");
         return command.disable_help_flag(true).arg(help);
     }
-    let help = clap::Arg::new("help").short('h').long("help").action(clap::ArgAction::Help).help("Show this help");
+    let help =
+        clap::Arg::new("help").short('h').long("help").action(clap::ArgAction::Help).help("Show this help");
     command.disable_help_flag(true).arg(help)
 }
 
 fn run<V: Verb>(matches: &ArgMatches, app: &App) -> Result<Exit> {
-    let verb = V::from_arg_matches(matches).map_err(|error| crate::failure::of_clap(&error, app.program()))?;
+    let verb =
+        V::from_arg_matches(matches).map_err(|error| crate::failure::of_clap(&error, app.program()))?;
     verb.run(app)
 }

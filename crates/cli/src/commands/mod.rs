@@ -13,6 +13,4 @@ pub(crate) const GROUPS: &[(&str, &str)] = &[
 ];
 
 /// Every command.
-pub(crate) const ENTRIES: &[Entry] = &[
-    entry::<completion::Completion>(),
-];
+pub(crate) const ENTRIES: &[Entry] = &[entry::<completion::Completion>()];

@@ -38,7 +38,8 @@ pub(super) fn printf(format: &str, values: &[Value]) -> String {
                 _ => verb.space = true,
             }
         }
-        let number = |chars: &mut std::iter::Peekable<std::str::Chars<'_>>, rest: &mut std::slice::Iter<'_, Value>| {
+        let number = |chars: &mut std::iter::Peekable<std::str::Chars<'_>>,
+                      rest: &mut std::slice::Iter<'_, Value>| {
             if chars.next_if_eq(&'*').is_some() {
                 return match rest.next() {
                     Some(Value::Int(n)) => Some((n.unsigned_abs() as usize).min(WIDTH_LIMIT)),
@@ -91,7 +92,15 @@ fn kind(value: &Value) -> &'static str {
 }
 
 fn one(verb: &Verb, letter: char, value: &Value) -> String {
-    let signed = |text: String| if verb.plus && !text.starts_with('-') { format!("+{text}") } else if verb.space && !text.starts_with('-') { format!(" {text}") } else { text };
+    let signed = |text: String| {
+        if verb.plus && !text.starts_with('-') {
+            format!("+{text}")
+        } else if verb.space && !text.starts_with('-') {
+            format!(" {text}")
+        } else {
+            text
+        }
+    };
     let body = match (letter, value) {
         ('T', value) => kind(value).to_owned(),
         ('s' | 'v', Value::Text(text)) => truncated(text, verb.precision),
@@ -104,7 +113,9 @@ fn one(verb: &Verb, letter: char, value: &Value) -> String {
         ('o', Value::Int(n)) => radix(*n, if verb.sharp { "0" } else { "" }, |n| format!("{n:o}")),
         ('b', Value::Int(n)) => radix(*n, "", |n| format!("{n:b}")),
         ('c', Value::Int(n)) => u32::try_from(*n).ok().and_then(char::from_u32).unwrap_or('\u{fffd}').into(),
-        ('q', Value::Int(n)) => format!("{:?}", u32::try_from(*n).ok().and_then(char::from_u32).unwrap_or('\u{fffd}')),
+        ('q', Value::Int(n)) => {
+            format!("{:?}", u32::try_from(*n).ok().and_then(char::from_u32).unwrap_or('\u{fffd}'))
+        }
         ('t' | 'v', Value::Bool(b)) => b.to_string(),
         ('f' | 'F' | 'e' | 'g' | 'v', value) if float(value).is_some() => {
             let n = float(value).unwrap_or_default();
@@ -133,7 +144,8 @@ fn one(verb: &Verb, letter: char, value: &Value) -> String {
     if verb.minus {
         format!("{body}{}", " ".repeat(fill))
     } else if verb.zero && matches!(value, Value::Int(_) | Value::Float(_)) {
-        let (sign, digits) = if body.starts_with(['-', '+']) { body.split_at(1) } else { ("", body.as_str()) };
+        let (sign, digits) =
+            if body.starts_with(['-', '+']) { body.split_at(1) } else { ("", body.as_str()) };
         format!("{sign}{}{digits}", "0".repeat(fill))
     } else {
         format!("{}{body}", " ".repeat(fill))
@@ -156,9 +168,28 @@ mod tests {
     fn verbs() {
         let text = |t: &str| Value::Text(t.to_owned());
         for (format, values, want) in [
-            ("%5d|%-5s|%q|%v", vec![Value::Int(3), text("a"), text("b\"\n"), Value::Bool(true)], "    3|a    |\"b\\\"\\n\"|true"),
-            ("%05d %+d %x %X %o %c", vec![Value::Int(-3), Value::Int(3), Value::Int(255), Value::Int(255), Value::Int(8), Value::Int(65)], "-0003 +3 ff FF 10 A"),
-            ("%.2f %6.1f %g", vec![Value::Float(1.005), Value::Float(2.25), Value::Float(0.5)], "1.00    2.2 0.5"),
+            (
+                "%5d|%-5s|%q|%v",
+                vec![Value::Int(3), text("a"), text("b\"\n"), Value::Bool(true)],
+                "    3|a    |\"b\\\"\\n\"|true",
+            ),
+            (
+                "%05d %+d %x %X %o %c",
+                vec![
+                    Value::Int(-3),
+                    Value::Int(3),
+                    Value::Int(255),
+                    Value::Int(255),
+                    Value::Int(8),
+                    Value::Int(65),
+                ],
+                "-0003 +3 ff FF 10 A",
+            ),
+            (
+                "%.2f %6.1f %g",
+                vec![Value::Float(1.005), Value::Float(2.25), Value::Float(0.5)],
+                "1.00    2.2 0.5",
+            ),
             ("%.3s %x %10.2s|", vec![text("abcdef"), text("az"), text("xyz")], "abc 617a         xy|"),
             ("%d %s", vec![text("a"), Value::Int(1)], "%!d(string=a) %!s(int=1)"),
             ("%d", vec![], "%!d(MISSING)"),
