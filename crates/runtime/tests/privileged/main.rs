@@ -7,6 +7,7 @@
 #![allow(clippy::print_stdout)] // it is a program of its own
 
 mod basics;
+mod features;
 mod place;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,6 +26,19 @@ const TESTS: &[Test] = &tests![
     basics::privileged_failures_have_their_kinds,
     basics::privileged_an_image_cannot_redirect_mounts,
     basics::privileged_exec_joins_with_a_terminal,
+    features::privileged_the_user_is_the_specs,
+    features::privileged_the_filter_holds_with_and_without_new_privileges,
+    features::privileged_mounts_are_as_written,
+    features::privileged_devices_are_made_and_limited,
+    features::privileged_kernel_parameters_are_the_containers_own,
+    features::privileged_hooks_run_in_their_order,
+    features::privileged_a_user_namespace_is_mapped,
+    features::privileged_namespaces_are_shared_by_path,
+    features::privileged_time_is_shifted,
+    features::privileged_a_terminal_is_the_console,
+    features::privileged_limits_are_in_the_cgroup,
+    features::privileged_hostile_specs_and_images_are_refused,
+    features::privileged_descriptors_can_be_handed_in,
 ];
 
 fn passes((_, test): &Test) -> bool {

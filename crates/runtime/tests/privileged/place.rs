@@ -10,6 +10,8 @@ use robot_env_sys::{cgroup, poll, process};
 /// A root file system of busybox and a directory around it, removed when dropped.
 pub(crate) struct Place {
     pub(crate) directory: PathBuf,
+    /// How many containers were made of it.
+    made: std::cell::Cell<u32>,
 }
 
 impl Place {
@@ -27,10 +29,14 @@ impl Place {
             std::fs::create_dir_all(directory.join(sub)).unwrap();
         }
         std::fs::copy("/bin/busybox", directory.join("rootfs/bin/busybox")).unwrap();
-        for tool in ["sh", "id", "cat", "hostname", "ls", "echo", "sleep", "tty", "mount", "touch", "grep"] {
+        for tool in [
+            "sh", "id", "cat", "hostname", "ls", "echo", "sleep", "tty", "mount", "touch", "grep", "mkdir",
+            "umask", "ulimit", "pwd", "head", "cut", "stat", "wc", "mknod", "tr", "stty", "readlink", "true",
+            "mkfifo",
+        ] {
             symlink("busybox", directory.join("rootfs/bin").join(tool)).unwrap();
         }
-        Some(Place { directory })
+        Some(Place { directory, made: std::cell::Cell::default() })
     }
 
     #[allow(clippy::unused_self)] // reads like the other methods
@@ -66,8 +72,22 @@ impl Place {
         spec: &Spec,
         console: Console,
     ) -> robot_env_diag::Result<robot_env_runtime::Created> {
+        self.create_with(spec, console, 0)
+    }
+
+    /// With descriptors from 3 on that the program inherits.
+    pub(crate) fn create_with(
+        &self,
+        spec: &Spec,
+        console: Console,
+        preserve_fds: u32,
+    ) -> robot_env_diag::Result<robot_env_runtime::Created> {
         let hierarchies = cgroup::detect();
-        let path = format!("/robot-env-test/{}", self.directory.file_name().unwrap().to_str().unwrap());
+        let made = self.made.get();
+        self.made.set(made + 1);
+        let suffix = if made == 0 { String::new() } else { format!("-{made}") };
+        let path =
+            format!("/robot-env-test/{}{suffix}", self.directory.file_name().unwrap().to_str().unwrap());
         create(Create {
             id: "test",
             bundle: &self.directory,
@@ -78,8 +98,23 @@ impl Place {
             console,
             cgroup: hierarchies.is_writable().then_some((&hierarchies, path.as_str())),
             seccomp_cache: None,
-            preserve_fds: 0,
+            preserve_fds,
         })
+    }
+
+    /// Starts one whose output nobody reads.
+    pub(crate) fn start(&self, spec: &Spec) -> robot_env_runtime::Process {
+        let (console, _output) = streams();
+        self.create(spec, console).and_then(robot_env_runtime::Created::start).expect("it starts")
+    }
+
+    /// Kills a container and removes its cgroup.
+    pub(crate) fn end(&self, container: robot_env_runtime::Process) {
+        process::signal(&container.pidfd, 9).unwrap();
+        assert_eq!(process::wait(&container.pidfd).unwrap(), 137);
+        if let Some(cgroup) = container.cgroup {
+            cgroup.remove();
+        }
     }
 }
 
