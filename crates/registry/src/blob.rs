@@ -6,7 +6,7 @@ use robot_env_diag::{Error, Kind, Result, Within as _};
 use robot_env_oci::{Descriptor, Digest, Hasher, Repository};
 use ureq::http::{Method, StatusCode, header};
 
-use crate::client::{Candidate, Client, Endpoint, Patience};
+use crate::client::{Candidate, Client, Endpoint, Patience, unexpected};
 use crate::token::Scope;
 use crate::transport::{Answer, Call, Failure};
 
@@ -145,7 +145,7 @@ impl BlobReader {
         let host = endpoint.host();
         let skip = match answer.status {
             StatusCode::OK => {
-                self.check_announced(&host, answer.length(), self.size)?;
+                check_announced(&host, answer.length(), self.size)?;
                 position
             }
             StatusCode::PARTIAL_CONTENT if position > 0 => {
@@ -155,7 +155,7 @@ impl BlobReader {
                         format!("registry `{host}` serves another range than the one that was asked for"),
                     ));
                 }
-                self.check_announced(&host, answer.length(), self.size - position)?;
+                check_announced(&host, answer.length(), self.size - position)?;
                 0
             }
             StatusCode::RANGE_NOT_SATISFIABLE => {
@@ -164,7 +164,7 @@ impl BlobReader {
                     format!("registry `{host}` holds fewer bytes than the {} that are declared", self.size),
                 ));
             }
-            _ => return Err(self.client.unexpected(answer)),
+            _ => return Err(unexpected(answer)),
         };
         // The limit of the body is ours: one byte more than declared is looked at.
         let mut source = answer.body.into_with_config().limit(u64::MAX).reader();
@@ -186,16 +186,6 @@ impl BlobReader {
         }
         self.source = Some(source);
         Ok(())
-    }
-
-    fn check_announced(&self, host: &str, announced: Option<u64>, expected: u64) -> Result<()> {
-        match announced {
-            Some(length) if length != expected => Err(Error::new(
-                Kind::Corrupt,
-                format!("registry `{host}` announces {length} bytes where {expected} are declared"),
-            )),
-            _ => Ok(()),
-        }
     }
 
     /// After a failure: on to the next host, or a pause, or the end.
@@ -288,6 +278,16 @@ impl Read for BlobReader {
             return Ok(0);
         }
         self.read_inner(buffer).map_err(|error| io::Error::other(error.within(self.what())))
+    }
+}
+
+fn check_announced(host: &str, announced: Option<u64>, expected: u64) -> Result<()> {
+    match announced {
+        Some(length) if length != expected => Err(Error::new(
+            Kind::Corrupt,
+            format!("registry `{host}` announces {length} bytes where {expected} are declared"),
+        )),
+        _ => Ok(()),
     }
 }
 

@@ -339,15 +339,8 @@ impl Client {
         self.0.transport.send(self.options(), call).map_err(Failure::into_error)
     }
 
-    /// The error of an answer that is not what was wanted.
-    pub(crate) fn unexpected(&self, answer: Answer) -> Error {
-        let (status, host) = (answer.status, answer.url.origin.authority());
-        let body = answer.read_to(ERROR_LIMIT).unwrap_or_default();
-        Said::read(status, &body).error(&host)
-    }
-
     fn rejected(&self, endpoint: &Endpoint, answer: Answer) -> Error {
-        let error = self.unexpected(answer);
+        let error = unexpected(answer);
         match credentials::find(self.options(), &endpoint.authority) {
             Ok(None) => error.with_hint(format!("log in with `robot-env login {}`", endpoint.authority)),
             _ => error,
@@ -404,7 +397,7 @@ impl Client {
         let challenges: Vec<Challenge> = headers.flat_map(challenge::parse).collect();
         for challenge in &challenges {
             if let Challenge::Bearer { realm, service, scopes } = challenge {
-                let service = Service { realm, service: service.as_deref(), scopes };
+                let service = Service { realm, name: service.as_deref(), scopes };
                 return token::fetch(
                     &self.0.transport,
                     self.options(),
@@ -426,4 +419,11 @@ impl Client {
             _ => Ok(None),
         }
     }
+}
+
+/// The error of an answer that is not what was wanted.
+pub(crate) fn unexpected(answer: Answer) -> Error {
+    let (status, host) = (answer.status, answer.url.origin.authority());
+    let body = answer.read_to(ERROR_LIMIT).unwrap_or_default();
+    Said::read(status, &body).error(&host)
 }

@@ -4,7 +4,7 @@ use robot_env_diag::{Error, Kind, Result, Within as _};
 use robot_env_oci::Repository;
 use ureq::http::{Method, StatusCode};
 
-use crate::client::Client;
+use crate::client::{Client, unexpected};
 use crate::credentials::{self, Credentials, Stored};
 use crate::token::Scope;
 use crate::transport::{Call, Failure};
@@ -81,7 +81,7 @@ impl Client {
         let answer = ask(None)?;
         if answer.status != StatusCode::UNAUTHORIZED {
             // It does not ask who we are; so nothing can be checked.
-            return if answer.status == StatusCode::OK { Ok(None) } else { Err(self.unexpected(answer)) };
+            return if answer.status == StatusCode::OK { Ok(None) } else { Err(unexpected(answer)) };
         }
         let granted =
             self.grant(&endpoint, &Scope::none(), Some(given), &answer, true).map_err(Failure::into_error)?;
@@ -91,7 +91,7 @@ impl Client {
         let answer = ask(granted.pass.header().cloned())?;
         match answer.status {
             StatusCode::OK => Ok(granted.identity),
-            _ => Err(self.unexpected(answer)),
+            _ => Err(unexpected(answer)),
         }
     }
 }

@@ -7,7 +7,7 @@ use robot_env_oci::{
 };
 use ureq::http::{HeaderName, Method, StatusCode, header};
 
-use crate::client::{Client, Endpoint, Patience};
+use crate::client::{Client, Endpoint, Patience, unexpected};
 use crate::token::Scope;
 use crate::transport::{Answer, Call, excerpt};
 
@@ -32,7 +32,7 @@ pub struct Served<T> {
 #[derive(Clone, Debug)]
 pub enum Document {
     /// One image.
-    Manifest(Verified<Manifest>, String),
+    Manifest(Box<Verified<Manifest>>, String),
     /// Several images.
     Index(Verified<Index>, String),
 }
@@ -46,7 +46,7 @@ impl Document {
             Ok(AnyManifest::Manifest(manifest)) => {
                 let media_type =
                     manifest.media_type.or(known).unwrap_or_else(|| media_type::OCI_MANIFEST.into());
-                Ok(Document::Manifest(Verified::check(bytes, digest)?, media_type))
+                Ok(Document::Manifest(Box::new(Verified::check(bytes, digest)?), media_type))
             }
             Ok(AnyManifest::Index(index)) => {
                 let media_type = index.media_type.or(known).unwrap_or_else(|| media_type::OCI_INDEX.into());
@@ -164,7 +164,7 @@ impl Client {
             }
             if answer.status.is_client_error() && !matches!(answer.status.as_u16(), 400 | 405) {
                 // The answer to HEAD has no words; those of GET say more.
-                return Err(self.unexpected(self.ask_manifest(endpoint, reference, &Method::GET)?));
+                return Err(unexpected(self.ask_manifest(endpoint, reference, &Method::GET)?));
             }
             self.read_manifest(endpoint, reference)
                 .map(|document| Served { value: document.descriptor(), host: endpoint.host() })
@@ -236,7 +236,7 @@ impl Client {
                     let config = self.config(repository, &manifest.value().config)?;
                     return Ok(Image {
                         top: top.value,
-                        manifest,
+                        manifest: *manifest,
                         media_type,
                         config,
                         chosen_for,
@@ -253,12 +253,13 @@ impl Client {
                             "no image of `{}` is for platform `{wanted}`",
                             reference.familiar()
                         ));
-                        return Err(match offers.is_empty() {
-                            true => error.because(Error::not_found("it is an index without images")),
-                            false => error.because(Error::not_found(format!(
+                        return Err(if offers.is_empty() {
+                            error.because(Error::not_found("it is an index without images"))
+                        } else {
+                            error.because(Error::not_found(format!(
                                 "it is there for {}",
                                 excerpt(&offers.join(", "))
-                            ))),
+                            )))
                         });
                     };
                     chosen_for = Some(wanted.clone());
@@ -287,7 +288,7 @@ impl Client {
         loop {
             let answer = self.ask_manifest(endpoint, reference, &Method::GET)?;
             if answer.status != StatusCode::OK {
-                return Err(self.unexpected(answer));
+                return Err(unexpected(answer));
             }
             let declared = media_type_of(&answer);
             let named = named_digest(&answer)?;

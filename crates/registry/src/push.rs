@@ -7,7 +7,7 @@ use robot_env_oci::{Algorithm, Digest, Hasher, MANIFEST_LIMIT, Reference, Reposi
 use ureq::http::{Method, StatusCode, header};
 
 use crate::address::{Scheme, Url};
-use crate::client::{Client, Endpoint, Patience};
+use crate::client::{Client, Endpoint, Patience, unexpected};
 use crate::manifest::{DIGEST_HEADER, selector};
 use crate::token::Scope;
 use crate::transport::{Answer, Call, Payload, excerpt};
@@ -45,7 +45,7 @@ impl Client {
             match answer.status {
                 StatusCode::OK => Ok(true),
                 StatusCode::NOT_FOUND => Ok(false),
-                _ => Err(self.unexpected(answer)),
+                _ => Err(unexpected(answer)),
             }
         };
         ask().within(what)
@@ -86,7 +86,7 @@ impl Client {
                 }
                 // The other repository may be closed to us: then the blob is sent.
                 StatusCode::NOT_FOUND | StatusCode::FORBIDDEN | StatusCode::METHOD_NOT_ALLOWED => Ok(false),
-                _ => Err(self.unexpected(answer)),
+                _ => Err(unexpected(answer)),
             }
         };
         match ask() {
@@ -134,7 +134,7 @@ impl Client {
             Ok(Call::new(Method::POST, endpoint.url(&format!("{}/blobs/uploads/", repository.path()))))
         })?;
         if started.status != StatusCode::ACCEPTED {
-            return Err(self.unexpected(started));
+            return Err(unexpected(started));
         }
         let upload = self.location(&started, &endpoint)?;
 
@@ -162,9 +162,9 @@ impl Client {
             StatusCode::ACCEPTED | StatusCode::NO_CONTENT | StatusCode::CREATED => {}
             // The pass ran out on the way; the next try gets a new one.
             StatusCode::UNAUTHORIZED => {
-                return Err(Error::new(Kind::Unavailable, self.unexpected(answer).message().to_owned()));
+                return Err(Error::new(Kind::Unavailable, unexpected(answer).message().to_owned()));
             }
-            _ => return Err(self.unexpected(answer)),
+            _ => return Err(unexpected(answer)),
         }
         if let Some(wanted) = expected.size.filter(|wanted| *wanted != size) {
             return Err(Error::new(
@@ -200,9 +200,9 @@ impl Client {
         };
         match answer.status {
             StatusCode::CREATED | StatusCode::NO_CONTENT | StatusCode::OK => {
-                check_named(&answer, &digest, &endpoint)?
+                check_named(&answer, &digest, &endpoint)?;
             }
-            _ => return Err(self.unexpected(answer)),
+            _ => return Err(unexpected(answer)),
         }
         Ok(Pushed { digest, size })
     }
@@ -233,7 +233,7 @@ impl Client {
                 StatusCode::CREATED | StatusCode::OK | StatusCode::ACCEPTED => {
                     check_named(&answer, &digest, &endpoint)
                 }
-                _ => Err(self.unexpected(answer)),
+                _ => Err(unexpected(answer)),
             }
         };
         send().within(what)?;

@@ -117,7 +117,7 @@ fn read_registry(
                 }
             }
             ("insecure", _) => {
-                warnings.push(warning(path, format!("`insecure` of `{name}` is not true or false")))
+                warnings.push(warning(path, format!("`insecure` of `{name}` is not true or false")));
             }
             ("mirrors", _) => warnings.push(warning(path, format!("`mirrors` of `{name}` is not a list"))),
             _ => warnings.push(warning(

@@ -5,7 +5,7 @@ use robot_env_oci::{MANIFEST_LIMIT, Reference, Repository};
 use serde::Deserialize;
 use ureq::http::{Method, StatusCode, header};
 
-use crate::client::{Client, Endpoint, Patience};
+use crate::client::{Client, Endpoint, Patience, unexpected};
 use crate::link;
 use crate::token::Scope;
 use crate::transport::{Call, Failure, excerpt};
@@ -42,7 +42,7 @@ impl Client {
                 Ok(Call::new(Method::GET, url.clone()))
             })?;
             if answer.status != StatusCode::OK {
-                return Err(self.unexpected(answer));
+                return Err(unexpected(answer));
             }
             let link = answer.header(header::LINK).and_then(link::next).map(str::to_owned);
             let base = answer.url.clone();

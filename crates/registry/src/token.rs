@@ -80,7 +80,7 @@ impl Pass {
 #[derive(Debug)]
 pub(crate) struct Service<'a> {
     pub(crate) realm: &'a str,
-    pub(crate) service: Option<&'a str>,
+    pub(crate) name: Option<&'a str>,
     pub(crate) scopes: &'a [String],
 }
 
@@ -143,11 +143,13 @@ pub(crate) fn fetch(
     let answer = if let Some(Credentials::IdentityToken(token)) = credentials {
         let mut form =
             format!("grant_type=refresh_token&refresh_token={}&client_id={CLIENT_ID}", percent_encode(token));
-        if let Some(service) = service.service {
-            form += &format!("&service={}", percent_encode(service));
+        if let Some(service) = service.name {
+            form.push_str("&service=");
+            form.push_str(&percent_encode(service));
         }
         if !scopes.is_empty() {
-            form += &format!("&scope={}", percent_encode(&scopes.into_iter().collect::<Vec<_>>().join(" ")));
+            form.push_str("&scope=");
+            form.push_str(&percent_encode(&scopes.into_iter().collect::<Vec<_>>().join(" ")));
         }
         let mut call =
             Call::new(Method::POST, realm).header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
@@ -155,7 +157,7 @@ pub(crate) fn fetch(
         transport.send(options, call)?
     } else {
         let mut url = realm;
-        if let Some(service) = service.service {
+        if let Some(service) = service.name {
             url = url.with_query("service", service);
         }
         for scope in &scopes {

@@ -1,5 +1,14 @@
 //! What tests need and no user: temporary directories, images, and a registry in the process.
 //!
-//! It deliberately uses none of the code that it helps to test, except the nouns of `oci`.
+//! It deliberately uses none of the code that it helps to test, except the nouns of `oci`. It
+//! panics where a test could not go on.
+//!
+//! - [`temporary`]: directories that go away;
+//! - [`image`]: layers and images from lists of entries, hostile ones included;
+//! - [`registry`]: a registry on a loopback address with faults on demand;
+//! - [`tls`]: a certificate authority.
 
+pub mod image;
+pub mod registry;
 pub mod temporary;
+pub mod tls;
