@@ -249,8 +249,10 @@ fn close_range(first: u32, last: u32) -> CallResult<()> {
     match last_errno() {
         // Kernels before 5.9.
         Errno::NOSYS => {
-            let entries = std::fs::read_dir("/proc/self/fd").map_err(|_| CallError::new("close_range()", last_errno()))?;
-            let numbers: Vec<u32> = entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
+            let entries = std::fs::read_dir("/proc/self/fd")
+                .map_err(|_| CallError::new("close_range()", last_errno()))?;
+            let numbers: Vec<u32> =
+                entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
             for fd in numbers.into_iter().filter(|fd| (first..=last).contains(fd)) {
                 // SAFETY: see the contract of `close_all_but`; the directory's own is closed already.
                 unsafe { libc::close(fd as RawFd) };
