@@ -1,0 +1,41 @@
+//! Docker's JSON: what `inspect` prints and the API sends, made from the engine's types.
+//!
+//! Field names, their order, and what is `null`, empty or left out are those of the Docker Engine
+//! API 1.50: clients depend on all of them. It deliberately knows no file, no terminal and no HTTP;
+//! every function here is pure. Nothing on disk, no lock.
+
+mod config;
+mod container;
+mod event;
+mod host_config;
+mod image;
+mod mount;
+mod network;
+mod system;
+mod time;
+mod volume;
+
+pub use config::{Config, Empty};
+pub use container::{ContainerFacts, ContainerInspect, GraphDriver, HealthLog, HealthState, State};
+pub use event::{Actor, EventMessage};
+pub use host_config::{
+    DeviceMapping, HostConfig, LogConfig, RestartPolicy, ThrottleDevice, UlimitLimit, WeightDevice,
+};
+pub use image::{HistoryItem, ImageFacts, ImageInspect, Metadata, RootFs, history};
+pub use mount::{
+    BindOptions, DriverConfig, ImageOptions, MountOptions, MountPoint, TmpfsOptions, VolumeOptions,
+};
+pub use network::{EndpointSettings, NetworkSettings, PortBinding, mode_word};
+pub use system::{Info, Plugins, Version, VersionReply};
+pub use time::{ZERO, rfc3339};
+pub use volume::Volume;
+
+/// The version of the API whose shapes these are.
+pub const API_VERSION: &str = "1.50";
+/// The oldest version of the API whose clients understand them.
+pub const MIN_API_VERSION: &str = "1.24";
+
+/// Go writes an empty list that was never filled as `null`.
+fn null_if_empty<T>(list: Vec<T>) -> Option<Vec<T>> {
+    if list.is_empty() { None } else { Some(list) }
+}
