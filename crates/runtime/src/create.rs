@@ -336,7 +336,7 @@ fn make_cgroup(hierarchies: &Hierarchies, path: &str, linux: &Linux) -> Result<C
         .map_err(Error::from)
         .within(|| format!("cannot make cgroup `{path}`"))?;
     let undo = CgroupGuard(Some(&cgroup));
-    resources::restrict_devices(&cgroup, linux.resources().as_ref(), version)?;
+    resources::restrict_devices(&cgroup, linux.resources().as_ref())?;
     undo.disarm();
     Ok(cgroup)
 }

@@ -14,6 +14,7 @@
 //! The rules of runtime-spec 1.2 apply; the order of the steps follows its `runtime.md`.
 
 mod check;
+pub mod command;
 mod console;
 mod copy_up;
 mod create;
@@ -32,5 +33,5 @@ mod sync;
 pub use console::{Console, Stdio};
 pub use create::{Create, Created, Process, Rootfs, create};
 pub use exec::{Exec, exec};
-pub use resources::settings;
+pub use resources::{device_rules, settings};
 pub use state::{State, Status};

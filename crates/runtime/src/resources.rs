@@ -2,7 +2,7 @@
 
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, LinuxResources};
 use robot_env_diag::{Error, Result, Within};
-use robot_env_sys::cgroup::{Cgroup, Setting, Version};
+use robot_env_sys::cgroup::{Cgroup, DeviceRule, Setting, Version};
 
 fn required(controller: &'static str, file: impl Into<String>, value: impl ToString) -> Setting {
     Setting { controller, file: file.into(), value: value.to_string(), optional: false }
@@ -173,74 +173,80 @@ fn number_or_max(number: i64) -> String {
 
 /// Device nodes that every container may use, whatever its rules say: those of its `/dev`, its
 /// terminals, and making (not using) any.
-const ALWAYS_USABLE: [(&str, &str); 11] = [
-    ("c *:*", "m"),
-    ("b *:*", "m"),
-    ("c 1:3", "rwm"),
-    ("c 1:5", "rwm"),
-    ("c 1:7", "rwm"),
-    ("c 1:8", "rwm"),
-    ("c 1:9", "rwm"),
-    ("c 5:0", "rwm"),
-    ("c 5:1", "rwm"),
-    ("c 5:2", "rwm"),
-    ("c 136:*", "rwm"),
-];
+fn always_usable() -> impl Iterator<Item = DeviceRule> {
+    let node = |kind, major, minor, use_it| DeviceRule {
+        allow: true,
+        kind: Some(kind),
+        major,
+        minor,
+        read: use_it,
+        write: use_it,
+        make: true,
+    };
+    let known = [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)];
+    [node('c', None, None, false), node('b', None, None, false), node('c', Some(136), None, true)]
+        .into_iter()
+        .chain(known.map(|(major, minor)| node('c', Some(major), Some(minor), true)))
+}
 
-/// The rules in order, as version 1 writes them: whether it allows, and the text.
-fn device_rules(resources: Option<&LinuxResources>) -> Vec<(bool, String)> {
-    let rules = resources.and_then(|r| r.devices().as_deref()).unwrap_or_default();
-    // Rules that take nothing away need no device controller.
-    if rules.iter().all(LinuxDeviceCgroup::allow) {
+/// The rules that `resources` stands for; none when they take nothing away.
+pub fn device_rules(resources: &LinuxResources) -> Vec<DeviceRule> {
+    let rules = resources.devices().as_deref().unwrap_or_default();
+    let mut out: Vec<DeviceRule> = rules.iter().map(device_rule).collect();
+    // What comes before a rule about everything does not count.
+    if let Some(at) = out.iter().rposition(|rule| rule.kind.is_none()) {
+        out.drain(..at);
+    }
+    if out.iter().all(|rule| rule.allow) {
         return Vec::new();
     }
-    let mut out: Vec<(bool, String)> = rules.iter().map(|rule| (rule.allow(), rule_text(rule))).collect();
-    // Everything allowed at the end stays so.
-    if out.last().is_some_and(|(allow, text)| *allow && text == "a") {
-        return vec![(true, "a".into())];
-    }
-    let named = |text: &str| rules.iter().any(|rule| !rule.allow() && rule_text(rule).starts_with(text));
-    let always = ALWAYS_USABLE.iter().filter(|(node, _)| !named(node));
-    out.extend(always.map(|(node, access)| (true, format!("{node} {access}"))));
+    let denied = |node: &DeviceRule| {
+        out.iter().any(|rule| {
+            !rule.allow
+                && rule.kind == node.kind
+                && rule.major.is_some()
+                && (rule.major, rule.minor) == (node.major, node.minor)
+        })
+    };
+    let always: Vec<DeviceRule> = always_usable().filter(|node| !denied(node)).collect();
+    out.extend(always);
     out
 }
 
-/// Limits which device nodes may be used.
-pub(crate) fn restrict_devices(
-    cgroup: &Cgroup,
-    resources: Option<&LinuxResources>,
-    version: Version,
-) -> Result<()> {
-    let rules = device_rules(resources);
-    if rules.is_empty() || version != Version::V1 || cgroup.directory("devices").is_none() {
-        return Ok(());
+fn device_rule(rule: &LinuxDeviceCgroup) -> DeviceRule {
+    let kind = match rule.typ() {
+        Some(LinuxDeviceType::B) => Some('b'),
+        Some(LinuxDeviceType::C | LinuxDeviceType::U) => Some('c'),
+        _ => None,
+    };
+    let number = |number: Option<i64>| number.and_then(|n| u32::try_from(n).ok());
+    let has =
+        |letter| rule.access().as_ref().is_none_or(|access| access.is_empty() || access.contains(letter));
+    DeviceRule {
+        allow: rule.allow(),
+        kind,
+        major: number(rule.major()),
+        minor: number(rule.minor()),
+        read: has('r'),
+        write: has('w'),
+        make: has('m'),
     }
-    for (allow, text) in rules {
-        let file = if allow { "devices.allow" } else { "devices.deny" };
-        cgroup
-            .set(&required("devices", file, text))
-            .map_err(Error::from)
-            .within(|| "cannot limit the container's devices".into())?;
-    }
-    Ok(())
 }
 
-fn rule_text(rule: &LinuxDeviceCgroup) -> String {
-    let number = |n: Option<i64>| n.filter(|n| *n >= 0).map_or("*".to_owned(), |n| n.to_string());
-    let kind = match rule.typ() {
-        Some(LinuxDeviceType::B) => "b",
-        Some(LinuxDeviceType::C | LinuxDeviceType::U) => "c",
-        _ => "a",
-    };
-    if kind == "a" {
-        return "a".into();
+/// Limits which device nodes may be used. Where the kernel does not let the caller do that (in a
+/// user namespace), the nodes themselves are out of reach too.
+pub(crate) fn restrict_devices(cgroup: &Cgroup, resources: Option<&LinuxResources>) -> Result<()> {
+    let rules = resources.map(device_rules).unwrap_or_default();
+    match cgroup.restrict_devices(&rules) {
+        Err(error) if error.errno() == rustix::io::Errno::PERM && in_user_namespace() => Ok(()),
+        other => other.map_err(Error::from).within(|| "cannot limit the container's devices".into()),
     }
-    format!(
-        "{kind} {}:{} {}",
-        number(rule.major()),
-        number(rule.minor()),
-        rule.access().as_deref().unwrap_or("rwm")
-    )
+}
+
+/// Whether this is not the first user namespace, which maps every id to itself.
+fn in_user_namespace() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.split_whitespace().collect::<Vec<_>>() != ["0", "0", "4294967295"]
 }
 
 #[cfg(test)]

@@ -198,6 +198,12 @@ pub fn start_time(pid: i32) -> Option<u64> {
     text.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
+/// Whether a process has ended and waits for its parent to take notice; false for one that is gone.
+pub fn is_zombie(pid: i32) -> bool {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    text.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X']))
+}
+
 /// Marks every descriptor from `first` on close-on-exec.
 pub fn close_on_exec_from(first: u32) -> CallResult<()> {
     const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4;

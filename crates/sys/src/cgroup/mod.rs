@@ -8,6 +8,9 @@
 //! own single thread (`0` into `tasks`, version 1; kernel/cgroup/cgroup.c,
 //! `cgroup_procs_write_start`) does not take it.
 
+mod devices;
+mod usage;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
@@ -18,6 +21,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+pub use self::devices::DeviceRule;
+pub use self::usage::Usage;
 use crate::{CallError, CallResult, ErrnoContext};
 
 /// Which control groups are in use.
@@ -41,6 +46,8 @@ pub struct Hierarchies {
     /// Below which cgroups are made: empty, or a delegated cgroup.
     base: String,
     writable: bool,
+    /// Whether version 1 cgroups are made in every hierarchy.
+    everywhere: bool,
 }
 
 /// Controllers of version 1 that every container is put into; others only when a limit needs them.
@@ -54,7 +61,7 @@ pub fn detect() -> Hierarchies {
         fs::read_to_string(unified.join("cgroup.controllers"))
             .is_ok_and(|text| text.split_whitespace().any(|c| c == "pids" || c == "memory"))
     });
-    let mut found = Hierarchies { version, mounts, base: String::new(), writable: false };
+    let mut found = Hierarchies { version, mounts, base: String::new(), writable: false, everywhere: false };
     found.writable = match version {
         Version::None => false,
         Version::V1 => {
@@ -154,6 +161,14 @@ impl Hierarchies {
         self.writable
     }
 
+    /// The same hierarchies, but version 1 cgroups are made in all of them, not only in those that
+    /// are needed: for callers that look for a process's numbers below each.
+    #[must_use]
+    pub fn with_every_controller(mut self) -> Self {
+        self.everywhere = true;
+        self
+    }
+
     /// Controllers and where their hierarchies are mounted (version 1).
     pub fn mounts(&self) -> &BTreeMap<String, PathBuf> {
         &self.mounts
@@ -171,7 +186,8 @@ impl Hierarchies {
                 .mounts
                 .iter()
                 .filter(|(controller, _)| {
-                    ALWAYS.contains(&controller.as_str()) || extra.contains(&controller.as_str())
+                    let name = controller.as_str();
+                    self.everywhere || ALWAYS.contains(&name) || extra.contains(&name)
                 })
                 .map(|(controller, point)| (controller.clone(), point.join(below)))
                 .collect(),
@@ -306,6 +322,57 @@ impl Cgroup {
             }
             other => other,
         }
+    }
+
+    /// Writes settings into an existing cgroup. One that the kernel refuses while another has its
+    /// old value (a memory limit above the swap limit) is tried again behind it.
+    pub fn update(&self, settings: &[Setting]) -> CallResult<()> {
+        let mut again = Vec::new();
+        for setting in settings {
+            match self.set(setting) {
+                Err(error) if matches!(error.errno(), Errno::INVAL | Errno::BUSY) => again.push(setting),
+                other => other?,
+            }
+        }
+        again.into_iter().try_for_each(|setting| self.set(setting))
+    }
+
+    /// Whether all of its processes are frozen, by [`Cgroup::freeze`] or whoever else.
+    pub fn is_frozen(&self) -> bool {
+        match self.version {
+            Version::V2 => self.number("", "cgroup.freeze") == Some(1),
+            _ => self.read("freezer", "freezer.state").is_some_and(|text| text.trim() != "THAWED"),
+        }
+    }
+
+    /// A descriptor that becomes readable when the kernel may have killed a process for memory, and
+    /// (version 1) when the cgroup is removed; [`Cgroup::oom_kills`] says what happened.
+    pub fn oom_events(&self) -> CallResult<OwnedFd> {
+        let (controller, file) = if self.version == Version::V2 {
+            ("", "memory.events")
+        } else {
+            ("memory", "memory.oom_control")
+        };
+        let directory = self
+            .directory(controller)
+            .ok_or_else(|| CallError::new("oom_events(): no memory controller", Errno::NOENT))?;
+        let path = directory.join(file);
+        if self.version == Version::V2 {
+            use rustix::fs::inotify;
+            let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
+                .call(|| "inotify_init1()".into())?;
+            inotify::add_watch(&fd, &path, inotify::WatchFlags::MODIFY)
+                .call(|| format!("inotify_add_watch({})", path.display()))?;
+            return Ok(fd);
+        }
+        use rustix::event::{EventfdFlags, eventfd};
+        let event =
+            eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).call(|| "eventfd2()".into())?;
+        let control = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .call(|| format!("open({})", path.display()))?;
+        let number = std::os::fd::AsRawFd::as_raw_fd;
+        write(&directory.join("cgroup.event_control"), &format!("{} {}", number(&event), number(&control)))?;
+        Ok(event)
     }
 
     /// Reads a controller's file; `None` when it is not there.
