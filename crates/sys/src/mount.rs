@@ -344,3 +344,110 @@ pub fn pivot_root(root: BorrowedFd<'_>) -> CallResult<()> {
     detach(".")?;
     rustix::process::chdir("/").call(|| "chdir(/)".into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_below_a_point_are_found_unescaped() {
+        let text = "1 0 8:0 / / rw - ext4 x rw\n2 1 0:1 / /a\\040b rw - tmpfs t rw\n3 2 0:2 / /a\\040b/c rw - tmpfs t rw\n\
+            4 1 0:3 / /a\\040bc rw - tmpfs t rw\n";
+        assert_eq!(mounts_below(text, "/a b"), ["/a b/c"]);
+        assert_eq!(mounts_below(text, "/").len(), 4);
+    }
+
+    /// Runs `test` in a thread with a mount namespace of its own, if that may be.
+    fn alone(test: impl FnOnce() + Send) {
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: needs root");
+            return;
+        }
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                // A mount namespace needs a working directory of the thread's own.
+                crate::namespace::unshare(libc::CLONE_FS | libc::CLONE_NEWNS).unwrap();
+                set_propagation("/", PropagationFlags::PRIVATE | PropagationFlags::REC).unwrap();
+                test();
+            });
+            thread.join().expect("the test passes");
+        });
+    }
+
+    fn layers(directory: &std::path::Path, count: usize) -> Vec<OwnedFd> {
+        (0..count)
+            .map(|n| {
+                let path = directory.join(format!("layer-{n}"));
+                std::fs::create_dir_all(&path).unwrap();
+                std::fs::write(path.join("same"), n.to_string()).unwrap();
+                std::fs::write(path.join(format!("own-{n}")), "").unwrap();
+                rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+                    .unwrap()
+            })
+            .collect()
+    }
+
+    fn names(tree: &OwnedFd) -> Vec<String> {
+        let directory =
+            rustix::fs::openat(tree, ".", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        let entries = rustix::fs::Dir::read_from(&directory)
+            .unwrap()
+            .map(|e| e.unwrap().file_name().to_string_lossy().into_owned());
+        let mut names: Vec<String> = entries.filter(|n| !n.starts_with('.')).collect();
+        names.sort();
+        names
+    }
+
+    fn read(tree: &OwnedFd, name: &str) -> String {
+        let file = rustix::fs::openat(tree, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        std::io::read_to_string(std::fs::File::from(file)).unwrap()
+    }
+
+    #[test]
+    fn privileged_overlays_are_made_in_both_ways() {
+        alone(|| {
+            let directory = std::env::temp_dir().join(format!("re-overlay-{}", std::process::id()));
+            for (round, count) in [(0, 1), (1, 2), (2, 60)] {
+                let place = directory.join(round.to_string());
+                let fds = layers(&place, count);
+                let lowers: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+                for (upper, make) in
+                    [("a", overlay as fn(&OverlayRequest<'_>) -> CallResult<OwnedFd>), ("b", overlay_by_text)]
+                {
+                    let open = |name: &str| {
+                        let path = place.join(format!("{upper}-{name}"));
+                        std::fs::create_dir_all(&path).unwrap();
+                        rustix::fs::open(
+                            &path,
+                            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+                            Mode::empty(),
+                        )
+                        .unwrap()
+                    };
+                    let (up, work) = (open("upper"), open("work"));
+                    let request = OverlayRequest {
+                        lowers: &lowers,
+                        upper: Some((up.as_fd(), work.as_fd())),
+                        volatile: true,
+                        userxattr: false,
+                    };
+                    let tree = make(&request).unwrap();
+                    assert_eq!(names(&tree).len(), count + 1, "{upper} {count}");
+                    assert_eq!(read(&tree, "same"), "0", "the first layer is the topmost");
+                    rustix::fs::mkdirat(&tree, "new", Mode::from_raw_mode(0o755)).unwrap();
+                    assert_eq!(names(&up), ["new"]);
+                    drop(tree);
+                    if count > 1 || upper == "a" {
+                        let tree = make(&OverlayRequest { upper: None, ..request }).unwrap();
+                        let made = rustix::fs::mkdirat(&tree, "no", Mode::from_raw_mode(0o755));
+                        assert_eq!(made, Err(Errno::ROFS));
+                        assert_eq!(names(&tree).len(), count + 1);
+                    }
+                }
+            }
+            let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+            assert!(!mounts.contains("re-overlay-"), "nothing stays mounted");
+            std::fs::remove_dir_all(&directory).unwrap();
+        });
+    }
+}

@@ -8,7 +8,9 @@
 
 mod basics;
 mod features;
+mod outside;
 mod place;
+mod rootless;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -39,6 +41,10 @@ const TESTS: &[Test] = &tests![
     features::privileged_limits_are_in_the_cgroup,
     features::privileged_hostile_specs_and_images_are_refused,
     features::privileged_descriptors_can_be_handed_in,
+    outside::privileged_a_container_lives_its_life_by_commands,
+    outside::privileged_commands_clean_up_after_failures,
+    outside::privileged_runc_runs_our_bundles,
+    rootless::privileged_an_ordinary_user_runs_containers,
 ];
 
 fn passes((_, test): &Test) -> bool {

@@ -10,6 +10,7 @@ use robot_env_sys::{cgroup, poll, process};
 /// A root file system of busybox and a directory around it, removed when dropped.
 pub(crate) struct Place {
     pub(crate) directory: PathBuf,
+    anchor: PathBuf,
     /// How many containers were made of it.
     made: std::cell::Cell<u32>,
 }
@@ -36,7 +37,7 @@ impl Place {
         ] {
             symlink("busybox", directory.join("rootfs/bin").join(tool)).unwrap();
         }
-        Some(Place { directory, made: std::cell::Cell::default() })
+        Some(Place { anchor: directory.join("anchor"), directory, made: std::cell::Cell::default() })
     }
 
     #[allow(clippy::unused_self)] // reads like the other methods
@@ -86,20 +87,38 @@ impl Place {
         let made = self.made.get();
         self.made.set(made + 1);
         let suffix = if made == 0 { String::new() } else { format!("-{made}") };
-        let path =
-            format!("/robot-env-test/{}{suffix}", self.directory.file_name().unwrap().to_str().unwrap());
-        create(Create {
+        let path = format!("/robot-env-test/{}{suffix}", self.id());
+        let cgroup = hierarchies.is_writable().then_some((&hierarchies, path.as_str()));
+        create(Create { cgroup, preserve_fds, ..self.request(spec, console) })
+    }
+
+    /// In the caller's cgroup.
+    pub(crate) fn create_without_cgroup(
+        &self,
+        spec: &Spec,
+        console: Console,
+    ) -> robot_env_diag::Result<robot_env_runtime::Created> {
+        create(self.request(spec, console))
+    }
+
+    fn request<'a>(&'a self, spec: &'a Spec, console: Console) -> Create<'a> {
+        Create {
             id: "test",
-            bundle: &self.directory,
-            gate: None,
             spec,
-            anchor: &self.directory.join("anchor"),
+            bundle: &self.directory,
+            anchor: &self.anchor,
             rootfs: Rootfs::Path(self.directory.join("rootfs")),
             console,
-            cgroup: hierarchies.is_writable().then_some((&hierarchies, path.as_str())),
+            cgroup: None,
             seccomp_cache: None,
-            preserve_fds,
-        })
+            preserve_fds: 0,
+            gate: None,
+        }
+    }
+
+    /// Its directory's name, unique on this machine.
+    pub(crate) fn id(&self) -> &str {
+        self.directory.file_name().unwrap().to_str().unwrap()
     }
 
     /// Starts one whose output nobody reads.
@@ -121,6 +140,11 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.directory);
+        // The last one to go removes the directory that all tests' cgroups are in.
+        let hierarchies = cgroup::detect();
+        for point in hierarchies.mounts().values() {
+            let _ = std::fs::remove_dir(point.join("robot-env-test"));
+        }
     }
 }
 
