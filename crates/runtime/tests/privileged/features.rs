@@ -269,6 +269,9 @@ pub(crate) fn privileged_a_user_namespace_is_mapped() {
     let user = std::fs::read_link(namespace("user")).unwrap();
     assert_eq!(out, format!("0\n{}\n1\n", user.display()));
     assert_eq!(process::wait(&second.pidfd).unwrap(), 0);
+    if let Some(cgroup) = second.cgroup {
+        cgroup.remove();
+    }
 
     let inside = place.spec(&["sh", "-c", "id -u; readlink /proc/self/ns/user; hostname"], |s| {
         s["process"]["user"] = json!({"uid": 5, "gid": 5});

@@ -142,7 +142,9 @@ impl Drop for Place {
         let _ = std::fs::remove_dir_all(&self.directory);
         // The last one to go removes the directory that all tests' cgroups are in.
         let hierarchies = cgroup::detect();
-        for point in hierarchies.mounts().values() {
+        // runc makes one in an empty version 2 hierarchy too.
+        let unified = PathBuf::from("/sys/fs/cgroup/unified");
+        for point in hierarchies.mounts().values().chain([&unified]) {
             let _ = std::fs::remove_dir(point.join("robot-env-test"));
         }
     }
