@@ -5,6 +5,9 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 use robot_env_diag::{Error, Escaped, IoContext, Kind, Result};
+use robot_env_oci::ImageText;
+use robot_env_registry::{Client, ClientOptions};
+use robot_env_store::{ImageRecord, OverlayXattr, Store, StoreOptions};
 
 use crate::ambient::Ambient;
 
@@ -60,11 +63,60 @@ impl App {
         &self.ambient.program
     }
 
-    /// The directory of Docker's `config.json`: `--config`, `DOCKER_CONFIG`, `~/.docker`.
-    pub fn config_directory(&self) -> Option<PathBuf> {
-        let variable =
-            || self.ambient.variable("DOCKER_CONFIG").filter(|text| !text.is_empty()).map(PathBuf::from);
-        self.globals.config.clone().or_else(variable).or_else(|| Some(self.ambient.home()?.join(".docker")))
+    /// The data root: `--root`, `/var/lib/robot-env` for root, else a directory of the user's.
+    fn data_root(&self) -> Result<PathBuf> {
+        if let Some(root) = &self.globals.root {
+            return Ok(self.ambient.directory.join(root));
+        }
+        if is_root() {
+            return Ok(PathBuf::from("/var/lib/robot-env"));
+        }
+        let given = self.ambient.variable("XDG_DATA_HOME").filter(|path| path.starts_with('/'));
+        let base = given.map(PathBuf::from).or_else(|| Some(self.ambient.home()?.join(".local/share")));
+        base.map(|base| base.join("robot-env")).ok_or_else(|| {
+            Error::invalid("cannot find the data root: HOME is not set")
+                .with_hint("name one with --root DIRECTORY")
+        })
+    }
+
+    /// The store; `None` where none was made so far. It is never made here.
+    pub(crate) fn existing_store(&self) -> Result<Option<Store>> {
+        let overlay_xattr = if is_root() { OverlayXattr::Trusted } else { OverlayXattr::User };
+        match Store::open(&StoreOptions { root: self.data_root()?, overlay_xattr, create: false }) {
+            Ok(store) => Ok(Some(store)),
+            Err(error) if error.kind() == Kind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The store that must hold the image `text`.
+    pub(crate) fn store_with(&self, text: &str) -> Result<Store> {
+        let Some(store) = self.existing_store()? else { return Err(no_such_image(text)?) };
+        Ok(store)
+    }
+
+    /// The image that `text` means. Where there is none the error has the words that Docker's
+    /// clients look for.
+    pub(crate) fn find_image(&self, store: &Store, text: &str) -> Result<ImageRecord> {
+        match store.resolve(text) {
+            Err(error) if error.kind() == Kind::NotFound => Err(no_such_image(text)?),
+            found => found,
+        }
+    }
+
+    /// The client of registries, by the conventions of Docker; what could not be understood in
+    /// its files is warned of.
+    pub(crate) fn registry(&self) -> Result<Client> {
+        let environment =
+            self.ambient.environment.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()));
+        let mut loaded = ClientOptions::from_environment(environment, self.ambient.home().as_deref());
+        for warning in &loaded.warnings {
+            self.warn(warning.message());
+        }
+        if let Some(directory) = &self.globals.config {
+            loaded.options.docker_config = Some(self.ambient.directory.join(directory).join("config.json"));
+        }
+        Ok(Client::new(loaded.options))
     }
 
     /// The time.
@@ -144,4 +196,18 @@ impl App {
         }
         Ok(matches!(answer.trim(), "y" | "Y" | "yes" | "YES"))
     }
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// `No such image: x:latest`; an error of its own for a text that can name no image.
+fn no_such_image(text: &str) -> Result<Error> {
+    let shown = match text.parse::<ImageText>()? {
+        ImageText::Name(reference) => reference.familiar(),
+        ImageText::IdPrefix { or_name: Some(reference), .. } => reference.familiar(),
+        ImageText::IdPrefix { or_name: None, .. } => text.to_owned(),
+    };
+    Ok(Error::not_found(format!("No such image: {shown}")))
 }

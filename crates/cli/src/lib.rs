@@ -18,6 +18,7 @@ mod filter;
 pub mod format;
 mod progress;
 mod quantity;
+mod rows;
 mod verb;
 
 pub use ambient::Ambient;

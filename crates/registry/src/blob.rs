@@ -1,6 +1,7 @@
 //! Blobs as streams that resume by themselves.
 
 use std::io::{self, Read};
+use std::time::Instant;
 
 use robot_env_diag::{Error, Kind, Result, Within as _};
 use robot_env_oci::{Descriptor, Digest, Hasher, Repository};
@@ -40,6 +41,7 @@ impl Client {
             failures: 0,
             opened: 0,
             since: 0,
+            progressed: Instant::now(),
             finished: false,
         };
         if offset > descriptor.size {
@@ -73,6 +75,8 @@ pub struct BlobReader {
     opened: u32,
     /// Where the current answer began.
     since: u64,
+    /// When the last byte came.
+    progressed: Instant,
     finished: bool,
 }
 
@@ -133,7 +137,7 @@ impl BlobReader {
     }
 
     fn open_at(&mut self, endpoint: &Endpoint) -> Result<()> {
-        let patience = if endpoint.mirror { Patience::None } else { Patience::Full };
+        let patience = if endpoint.mirror { Patience::None } else { Patience::Waiting };
         let position = self.position;
         let answer = self.client.call(endpoint, &Scope::pull(&self.repository), patience, &mut || {
             let call = Call::new(
@@ -203,13 +207,16 @@ impl BlobReader {
             }
             self.candidates.remove(0);
             self.failures = 0;
+            self.progressed = Instant::now();
             return Ok(());
         }
         if error.kind() != Kind::Unavailable {
             return Err(error);
         }
         self.failures += 1;
-        if self.failures >= retry.attempts.max(1) {
+        if self.failures >= retry.attempts.max(1)
+            || self.progressed.elapsed() >= self.client.options().time_outs.patience()
+        {
             return Err(error);
         }
         self.client.transport().pause(retry.pause(self.failures))
@@ -237,6 +244,7 @@ impl BlobReader {
                 )),
                 Ok(n) => {
                     self.position += n as u64;
+                    self.progressed = Instant::now();
                     if self.position - self.since >= PROGRESS {
                         self.failures = 0;
                     }

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use robot_env_diag::{Error, Kind, Result, Within as _};
 use robot_env_oci::Repository;
@@ -75,7 +76,9 @@ pub(crate) enum Candidate {
 pub(crate) enum Patience {
     /// As [`Retry`](crate::Retry) says.
     Full,
-    /// Not at all: there is another host, or the caller starts over itself.
+    /// Only after a wait that the registry asks for: the caller counts failures itself.
+    Waiting,
+    /// Not at all: there is another host.
     None,
 }
 
@@ -199,20 +202,17 @@ impl Client {
         };
         let scheme = match ask(Scheme::Https) {
             Ok(_) => Scheme::Https,
-            Err(https) => {
-                self.0.transport.check_cancelled()?;
-                match ask(Scheme::Http) {
-                    // What servers of https say to plain http.
-                    Ok(answer)
-                        if answer.status == StatusCode::BAD_REQUEST
-                            && matches!(https, Failure::Untrusted(_)) =>
-                    {
-                        return Err(https.into_error());
-                    }
-                    Ok(_) => Scheme::Http,
-                    Err(http) => return Err(http.into_error()),
+            // A malformed file of `certs.d`, say: plain http is no way round it.
+            Err(Failure::Refused(error)) => return Err(error),
+            Err(https) => match (ask(Scheme::Http), https) {
+                // Servers of https say 400 to plain http, or nothing that could be read.
+                (Ok(answer), https @ Failure::Untrusted(_)) if answer.status == StatusCode::BAD_REQUEST => {
+                    return Err(https.into_error());
                 }
-            }
+                (Ok(_), _) => Scheme::Http,
+                (Err(_), https @ Failure::Untrusted(_)) => return Err(https.into_error()),
+                (Err(http), _) => return Err(http.into_error()),
+            },
         };
         self.0.schemes.lock().unwrap_or_else(PoisonError::into_inner).insert(api.to_owned(), scheme);
         origin(scheme)
@@ -270,7 +270,8 @@ impl Client {
     ) -> Result<Answer> {
         let retry = self.options().retry;
         let attempts = if patience == Patience::Full { retry.attempts.max(1) } else { 1 };
-        let (mut failures, mut waited, mut challenged) = (0, std::time::Duration::ZERO, false);
+        let (mut failures, mut waited, mut challenged) = (0, Duration::ZERO, false);
+        let began = Instant::now();
         loop {
             let mut call = make()?;
             call.hurried = endpoint.mirror;
@@ -306,7 +307,7 @@ impl Client {
                         let body = answer.read_to(ERROR_LIMIT).unwrap_or_default();
                         let mut error = Said::read(status, &body).error(&host);
                         if let Some(wait) = wait {
-                            if patience == Patience::Full && waited + wait > retry.longest_wait {
+                            if patience != Patience::None && waited + wait > retry.longest_wait {
                                 let (asked, limit) = (wait.as_secs(), retry.longest_wait.as_secs());
                                 return Err(error.within(format!("registry `{host}` asks to wait {asked} s, and {limit} s in all are waited at most")));
                             }
@@ -320,12 +321,16 @@ impl Client {
             failures += 1;
             match pause {
                 // A wait that the registry asks for is not a failure, but there is an end to it.
-                Some(wait) if patience == Patience::Full && failures < 100 => {
+                Some(wait) if patience != Patience::None && failures < 100 => {
                     let wait = wait.max(retry.first_pause);
                     waited += wait;
                     self.0.transport.pause(wait)?;
                 }
-                _ if failures >= attempts => return Err(error),
+                _ if failures >= attempts
+                    || began.elapsed().saturating_sub(waited) >= self.options().time_outs.patience() =>
+                {
+                    return Err(error);
+                }
                 _ => self.0.transport.pause(retry.pause(failures))?,
             }
         }

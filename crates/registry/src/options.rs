@@ -113,6 +113,17 @@ pub struct TimeOuts {
 impl TimeOuts {
     /// The longest idle time-out; a longer one is cut to it.
     pub const IDLE_LIMIT: Duration = Duration::from_secs(60);
+
+    /// The idle time-out that holds.
+    pub(crate) fn idle(&self) -> Duration {
+        self.idle.min(Self::IDLE_LIMIT)
+    }
+
+    /// After this long without progress nothing is tried again: two idle time-outs, a minute by
+    /// default.
+    pub(crate) fn patience(&self) -> Duration {
+        self.idle() * 2
+    }
 }
 
 impl Default for TimeOuts {

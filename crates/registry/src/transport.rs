@@ -14,7 +14,7 @@ use ureq::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode
 use ureq::{Agent, Proxy, SendBody};
 
 use crate::address::{Origin, Scheme, Url};
-use crate::options::{ClientOptions, TimeOuts};
+use crate::options::ClientOptions;
 use crate::tls::Trust;
 
 /// How many redirects are followed for one request.
@@ -241,7 +241,7 @@ impl Transport {
             format!("cannot reach host `{host}`: the proxy's URL is malformed")
         })?;
         let out = &options.time_outs;
-        let idle = out.idle.min(TimeOuts::IDLE_LIMIT);
+        let idle = out.idle();
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)

@@ -4,10 +4,12 @@
 //! panics where a test could not go on.
 //!
 //! - [`temporary`]: directories that go away;
-//! - [`image`]: layers and images from lists of entries, hostile ones included;
+//! - [`image`]: layers and images from lists of entries;
+//! - [`hostile`]: layers that mean harm;
 //! - [`registry`]: a registry on a loopback address with faults on demand;
 //! - [`tls`]: a certificate authority.
 
+pub mod hostile;
 pub mod image;
 pub mod registry;
 pub mod temporary;

@@ -1,5 +1,7 @@
 //! `Config`: the part of a container that an image has too.
 
+#![allow(clippy::zero_sized_map_values)] // sets that Docker writes as objects
+
 use std::collections::BTreeMap;
 
 use robot_env_oci::{Healthcheck, RuntimeConfig};

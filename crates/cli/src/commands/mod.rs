@@ -3,14 +3,25 @@
 use crate::verb::{Entry, entry};
 
 mod completion;
+mod history;
+mod image_inspect;
+mod images;
+mod login;
+mod logout;
+mod tag;
+mod version;
 
 /// Words that only stand before others.
-pub(crate) const GROUPS: &[(&str, &str)] = &[
-    ("container", "Manage containers"),
-    ("image", "Manage images"),
-    ("system", "Manage the engine's data"),
-    ("volume", "Manage volumes"),
-];
+pub(crate) const GROUPS: &[(&str, &str)] = &[("image", "Manage images")];
 
 /// Every command.
-pub(crate) const ENTRIES: &[Entry] = &[entry::<completion::Completion>()];
+pub(crate) const ENTRIES: &[Entry] = &[
+    entry::<images::Images>(),
+    entry::<history::History>(),
+    entry::<image_inspect::ImageInspect>(),
+    entry::<tag::Tag>(),
+    entry::<login::Login>(),
+    entry::<logout::Logout>(),
+    entry::<version::Version>(),
+    entry::<completion::Completion>(),
+];

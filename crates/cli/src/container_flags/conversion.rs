@@ -1,6 +1,7 @@
 //! From flags to a [`ContainerSpec`].
 
 use robot_env_diag::{Error, Kind, Result, Within};
+use robot_env_engine::attach::DetachKeys;
 use robot_env_spec::{CgroupnsMode, ContainerSpec, IpcMode, PidMode, RestartPolicy, UsernsMode};
 
 use super::{ContainerFlags, Wanted, environment, limits, mount, network, process, security, volume};
@@ -144,7 +145,7 @@ fn refuse_what_is_not_there(flags: &ContainerFlags) -> Result<()> {
         )));
     }
     if let Some(keys) = &flags.detach_keys {
-        process::detach_keys(keys)?;
+        DetachKeys::parse(keys)?;
     }
     if let Some(name) = &flags.name {
         check_container_name(name)?;

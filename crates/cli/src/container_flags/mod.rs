@@ -13,7 +13,7 @@ mod volume;
 
 use clap::{ArgAction, Args};
 use robot_env_diag::Result;
-use robot_env_spec::{ContainerSpec, Resources, RestartPolicy};
+use robot_env_spec::ContainerSpec;
 
 pub(crate) use environment::environment;
 pub(crate) use limits::LimitFlags;
@@ -27,13 +27,6 @@ pub struct Wanted {
     pub spec: ContainerSpec,
     /// One line each.
     pub warnings: Vec<String>,
-}
-
-/// The restart policy and the limits that `update` changes.
-#[derive(Debug, Default, PartialEq)]
-pub(crate) struct Changes {
-    pub(crate) resources: Resources,
-    pub(crate) restart: Option<RestartPolicy>,
 }
 
 /// Flags of `run` and `create`.

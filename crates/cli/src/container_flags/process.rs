@@ -125,22 +125,6 @@ pub(super) fn attach(flags: &ContainerFlags) -> Result<AttachStreams> {
     Ok(streams)
 }
 
-/// Reads key sequences like `ctrl-p,ctrl-q` or `ctrl-x,a`: the bytes that a terminal sends.
-pub(crate) fn detach_keys(text: &str) -> Result<Vec<u8>> {
-    text.split(',')
-        .map(|key| {
-            let bad = || {
-                Error::invalid(format!("invalid detach keys (`{text}`) provided: there is no key `{key}`"))
-            };
-            match key.strip_prefix("ctrl-").map_or(key.as_bytes(), str::as_bytes) {
-                [letter] if !key.starts_with("ctrl-") => Ok(*letter),
-                [letter @ (b'a'..=b'z' | b'@' | b'[' | b']' | b'\\' | b'^' | b'_')] => Ok(letter & 0x1f),
-                _ => Err(bad()),
-            }
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -159,15 +143,6 @@ mod tests {
         }
         for bad in ["sometimes", "always:3", "no:1", "on-failure:x", "on-failure:-1"] {
             assert!(restart_policy(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn keys() {
-        assert_eq!(detach_keys("ctrl-p,ctrl-q").unwrap(), [16, 17]);
-        assert_eq!(detach_keys("a,ctrl-@,ctrl-[,ctrl-\\").unwrap(), [b'a', 0, 27, 28]);
-        for bad in ["", "ctrl-", "ctrl-A", "ab", "ctrl-p,", "ctrl-1"] {
-            assert!(detach_keys(bad).is_err(), "{bad}");
         }
     }
 

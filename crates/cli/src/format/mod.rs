@@ -29,6 +29,16 @@ pub use value::{Field, Value};
 
 use evaluator::Mode;
 
+/// The JSON form as `inspect` prints it: indented by four spaces.
+pub(crate) fn indented(value: &Value) -> String {
+    let mut out = Vec::new();
+    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+    let mut serializer = serde_json::Serializer::with_formatter(&mut out, formatter);
+    // Writing to memory cannot fail, and a value has no key that is no text.
+    let _ = serde::Serialize::serialize(value, &mut serializer);
+    String::from_utf8_lossy(&out).into_owned()
+}
+
 /// A template that was read.
 #[derive(Clone, Debug)]
 pub struct Template {

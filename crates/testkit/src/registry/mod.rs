@@ -89,7 +89,7 @@ struct Stored {
     refresh_tokens: BTreeSet<String>,
     faults: Vec<Fault>,
     log: Vec<Logged>,
-    connections: Vec<TcpStream>,
+    connections: HashMap<u64, TcpStream>,
 }
 
 #[derive(Debug)]
@@ -154,11 +154,17 @@ impl TestRegistry {
                     return;
                 }
                 let Ok(stream) = stream else { continue };
-                if let Ok(copy) = stream.try_clone() {
-                    shared.lock().connections.push(copy);
-                }
+                let id = shared.next();
+                let Ok(copy) = stream.try_clone() else { continue };
+                shared.lock().connections.insert(id, copy);
                 let shared = Arc::clone(&shared);
-                std::thread::spawn(move || http::serve(&shared, stream));
+                std::thread::spawn(move || {
+                    http::serve(&shared, stream);
+                    // The copy kept the connection open.
+                    if let Some(copy) = shared.lock().connections.remove(&id) {
+                        let _ = copy.shutdown(std::net::Shutdown::Both);
+                    }
+                });
             }
         });
         TestRegistry { state, accepting: Some(accepting) }
@@ -324,7 +330,7 @@ impl Drop for TestRegistry {
         if let Some(accepting) = self.accepting.take() {
             let _ = accepting.join();
         }
-        for connection in self.state.lock().connections.drain(..) {
+        for (_, connection) in self.state.lock().connections.drain() {
             let _ = connection.shutdown(std::net::Shutdown::Both);
         }
     }

@@ -1,0 +1,43 @@
+use clap::Args;
+use robot_env_diag::Result;
+use robot_env_wire::{API_VERSION, MIN_API_VERSION, Version as Shape, VersionReply};
+
+use crate::app::App;
+use crate::format::{Template, Value};
+use crate::verb::{Exit, Verb};
+
+/// Show the version
+#[derive(Args)]
+pub(crate) struct Version {
+    /// json, or a Go template
+    #[arg(short, long, value_name = "FORMAT")]
+    format: Option<String>,
+}
+
+const TEXT: &str = "Client:\n Version:           {{.Client.Version}}\n API version:       {{.Client.ApiVersion}}\n \
+OS/Arch:           {{.Client.Os}}/{{.Client.Arch}}\n\nServer:\n Engine:\n  Version:          {{.Server.Version}}\n  \
+API version:      {{.Server.ApiVersion}} (minimum version {{.Server.MinAPIVersion}})\n  \
+OS/Arch:          {{.Server.Os}}/{{.Server.Arch}}\n  Kernel:           {{.Server.KernelVersion}}";
+
+impl Verb for Version {
+    const SPELLINGS: &'static [&'static str] = &["version"];
+
+    fn run(self, app: &App) -> Result<Exit> {
+        let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let own = Shape {
+            version: env!("CARGO_PKG_VERSION").into(),
+            api_version: API_VERSION.into(),
+            min_api_version: MIN_API_VERSION.into(),
+            os: "linux".into(),
+            arch: robot_env_oci::Platform::host().architecture,
+            kernel_version: kernel.trim().to_owned(),
+        };
+        let value = Value::of(&VersionReply { client: own.clone(), server: own });
+        app.print_line(&match self.format.as_deref() {
+            Some("json") => value.to_json(),
+            Some(text) if !text.is_empty() => Template::parse(text)?.print(&value)?,
+            _ => Template::parse(TEXT)?.print(&value)?,
+        })?;
+        Ok(Exit::SUCCESS)
+    }
+}
