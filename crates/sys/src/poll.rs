@@ -88,11 +88,7 @@ pub enum Fork {
 /// EBUSY when the process has more than one thread: the child could then hang on a lock that
 /// another thread held.
 pub fn fork() -> CallResult<Fork> {
-    let threads =
-        std::fs::metadata("/proc/self/task").map_or(3, |m| std::os::unix::fs::MetadataExt::nlink(&m));
-    if threads > 3 {
-        return Err(CallError::new(format!("fork() with {} threads", threads - 2), rustix::io::Errno::BUSY));
-    }
+    crate::process::single_threaded("fork()")?;
     // SAFETY: the process has one thread (checked above), so the child may use everything the
     // parent may.
     match unsafe { libc::fork() } {

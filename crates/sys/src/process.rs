@@ -35,27 +35,24 @@ pub struct CloneRequest<'a> {
     pub sibling: bool,
 }
 
+/// Fails with EBUSY when the caller has more than one thread: a process that is copied from one of
+/// them could hang on a lock that another one held.
+pub(crate) fn single_threaded(call: &str) -> CallResult<()> {
+    // A directory has two links and one for each directory in it.
+    let links = std::fs::metadata("/proc/self/task").map_or(3, |m| std::os::unix::fs::MetadataExt::nlink(&m));
+    if links > 3 {
+        return Err(CallError::new(format!("{call} with {} threads", links - 2), Errno::BUSY));
+    }
+    Ok(())
+}
+
 /// Clones a single-threaded process by clone3, like fork.
 ///
 /// # Errors
 /// EBUSY when the process has more than one thread: the child could hang on a lock that another
 /// thread held.
 pub fn clone(request: &CloneRequest<'_>) -> CallResult<Cloned> {
-    let threads =
-        std::fs::metadata("/proc/self/task").map_or(3, |m| std::os::unix::fs::MetadataExt::nlink(&m));
-    if threads > 3 {
-        return Err(CallError::new(format!("clone3() with {} threads", threads - 2), Errno::BUSY));
-    }
-    clone_unchecked(request)
-}
-
-/// A fork out of a test harness, which has threads that only wait. For tests alone.
-#[doc(hidden)]
-pub fn clone_for_test() -> Cloned {
-    clone_unchecked(&CloneRequest::default()).expect("clone3 works")
-}
-
-fn clone_unchecked(request: &CloneRequest<'_>) -> CallResult<Cloned> {
+    single_threaded("clone3()")?;
     const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
     let mut pidfd: RawFd = -1;
     // SAFETY: an all-zero clone_args is valid: a plain fork.
@@ -71,8 +68,7 @@ fn clone_unchecked(request: &CloneRequest<'_>) -> CallResult<Cloned> {
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = cgroup.as_raw_fd() as u64;
     }
-    // SAFETY: no CLONE_VM and no stack: the child gets a copy of everything and, as `clone` has
-    // checked that the process has one thread, may use all of it.
+    // SAFETY: no CLONE_VM and no stack: the child gets a copy of everything and, as the process has one thread (checked above), may use all of it.
     let rc = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) };
     match rc {
         0 => Ok(Cloned::Child),
