@@ -350,6 +350,20 @@ pub enum Propagation {
     Slave,
 }
 
+impl Propagation {
+    /// The word that mount(8) has for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Propagation::Rprivate => "rprivate",
+            Propagation::Private => "private",
+            Propagation::Rshared => "rshared",
+            Propagation::Shared => "shared",
+            Propagation::Rslave => "rslave",
+            Propagation::Slave => "slave",
+        }
+    }
+}
+
 /// How far a read-only bind reaches into mounts below it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -25,18 +25,6 @@ pub struct MountPoint {
     pub propagation: String,
 }
 
-/// The word that mount(8) has for a propagation.
-fn propagation_word(propagation: Propagation) -> &'static str {
-    match propagation {
-        Propagation::Rprivate => "rprivate",
-        Propagation::Private => "private",
-        Propagation::Rshared => "rshared",
-        Propagation::Shared => "shared",
-        Propagation::Rslave => "rslave",
-        Propagation::Slave => "slave",
-    }
-}
-
 impl MountPoint {
     /// The mount that the engine made.
     pub fn new(mount: &Mounted) -> Self {
@@ -54,7 +42,7 @@ impl MountPoint {
                 (false, false) => String::new(),
             },
             rw: !mount.read_only,
-            propagation: if bind { propagation_word(mount.propagation).into() } else { String::new() },
+            propagation: if bind { mount.propagation.word().into() } else { String::new() },
         }
     }
 }
@@ -169,7 +157,7 @@ pub(crate) fn asked(mounts: &[MountSpec]) -> Asked {
                 read_only_depth: ReadOnlyDepth::RecursiveIfPossible,
             } => {
                 if *propagation != Propagation::Rprivate {
-                    words.push(propagation_word(*propagation));
+                    words.push(propagation.word());
                 }
                 out.binds.push(bind_text(source, &mount.target, &words));
             }
@@ -207,7 +195,7 @@ fn options(mount: &MountSpec) -> MountOptions {
         MountSource::Bind { source, create_source, propagation, recursive, read_only_depth } => {
             let default = *propagation == Propagation::Rprivate;
             let options = BindOptions {
-                propagation: if default { String::new() } else { propagation_word(*propagation).into() },
+                propagation: if default { String::new() } else { propagation.word().into() },
                 non_recursive: !recursive,
                 create_mountpoint: *create_source,
                 read_only_non_recursive: *read_only_depth == ReadOnlyDepth::TopOnly,

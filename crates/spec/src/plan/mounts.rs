@@ -140,7 +140,7 @@ fn user_mount(target: &str, mount: &ResolvedMount, host: &HostFacts) -> Result<M
         "bind" => {
             options.push(if mount.recursive { "rbind" } else { "bind" }.into());
             options.push(access(mount, host)?.into());
-            options.push(propagation_word(mount.propagation).into());
+            options.push(mount.propagation.word().into());
             options.extend(mount.options.iter().cloned());
         }
         "tmpfs" => {
@@ -202,17 +202,6 @@ fn access(mount: &ResolvedMount, host: &HostFacts) -> Result<&'static str> {
             "rro"
         }
     })
-}
-
-fn propagation_word(propagation: Propagation) -> &'static str {
-    match propagation {
-        Propagation::Rprivate => "rprivate",
-        Propagation::Private => "private",
-        Propagation::Rshared => "rshared",
-        Propagation::Shared => "shared",
-        Propagation::Rslave => "rslave",
-        Propagation::Slave => "slave",
-    }
 }
 
 /// Of options that exclude each other the last one counts, and of those with a value too.
