@@ -1,33 +1,24 @@
 //! Containers on disk: their records, names, locks, and whether somebody cares for them.
 
 use std::fs;
-use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::path::Path;
 
-use robot_env_diag::{Context, Error, IoContext, Kind, Result};
+use robot_env_diag::{Context, Error, IoContext, Kind, Result, Within};
 use robot_env_spec::ContainerId;
-use robot_env_sys::lock;
+use robot_env_sys::fs::Durability;
+use robot_env_sys::{fs as sys_fs, lock};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::paths::{Paths, make_directory};
 use crate::record::{ContainerRecord, StateRecord};
 
-/// How hard a record is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Durability {
-    /// It survives a power cut once the call has returned.
-    Synced,
-    /// It survives a kill of any process, not a power cut (containers that remove themselves).
-    Relaxed,
-}
-
-impl Durability {
-    pub(crate) fn of(record: &ContainerRecord) -> Self {
-        if record.spec.auto_remove { Durability::Relaxed } else { Durability::Synced }
-    }
+/// How hard a container's records are written: those of one that removes itself need not survive a
+/// power cut.
+fn durability_of(record: &ContainerRecord) -> Durability {
+    if record.spec.auto_remove { Durability::NoSync } else { Durability::Sync }
 }
 
 /// A container and what has become of it.
@@ -134,7 +125,7 @@ impl Records {
     }
 
     pub(crate) fn save(&self, record: &ContainerRecord) -> Result<()> {
-        write_json(&self.paths.container(&record.id), "container.json", record, Durability::of(record))
+        write_json(&self.paths.container(&record.id), "container.json", record, durability_of(record))
     }
 
     pub(crate) fn save_state(
@@ -261,7 +252,7 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
         .context(Kind::Corrupt, || format!("cannot read `{}`", path.display()))
 }
 
-/// Writes a JSON document whole or not at all: a temporary file, synced if it must last, renamed.
+/// Writes a JSON document whole or not at all.
 pub(crate) fn write_json<T: Serialize>(
     directory: &Path,
     name: &str,
@@ -270,22 +261,6 @@ pub(crate) fn write_json<T: Serialize>(
 ) -> Result<()> {
     let fail = || format!("cannot write `{}`", directory.join(name).display());
     let bytes = serde_json::to_vec(value).context(Kind::Internal, fail)?;
-    let temporary = directory.join(format!(".{name}.{}", std::process::id()));
-    let result = (|| {
-        let mut file =
-            fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o640).open(&temporary)?;
-        file.write_all(&bytes)?;
-        if durability == Durability::Synced {
-            file.sync_data()?;
-        }
-        fs::rename(&temporary, directory.join(name))?;
-        if durability == Durability::Synced {
-            fs::File::open(directory)?.sync_all()?;
-        }
-        Ok::<(), std::io::Error>(())
-    })();
-    if result.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    result.io_context(fail)
+    let parent = sys_fs::open_directory(directory).map_err(Error::from).within(fail)?;
+    sys_fs::write_atomic(&parent, &parent, name, &bytes, 0o640, durability).map_err(Error::from).within(fail)
 }

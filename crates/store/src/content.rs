@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 
-use robot_env_diag::{Error, IoContext, Kind, Result};
+use robot_env_diag::{Error, IoContext, Kind, Result, Within};
 use robot_env_oci::{Digest, Hasher, MANIFEST_LIMIT};
 use robot_env_sys::fs::{self, Durability};
 use robot_env_sys::lock;
@@ -90,19 +90,7 @@ impl Store {
     /// Opens the blob with that digest. It was checked when it arrived; whoever reads it hashes it.
     pub fn open_blob(&self, digest: &Digest) -> Result<Option<File>> {
         let path = path_of(digest);
-        match rustix::fs::openat(
-            &self.root,
-            &path,
-            OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-            Mode::empty(),
-        ) {
-            Ok(fd) => Ok(Some(File::from(fd))),
-            Err(Errno::NOENT) => Ok(None),
-            Err(errno) => {
-                Err(Error::from(robot_env_sys::CallError::new(format!("open({})", self.shown(&path)), errno))
-                    .within(format!("cannot read content `{digest}`")))
-            }
-        }
+        self.open_file(&path).within(|| format!("cannot read content `{digest}`"))
     }
 
     /// Begins or resumes the arrival of a blob: what came before a killed or failed transfer is

@@ -6,7 +6,6 @@ use std::os::fd::OwnedFd;
 use robot_env_diag::{Error, Kind, Result, Within};
 use robot_env_oci::{ChainId, Descriptor, DiffId};
 use robot_env_sys::fs::{self, Durability};
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -148,19 +147,7 @@ impl Store {
     /// The recipe from which the layer's tar can be made again; `None` when none was written.
     pub fn open_recipe(&self, chain: &ChainId) -> Result<Option<File>> {
         let path = format!("{}/recipe.zst", path_of(chain));
-        match rustix::fs::openat(
-            &self.root,
-            &path,
-            OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-            Mode::empty(),
-        ) {
-            Ok(fd) => Ok(Some(File::from(fd))),
-            Err(Errno::NOENT) => Ok(None),
-            Err(errno) => {
-                Err(Error::from(robot_env_sys::CallError::new(format!("open({})", self.shown(&path)), errno))
-                    .within(format!("cannot read recipe of {}", what(chain))))
-            }
-        }
+        self.open_file(&path).within(|| format!("cannot read recipe of {}", what(chain)))
     }
 
     /// Notes where else the layer can be had; known sources are not noted twice.

@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 
 use robot_env_diag::{Error, Kind, Result};
 use robot_env_sys::fs::{self, Durability};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -17,6 +18,18 @@ impl Store {
     /// The path of something in the store, for error texts.
     pub(crate) fn shown(&self, path: &str) -> String {
         self.path.join(path).display().to_string()
+    }
+
+    /// Opens the file at `path` below the root for reading; `None` when there is none.
+    pub(crate) fn open_file(&self, path: &str) -> Result<Option<std::fs::File>> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::openat(&self.root, path, flags, Mode::empty()) {
+            Ok(fd) => Ok(Some(fd.into())),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => {
+                Err(robot_env_sys::CallError::new(format!("open({})", self.shown(path)), errno).into())
+            }
+        }
     }
 
     /// Reads the record at `path` below the root; `None` when there is none.

@@ -145,7 +145,8 @@ fn check(root: &Path, context: &str) {
 
 #[test]
 fn killed_at_every_step_nothing_is_lost() {
-    assert!(cfg!(debug_assertions), "failpoints exist in debug builds only: run this test in one");
+    let failpoints = cfg!(debug_assertions);
+    assert!(failpoints, "failpoints exist in debug builds only: run this test in one");
     let temporary = Temporary::new("crash");
     let root = temporary.0.join("root");
     for name in FAILPOINTS {
