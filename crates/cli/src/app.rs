@@ -97,7 +97,7 @@ impl App {
 
     /// The image that `text` means. Where there is none the error has the words that Docker's
     /// clients look for.
-    pub(crate) fn find_image(&self, store: &Store, text: &str) -> Result<ImageRecord> {
+    pub(crate) fn find_image(store: &Store, text: &str) -> Result<ImageRecord> {
         match store.resolve(text) {
             Err(error) if error.kind() == Kind::NotFound => Err(no_such_image(text)?),
             found => found,
@@ -106,7 +106,7 @@ impl App {
 
     /// The client of registries, by the conventions of Docker; what could not be understood in
     /// its files is warned of.
-    pub(crate) fn registry(&self) -> Result<Client> {
+    pub(crate) fn registry(&self) -> Client {
         let environment =
             self.ambient.environment.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()));
         let mut loaded = ClientOptions::from_environment(environment, self.ambient.home().as_deref());
@@ -116,7 +116,7 @@ impl App {
         if let Some(directory) = &self.globals.config {
             loaded.options.docker_config = Some(self.ambient.directory.join(directory).join("config.json"));
         }
-        Ok(Client::new(loaded.options))
+        Client::new(loaded.options)
     }
 
     /// The time.

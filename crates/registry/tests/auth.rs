@@ -52,7 +52,7 @@ fn a_token_is_asked_for_once_even_by_many_threads() {
                 assert_eq!(
                     read(client.blob(&repository(&registry, "lab/a"), &blob, 0).unwrap()).unwrap(),
                     b"x"
-                )
+                );
             });
         }
     });

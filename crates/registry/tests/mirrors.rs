@@ -82,7 +82,7 @@ fn a_dead_mirror_costs_one_time_out_in_all() {
                 assert_eq!(
                     read(client.blob(&repository(&upstream, "lab/a"), &blob, 0).unwrap()).unwrap(),
                     b"x"
-                )
+                );
             });
         }
     });

@@ -37,7 +37,7 @@ fn a_blob_is_sent_whatever_is_known_of_it() {
         let last = Cell::new(0);
         let pushed = client
             .push_blob(&repository(&registry, "a"), &expected, &mut || Ok(Box::new(&bytes[..])), &mut |n| {
-                last.set(n)
+                last.set(n);
             })
             .unwrap();
         assert_eq!(pushed, Pushed { digest: digest.clone(), size: bytes.len() as u64 });

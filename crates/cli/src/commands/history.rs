@@ -34,7 +34,7 @@ impl Verb for History {
         let ids_only = self.quiet && self.format.is_none();
         let style = Style::parse(if ids_only { Some("{{.ID}}") } else { self.format.as_deref() }, table)?;
         let store = app.store_with(&self.image)?;
-        let record = app.find_image(&store, &self.image)?;
+        let record = App::find_image(&store, &self.image)?;
         let config = store.config(&record.id)?;
         let names: Vec<_> = store.names()?.into_iter().filter(|n| n.image == record.id).collect();
         let names: Vec<_> = names.into_iter().map(|name| name.reference).collect();

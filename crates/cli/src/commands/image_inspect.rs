@@ -47,7 +47,7 @@ impl Verb for ImageInspect {
 
 fn shape(app: &App, text: &str) -> Result<Shape> {
     let store = app.store_with(text)?;
-    let record = app.find_image(&store, text)?;
+    let record = App::find_image(&store, text)?;
     let config = store.config(&record.id)?;
     let names: Vec<_> = store.names()?.into_iter().filter(|name| name.image == record.id).collect();
     let tagged = names.iter().map(|name| name.updated).max().unwrap_or(0);

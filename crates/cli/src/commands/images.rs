@@ -46,7 +46,7 @@ impl Verb for Images {
         if let Some(store) = app.existing_store()? {
             let created = |key: &str| -> Result<_> {
                 let Some(text) = filters.values(key).last() else { return Ok(None) };
-                let record = app.find_image(&store, text)?;
+                let record = App::find_image(&store, text)?;
                 Ok(Some(Named { record, names: Vec::new(), config: None }.created()))
             };
             let facts = FilterFacts {

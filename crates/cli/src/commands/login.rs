@@ -60,7 +60,7 @@ impl Verb for Login {
             return Err(Error::invalid("cannot log in: the password is empty"));
         }
         let server = self.server.as_deref().unwrap_or(DEFAULT_REGISTRY);
-        app.registry()?.login(server, &username, &password)?;
+        app.registry().login(server, &username, &password)?;
         app.print_line("Login Succeeded")?;
         Ok(Exit::SUCCESS)
     }

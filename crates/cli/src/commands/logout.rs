@@ -18,7 +18,7 @@ impl Verb for Logout {
 
     fn run(self, app: &App) -> Result<Exit> {
         let server = self.server.as_deref().unwrap_or(DEFAULT_REGISTRY);
-        if app.registry()?.logout(server)? {
+        if app.registry().logout(server)? {
             app.print_line(&format!("Removing login credentials for {server}"))?;
         } else {
             app.print_line(&format!("Not logged in to {server}"))?;

@@ -28,7 +28,7 @@ impl Verb for Tag {
             )));
         }
         let store = app.store_with(&self.source)?;
-        let record = app.find_image(&store, &self.source)?;
+        let record = App::find_image(&store, &self.source)?;
         store.tag(&target.or_latest(), &record.id, None)?;
         Ok(Exit::SUCCESS)
     }

@@ -101,8 +101,8 @@ impl LimitFlags {
             cpu_quota: set(self.cpu_quota),
             cpu_realtime_period: positive("cpu-rt-period", self.cpu_rt_period)?,
             cpu_realtime_runtime: set(self.cpu_rt_runtime),
-            cpuset_cpus: set_list("cpuset-cpus", &self.cpuset_cpus)?,
-            cpuset_mems: set_list("cpuset-mems", &self.cpuset_mems)?,
+            cpuset_cpus: set_list("cpuset-cpus", self.cpuset_cpus.as_deref())?,
+            cpuset_mems: set_list("cpuset-mems", self.cpuset_mems.as_deref())?,
             pids_limit: self.pids_limit,
             blkio_weight: self.blkio_weight.filter(|w| *w != 0),
             blkio_weight_device: rates("blkio-weight-device", &self.blkio_weight_device, |t| {
@@ -174,8 +174,8 @@ fn nano_cpus(text: &str) -> Result<i64> {
     Ok(whole * 1_000_000_000 + fraction)
 }
 
-fn set_list(flag: &str, text: &Option<String>) -> Result<Option<String>> {
-    let Some(text) = text.as_deref().filter(|text| !text.is_empty()) else { return Ok(None) };
+fn set_list(flag: &str, text: Option<&str>) -> Result<Option<String>> {
+    let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
     let number = |t: &str| t.parse::<u16>().ok();
     let fine = text.split(',').all(|part| match part.split_once('-') {
         Some((from, to)) => matches!((number(from), number(to)), (Some(from), Some(to)) if from <= to),
@@ -282,10 +282,10 @@ mod tests {
     #[test]
     fn lists_and_rates() {
         for good in ["0", "0-3", "0,2,4-5"] {
-            assert_eq!(set_list("x", &Some(good.into())).unwrap().as_deref(), Some(good));
+            assert_eq!(set_list("x", Some(good)).unwrap().as_deref(), Some(good));
         }
         for bad in ["a", "3-1", "1-", ",", "0-1-2"] {
-            assert!(set_list("x", &Some(bad.into())).is_err(), "{bad}");
+            assert!(set_list("x", Some(bad)).is_err(), "{bad}");
         }
         let flags = LimitFlags { device_read_bps: vec!["/dev/sda:1mb".into()], ..LimitFlags::default() };
         assert_eq!(

@@ -65,7 +65,7 @@ fn read(fields: &mut Fields, key: &str, value: Option<&str>, directory: &Path) -
                 value.to_owned()
             };
         }
-        "target" | "dst" | "destination" => fields.target = need()?.to_owned(),
+        "target" | "dst" | "destination" => need()?.clone_into(&mut fields.target),
         "readonly" | "ro" => fields.read_only = flag(value)?,
         // Means nothing on Linux; Docker takes it too.
         "consistency" => match need()? {

@@ -42,7 +42,7 @@ pub(super) fn apply(flags: &ContainerFlags, wanted: &mut Wanted) -> Result<()> {
         }
         // Docker discards them without a word; a line does no harm.
         NetworkMode::None if publishes => {
-            wanted.warnings.push("published ports are discarded: the container has no network".into())
+            wanted.warnings.push("published ports are discarded: the container has no network".into());
         }
         NetworkMode::Container(_) => {
             for (given, what) in [

@@ -86,7 +86,7 @@ pub(super) fn log_config(driver: Option<&str>, options: &[String]) -> Result<Log
         match key.as_str() {
             "max-size" if value == "-1" => max_size = Some(u64::MAX),
             "max-size" => {
-                max_size = Some(quantity::bytes(value).ok().filter(|n| *n > 0).ok_or_else(bad)? as u64)
+                max_size = Some(quantity::bytes(value).ok().filter(|n| *n > 0).ok_or_else(bad)? as u64);
             }
             "max-file" => max_file = Some(value.parse().ok().filter(|n| *n > 0).ok_or_else(bad)?),
             // The files are never compressed and a slow log never blocks the program.

@@ -23,7 +23,7 @@ pub(super) fn security(given: &[String], directory: &Path) -> Result<SecuritySpe
         match (key, value) {
             ("no-new-privileges", None) => out.no_new_privileges = true,
             ("no-new-privileges", Some(value)) => {
-                out.no_new_privileges = quantity::truth(value).ok_or_else(bad)?
+                out.no_new_privileges = quantity::truth(value).ok_or_else(bad)?;
             }
             ("seccomp", Some("unconfined")) => out.seccomp = SeccompSpec::Unconfined,
             ("seccomp", Some("builtin")) => out.seccomp = SeccompSpec::Default,
@@ -80,7 +80,7 @@ pub(super) fn device(text: &str) -> Result<DeviceSpec> {
     if !text.starts_with('/') && text.contains('=') {
         return Err(Error::new(
             Kind::Unsupported,
-            format!("cannot add device `{text}`: CDI devices are not supported yet"),
+            format!("cannot add device `{text}`: CDI devices are not supported"),
         ));
     }
     let parts: Vec<&str> = text.split(':').collect();

@@ -181,7 +181,7 @@ pub(super) fn tmpfs(text: &str) -> Result<MountSpec> {
             None if word == "ro" => read_only = true,
             None if word == "rw" => read_only = false,
             Some(("size" | "nr_inodes" | "nr_blocks" | "uid" | "gid" | "mpol" | "huge", _)) => {
-                options.push(word.to_owned())
+                options.push(word.to_owned());
             }
             None if propagation(word).is_some()
                 || matches!(

@@ -105,10 +105,7 @@ fn words<'a>(template: &str, text: &'a str) -> Result<(Vec<Token>, &'a str, bool
             ':' if rest.starts_with(":=") => take(Token::Declare, 2),
             '=' => take(Token::Assign, 1),
             '"' => {
-                let (value, used) = match quoted(rest) {
-                    Some(found) => found,
-                    None => return fail("unterminated quoted string"),
-                };
+                let Some((value, used)) = quoted(rest) else { return fail("unterminated quoted string") };
                 take(Token::Text(value), used)
             }
             '`' => {

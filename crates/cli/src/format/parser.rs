@@ -51,7 +51,8 @@ struct Parser<'a> {
 #[derive(PartialEq)]
 enum End {
     Template,
-    End,
+    /// `{{end}}`.
+    Closed,
     /// `{{else}}` or `{{else if ...}}` with the rest of its words.
     Else(Vec<Token>),
 }
@@ -61,7 +62,7 @@ pub(super) fn parse(template: &str, is_function: &dyn Fn(&str) -> bool) -> Resul
     let mut parser = Parser { template, pieces: pieces(template)?.into(), loops: 0, is_function };
     match parser.block()? {
         (nodes, End::Template) => Ok(nodes),
-        (_, End::End) => Err(failure(template, "unexpected {{end}}")),
+        (_, End::Closed) => Err(failure(template, "unexpected {{end}}")),
         (_, End::Else(_)) => Err(failure(template, "unexpected {{else}}")),
     }
 }
@@ -79,10 +80,12 @@ impl Parser<'_> {
             };
             let rest = tokens.get(1..).unwrap_or_default();
             match tokens.first() {
-                Some(Token::Word(word)) if word == "end" && rest.is_empty() => return Ok((nodes, End::End)),
+                Some(Token::Word(word)) if word == "end" && rest.is_empty() => {
+                    return Ok((nodes, End::Closed));
+                }
                 Some(Token::Word(word)) if word == "else" => return Ok((nodes, End::Else(rest.to_vec()))),
                 Some(Token::Word(word)) if matches!(word.as_str(), "if" | "with" | "range") => {
-                    nodes.push(self.control(word, rest)?)
+                    nodes.push(self.control(word, rest)?);
                 }
                 Some(Token::Word(word))
                     if matches!(word.as_str(), "break" | "continue") && rest.is_empty() =>
@@ -110,11 +113,11 @@ impl Parser<'_> {
         let (then, end) = self.block()?;
         self.loops -= u32::from(word == "range");
         let otherwise = match end {
-            End::End => Vec::new(),
+            End::Closed => Vec::new(),
             End::Template => return Err(failure(self.template, "unexpected EOF: an {{end}} is missing")),
             End::Else(words) => match words.first() {
                 None => match self.block()? {
-                    (nodes, End::End) => nodes,
+                    (nodes, End::Closed) => nodes,
                     (_, End::Template) => {
                         return Err(failure(self.template, "unexpected EOF: an {{end}} is missing"));
                     }
@@ -194,7 +197,7 @@ impl Parser<'_> {
                 }
                 Some(Token::Field(fields)) => command.push(Operand::Field(fields.clone())),
                 Some(Token::Variable(name, fields)) => {
-                    command.push(Operand::Variable(name.clone(), fields.clone()))
+                    command.push(Operand::Variable(name.clone(), fields.clone()));
                 }
                 Some(Token::Text(text)) => command.push(Operand::Text(text.clone())),
                 Some(Token::Int(n)) => command.push(Operand::Int(*n)),

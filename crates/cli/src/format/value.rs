@@ -134,7 +134,7 @@ impl Value {
                 out.push('}');
             }
             Value::Lookup(map) => {
-                Value::Map(map.iter().map(|(k, v)| (k.clone(), Value::Text(v.clone()))).collect()).print(out)
+                Value::Map(map.iter().map(|(k, v)| (k.clone(), Value::Text(v.clone()))).collect()).print(out);
             }
         }
     }

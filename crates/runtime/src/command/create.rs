@@ -230,7 +230,11 @@ fn cgroup_path(wanted: Option<&PathBuf>, id: &str, systemd: bool) -> Result<Stri
         [slice, prefix, name] if systemd || !wanted.starts_with('/') => {
             let slice = if slice.is_empty() { "system.slice" } else { slice };
             let unit = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}-{name}") };
-            let unit = if unit.ends_with(".slice") { unit } else { format!("{unit}.scope") };
+            let unit = if unit.rsplit_once('.').is_some_and(|(_, kind)| kind == "slice") {
+                unit
+            } else {
+                format!("{unit}.scope")
+            };
             format!("{}/{unit}", slice_path(slice))
         }
         _ if wanted.starts_with('/') => wanted.clone(),

@@ -95,7 +95,7 @@ pub(crate) fn privileged_the_filter_holds_with_and_without_new_privileges() {
     .unwrap();
     assert!(text(output).contains("Operation not permitted"));
     assert_eq!(process::wait(&process.pidfd).unwrap(), 1);
-    place.end(container);
+    Place::end(container);
 }
 
 pub(crate) fn privileged_mounts_are_as_written() {
@@ -291,7 +291,7 @@ pub(crate) fn privileged_a_user_namespace_is_mapped() {
     .unwrap();
     assert_eq!(text(output), format!("5\n{}\ninside\n", user.display()));
     assert_eq!(process::wait(&process.pidfd).unwrap(), 0);
-    place.end(first);
+    Place::end(first);
 }
 
 pub(crate) fn privileged_namespaces_are_shared_by_path() {
@@ -318,7 +318,7 @@ pub(crate) fn privileged_namespaces_are_shared_by_path() {
         String::from_utf8_lossy(&own.stdout).trim(),
         std::fs::read_link("/proc/self/ns/pid").unwrap().to_str().unwrap()
     );
-    place.end(first);
+    Place::end(first);
 }
 
 pub(crate) fn privileged_time_is_shifted() {
@@ -380,7 +380,7 @@ pub(crate) fn privileged_limits_are_in_the_cgroup() {
     cgroup.freeze(true).unwrap();
     cgroup.freeze(false).unwrap();
     let path = cgroup.directory("pids").unwrap().to_owned();
-    place.end(container);
+    Place::end(container);
     assert!(!path.exists());
 }
 
@@ -403,7 +403,7 @@ pub(crate) fn privileged_hostile_specs_and_images_are_refused() {
     assert_eq!(error.kind(), Kind::Denied, "{error:?}");
     let error = refused(&|s| {
         s["mounts"][0] =
-            json!({"destination": "/proc", "type": "bind", "source": "/tmp", "options": ["bind"]})
+            json!({"destination": "/proc", "type": "bind", "source": "/tmp", "options": ["bind"]});
     });
     assert_eq!(error.kind(), Kind::Denied, "{error:?}");
     // An image whose /dev is its own, with links where nodes belong.

@@ -128,7 +128,7 @@ impl Place {
     }
 
     /// Kills a container and removes its cgroup.
-    pub(crate) fn end(&self, container: robot_env_runtime::Process) {
+    pub(crate) fn end(container: robot_env_runtime::Process) {
         process::signal(&container.pidfd, 9).unwrap();
         assert_eq!(process::wait(&container.pidfd).unwrap(), 137);
         if let Some(cgroup) = container.cgroup {
