@@ -1,0 +1,11 @@
+//! Images on their way: between registries, archives, containers' trees and the store.
+//!
+//! Every way in ends the same: layers are staged, checked against the config, committed, and the
+//! name comes last, all under one lease. Every way out reads only what the store has verified.
+//!
+//! This crate deliberately knows no command line and prints nothing: progress goes to an
+//! [`Observer`] that the caller brings.
+
+mod progress;
+
+pub use progress::{Amount, Observer};
