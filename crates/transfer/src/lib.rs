@@ -7,5 +7,7 @@
 //! [`Observer`] that the caller brings.
 
 mod progress;
+mod unpack;
 
 pub use progress::{Amount, Observer};
+pub use unpack::{Known, UnpackError, Unpacked, Unpacker};
