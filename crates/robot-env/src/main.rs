@@ -1,7 +1,64 @@
 //! The program `robot-env`.
+//!
+//! `robot-env runtime ...` is an OCI runtime with runc's command line, and so is the program when it
+//! is called by one of [`command::NAMES`]; everything else is `cli`'s.
 
+use std::ffi::{OsStr, OsString};
+use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
+use robot_env_runtime::{command, shield};
+
 fn main() -> ExitCode {
-    ExitCode::from(robot_env_cli::main(std::env::args_os().collect()).0)
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    match runtime_arguments(&arguments) {
+        Some(arguments) => runtime(arguments),
+        None => ExitCode::from(robot_env_cli::main(arguments).0),
+    }
+}
+
+/// The arguments of the runtime's command line, if this is one.
+fn runtime_arguments(arguments: &[OsString]) -> Option<&[OsString]> {
+    let (program, rest) = arguments.split_first()?;
+    let name = Path::new(program).file_name().unwrap_or_default();
+    if command::NAMES.iter().any(|known| OsStr::new(known) == name) {
+        return Some(rest);
+    }
+    rest.split_first().filter(|(verb, _)| *verb == "runtime").map(|(_, rest)| rest)
+}
+
+fn runtime(arguments: &[OsString]) -> ExitCode {
+    // What is executed in a container must not reach the program's file: see docs/design/005.
+    if command::enters_container(arguments)
+        && let Err(error) = shield::enter()
+    {
+        let _ = writeln!(std::io::stderr().lock(), "{}", error.to_report());
+        return ExitCode::FAILURE;
+    }
+    ExitCode::from(command::main(arguments) as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_runtime_has_a_verb_and_names() {
+        for (line, want) in [
+            ("/usr/bin/robot-env runtime state c", Some("state c")),
+            ("robot-env runtime", Some("")),
+            ("/x/robot-env-runtime --root /y state c", Some("--root /y state c")),
+            ("runc features", Some("features")),
+            ("robot-env run runtime", None),
+            ("robot-env --root /x runtime", None),
+            ("robot-env", None),
+            ("docker ps", None),
+        ] {
+            let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            let got = runtime_arguments(&words);
+            let got = got.map(|got| got.iter().map(|w| w.to_string_lossy()).collect::<Vec<_>>().join(" "));
+            assert_eq!(got.as_deref(), want, "{line}");
+        }
+    }
 }

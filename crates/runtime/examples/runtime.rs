@@ -2,9 +2,13 @@
 
 use std::process::ExitCode;
 
+use robot_env_runtime::{command, shield};
+
 fn main() -> ExitCode {
-    // Without protection rather than not at all: this is for trying things.
-    let _ = robot_env_runtime::shield::enter();
     let args: Vec<_> = std::env::args_os().skip(1).collect();
-    ExitCode::from(robot_env_runtime::command::main(&args) as u8)
+    if command::enters_container(&args) {
+        // Without protection rather than not at all: this is for trying things.
+        let _ = shield::enter();
+    }
+    ExitCode::from(command::main(&args) as u8)
 }

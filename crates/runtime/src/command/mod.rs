@@ -51,7 +51,13 @@ const GLOBAL: &[Flag] = &[
 ];
 
 const USAGE: &str = "\
-usage: [--root DIR] [--log FILE] [--log-format text|json] [--systemd-cgroup] COMMAND
+usage: robot-env runtime [--root DIR] [--log FILE] [--log-format text|json] [--systemd-cgroup] COMMAND
+
+An OCI runtime with runc's command line: from a bundle (a directory with config.json and a root
+file system) to a container. Other engines call it:
+  docker run --runtime robot-env IMAGE     after `dockerd --add-runtime robot-env=PROGRAM`
+  podman --runtime PROGRAM run IMAGE
+where PROGRAM is a link to robot-env that is named robot-env-runtime.
 
 commands:
   create [-b DIR] [--console-socket PATH] [--pid-file FILE] [--preserve-fds N] ID
@@ -59,17 +65,36 @@ commands:
   state ID
   kill [--all] ID [SIGNAL]
   delete [--force] ID
-  run [-d] [create's options] ID
+  run [-d] [--keep] [create's options] ID
   exec [-d] [-t] [-u UID[:GID]] [-e NAME=VALUE] [--cwd DIR] [-p FILE] [--pid-file FILE] ID COMMAND...
   list [-q] [-f table|json]
   ps [-f table|json] ID [PS OPTION...]
   pause ID
   resume ID
-  update [-r FILE] [--memory N] [--pids-limit N] ... ID
-  events --stats ID
+  update [-r FILE] [--memory N] [--pids-limit N] [--cpu-quota N] [--cpuset-cpus LIST] ... ID
+  events [--stats] [--interval SECONDS] ID
   features
   spec [-b DIR] [--rootless]
+
+options:
+  --root DIR         where the containers' state is kept; default /run/robot-env-runtime, for an
+                     ordinary user $XDG_RUNTIME_DIR/robot-env-runtime
+  --log FILE         where failures are written, beside standard error
+  --log-format FORM  text or json
+  --systemd-cgroup   linux.cgroupsPath is slice:prefix:name; the cgroup is made without systemd
+  --debug, --rootless, --criu are taken for runc's sake and change nothing
 ";
+
+/// The names under which a program that holds this command line is the runtime and nothing else.
+pub const NAMES: [&str; 2] = ["robot-env-runtime", "runc"];
+
+/// Whether the command puts a process into a container, so that the program has to be shielded
+/// first ([`crate::shield::enter`]). `args` as for [`main`].
+pub fn enters_container(args: &[OsString]) -> bool {
+    Arguments::parse(args, GLOBAL, true).is_ok_and(|global| {
+        global.rest.first().is_some_and(|verb| verb == "create" || verb == "run" || verb == "exec")
+    })
+}
 
 /// Runs one command; `args` come without the program's own name. Returns the exit code.
 ///
@@ -94,6 +119,9 @@ fn dispatch(args: &[OsString], log: &mut (Option<PathBuf>, bool)) -> Result<i32>
         systemd: global.has("systemd-cgroup"),
     };
     *log = (options.log.clone(), options.log_json);
+    if let Some(format) = global.text("log-format")?.filter(|format| !matches!(*format, "text" | "json")) {
+        return Err(Error::invalid(format!("unknown log format `{format}`: it is text or json")));
+    }
     if global.has("version") {
         let version = env!("CARGO_PKG_VERSION");
         return print(&format!("robot-env runtime version {version}\nspec: {}\n", report::SPEC_VERSION));
@@ -103,6 +131,9 @@ fn dispatch(args: &[OsString], log: &mut (Option<PathBuf>, bool)) -> Result<i32>
     }
     let name = global.rest.remove(0);
     let rest = global.rest;
+    if matches!(rest.first().and_then(|word| word.to_str()), Some("--help" | "-h" | "-help")) {
+        return print(&usage_of(&name.to_string_lossy()));
+    }
     match name.to_str().unwrap_or_default() {
         "create" => create::create(&options, &rest),
         "run" => create::run(&options, &rest),
@@ -121,6 +152,16 @@ fn dispatch(args: &[OsString], log: &mut (Option<PathBuf>, bool)) -> Result<i32>
         "spec" => report::spec(&rest),
         "help" => print(USAGE),
         other => Err(Error::invalid(format!("unknown command `{other}`"))),
+    }
+}
+
+/// How one command is called; everything for one that is unknown.
+fn usage_of(name: &str) -> String {
+    let commands = USAGE.lines().skip_while(|line| *line != "commands:").take_while(|line| !line.is_empty());
+    let mut lines = commands.filter_map(|line| line.strip_prefix("  "));
+    match lines.find(|line| line.split(' ').next() == Some(name)) {
+        Some(line) => format!("usage: robot-env runtime {line}\n"),
+        None => USAGE.to_owned(),
     }
 }
 
@@ -161,4 +202,39 @@ fn report(error: &Error, log: Option<&PathBuf>, json: bool) {
     }
     let shown = robot_env_diag::Escaped(&line).to_string();
     let _ = writeln!(std::io::stderr().lock(), "{shown}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<OsString> {
+        line.split(' ').filter(|word| !word.is_empty()).map(OsString::from).collect()
+    }
+
+    #[test]
+    fn what_enters_a_container_is_known_before_it_is_read() {
+        for (line, want) in [
+            ("create -b /x c", true),
+            ("--root /x --log=/y --log-format json --systemd-cgroup exec c sh", true),
+            ("--debug run c", true),
+            ("start c", false),
+            ("state run", false),
+            ("--root run state c", false),
+            ("--nope run c", false),
+            ("", false),
+        ] {
+            assert_eq!(enters_container(&words(line)), want, "{line}");
+        }
+    }
+
+    #[test]
+    fn every_command_has_its_usage() {
+        for name in ["create", "exec", "delete", "features", "spec", "events"] {
+            let usage = usage_of(name);
+            assert!(usage.starts_with(&format!("usage: robot-env runtime {name}")), "{usage}");
+            assert_eq!(usage.lines().count(), 1);
+        }
+        assert_eq!(usage_of("--log"), USAGE);
+    }
 }
