@@ -7,6 +7,8 @@
 //!   directory changes.
 //! - [`export`] and [`extract`] move plain tars out of and into trees that are in use, [`usage`]
 //!   adds a tree up.
+//! - [`Members`] and [`MembersWriter`] read and write a tar as a box of files, such as an archive of
+//!   images.
 //! - [`Decoder`] and [`Encoder`] do the compression of layers.
 //!
 //! Everything works on directory descriptors; nothing that a tar says is trusted, and its names are
@@ -47,6 +49,7 @@ mod write;
 mod xattr;
 
 pub use apply::apply;
+pub use archive::{Member, MemberKind, Members, MembersWriter};
 pub use changes::{Change, ChangeKind, changes};
 pub use compression::{Compression, Decoder, Encoder};
 pub use export::{ExportOptions, Exported, export};

@@ -6,8 +6,10 @@
 //! This crate deliberately knows no command line and prints nothing: progress goes to an
 //! [`Observer`] that the caller brings.
 
+mod change;
 mod progress;
 mod unpack;
 
+pub use change::{Change, Check, Command, apply_changes};
 pub use progress::{Amount, Observer};
 pub use unpack::{Known, UnpackError, Unpacked, Unpacker};

@@ -6,6 +6,7 @@
 
 mod entry;
 mod header;
+mod members;
 mod pax;
 mod reader;
 mod source;
@@ -17,6 +18,7 @@ use std::io;
 use robot_env_diag::{Error, Kind};
 
 pub(crate) use entry::{Entry, EntryKind, Segment, Shown, Time, Xattr};
+pub use members::{Member, MemberKind, Members, MembersWriter};
 pub(crate) use reader::{NoTap, Reader, Tap};
 pub(crate) use source::SourceOptions;
 pub(crate) use writer::{EntryWriter, Meta};

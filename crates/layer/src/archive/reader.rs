@@ -68,6 +68,11 @@ impl<R: Read, T: Tap> Reader<R, T> {
         self.source.chunk(most)
     }
 
+    /// Bytes that were read so far, of the whole stream.
+    pub(crate) fn offset(&self) -> u64 {
+        self.source.offset()
+    }
+
     /// Drops `n` bytes that [`Reader::chunk`] showed.
     pub(crate) fn consume(&mut self, n: usize) {
         self.source.consume(n);
