@@ -8,8 +8,10 @@
 
 mod change;
 mod progress;
+mod pull;
 mod unpack;
 
 pub use change::{Change, Check, Command, apply_changes};
 pub use progress::{Amount, Observer};
+pub use pull::{PullOptions, Pulled, pull};
 pub use unpack::{Known, UnpackError, Unpacked, Unpacker};
