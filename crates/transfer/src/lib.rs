@@ -6,12 +6,22 @@
 //! This crate deliberately knows no command line and prints nothing: progress goes to an
 //! [`Observer`] that the caller brings.
 
+mod archive;
 mod change;
+mod import;
+mod load;
+mod pipe;
 mod progress;
 mod pull;
+mod push;
+mod save;
 mod unpack;
 
 pub use change::{Change, Check, Command, apply_changes};
+pub use import::{ImportOptions, import};
+pub use load::{ArchiveSource, LoadOptions, LoadedImage, load};
 pub use progress::{Amount, Observer};
 pub use pull::{PullOptions, Pulled, pull};
+pub use push::{PushOptions, Pushed, push};
+pub use save::{SaveOptions, save};
 pub use unpack::{Known, UnpackError, Unpacked, Unpacker};

@@ -1,0 +1,356 @@
+//! From an archive of images to the store.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use robot_env_diag::{Error, Kind, Result, Within};
+use robot_env_layer::assemble;
+use robot_env_oci::{ChainId, Descriptor, DiffId, ImageId, Platform, Reference};
+use robot_env_store::{ImageRecord, LayerSource, Store};
+
+use crate::archive::{Candidate, Catalogue, Content, Counted, Input, Place, Scan, candidates};
+use crate::pipe::pipe;
+use crate::{Known, Observer, Unpacked, Unpacker};
+
+/// How long layers stay without an image; renewed by every step.
+const LEASE: Duration = Duration::from_secs(60 * 60);
+/// The most layers that are unpacked at once.
+const WORKERS: usize = 4;
+
+/// Where an archive comes from.
+pub enum ArchiveSource<'a> {
+    /// An open file, from its current position on. A regular one is read in any order and several
+    /// layers at once; any other, and a compressed one, as a stream.
+    File(&'a File),
+    /// A stream, read once to the end of the archive.
+    Stream(&'a mut (dyn Read + Send)),
+}
+
+/// What of an archive is loaded.
+#[derive(Clone, Debug, Default)]
+pub struct LoadOptions {
+    /// The platform that the images must have; of an image for several, the one to take. Without,
+    /// this machine's is preferred.
+    pub platform: Option<Platform>,
+}
+
+/// An image that was loaded.
+#[derive(Clone, Debug)]
+pub struct LoadedImage {
+    /// It.
+    pub image: ImageRecord,
+    /// The names that the archive gave it, in the archive's order.
+    pub references: Vec<Reference>,
+    /// The images that had those names before, and have them no longer.
+    pub renamed: Vec<(Reference, ImageId)>,
+}
+
+/// Loads every image of an archive: a docker-archive or an OCI layout, plain or compressed by gzip
+/// or zstd.
+///
+/// All that is read is checked against its digest. Layers that are here already are left alone,
+/// damaged ones are replaced. Names come last, when all images are there: an archive that is
+/// damaged, hostile or cut short changes nothing that can be seen.
+///
+/// Errors: `InvalidInput` for what is no archive of images; `Corrupt` naming what does not fit;
+/// `Unsupported` for xz and bzip2; `NotFound` when there is nothing for the platform; `NoSpace`.
+pub fn load(
+    unpacker: &Unpacker<'_>,
+    source: ArchiveSource<'_>,
+    options: &LoadOptions,
+    observer: &dyn Observer,
+) -> Result<Vec<LoadedImage>> {
+    let input = match source {
+        ArchiveSource::File(file) => Input::File(file),
+        ArchiveSource::Stream(stream) => Input::Stream(stream),
+    };
+    Load { unpacker, options, observer, store: unpacker.store() }
+        .run(input)
+        .within(|| "cannot load the archive".into())
+}
+
+struct Load<'a, 's> {
+    unpacker: &'a Unpacker<'s>,
+    options: &'a LoadOptions,
+    observer: &'a dyn Observer,
+    store: &'s Store,
+}
+
+/// A layer that the store lacks.
+#[derive(Clone, Debug)]
+struct Missing {
+    chain: ChainId,
+    diff_id: DiffId,
+    parent: Option<ChainId>,
+    place: Place,
+}
+
+/// What is to be committed.
+enum Step<'s> {
+    /// This.
+    Layer(Unpacked<'s>),
+    /// A layer that stands in two chains and was in the stream once: a copy of the other one, which
+    /// was committed before.
+    Copy(Missing),
+}
+
+/// A layer that is to be unpacked, and its place in the order.
+struct Job<'f> {
+    layer: Missing,
+    at: usize,
+    source: Box<dyn Read + Send + 'f>,
+    size: u64,
+}
+
+impl<'s> Load<'_, 's> {
+    fn run(&self, input: Input<'s>) -> Result<Vec<LoadedImage>> {
+        let _lease = self.store.lease(LEASE)?;
+        let platform = self.options.platform.as_ref();
+        let wanted = |catalogue: &Catalogue<'_>| -> Option<BTreeSet<String>> {
+            // Without it, more images may still be listed.
+            if !catalogue.has("manifest.json") {
+                return None;
+            }
+            let images = candidates(catalogue, platform).ok()?;
+            Some(self.missing(&images).ok()?.into_iter().map(|layer| layer.place.path).collect())
+        };
+        let scan = Scan { unpacker: self.unpacker, observer: self.observer, wanted: &wanted };
+        let mut catalogue = scan.run(input)?;
+        let images = candidates(&catalogue, platform)?;
+        let missing = self.missing(&images)?;
+        let steps = self.layers(&mut catalogue, missing)?;
+        drop(catalogue);
+        self.commit(steps)?;
+        let records = images.iter().map(|image| self.put(image)).collect::<Result<Vec<_>>>()?;
+        records.into_iter().zip(images).map(|(record, image)| self.name(record, image.names)).collect()
+    }
+
+    /// The layers that the images need and the store lacks, each once, those below first.
+    fn missing(&self, images: &[Candidate]) -> Result<Vec<Missing>> {
+        let mut seen = BTreeSet::new();
+        let mut missing = Vec::new();
+        for image in images {
+            let chain = image.config.value().chain();
+            let mut parent: Option<ChainId> = None;
+            for ((diff_id, id), place) in chain.links().iter().zip(&image.layers) {
+                if seen.insert(id.clone()) {
+                    match self.store.layer(id) {
+                        Ok(Some(_)) => {}
+                        Err(error) if error.kind() != Kind::Corrupt => return Err(error),
+                        // A damaged one is replaced.
+                        Ok(None) | Err(_) => missing.push(Missing {
+                            chain: id.clone(),
+                            diff_id: diff_id.clone(),
+                            parent: parent.clone(),
+                            place: place.clone(),
+                        }),
+                    }
+                }
+                parent = Some(id.clone());
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Unpacks what is missing, or takes what was unpacked as it came by.
+    fn layers(&self, catalogue: &mut Catalogue<'s>, missing: Vec<Missing>) -> Result<Vec<Step<'s>>> {
+        let mut steps: BTreeMap<usize, Step<'s>> = BTreeMap::new();
+        let mut jobs: Vec<Job<'s>> = Vec::new();
+        for (at, layer) in missing.into_iter().enumerate() {
+            let path = layer.place.path.clone();
+            let refused = |why: String| Error::new(Kind::Corrupt, why);
+            let (offset, size) = match catalogue.content(&path) {
+                Some(Content::At(offset, size)) => (*offset, *size),
+                Some(Content::Document(bytes)) => {
+                    let (size, source) = (bytes.len() as u64, Box::new(io::Cursor::new(bytes.clone())));
+                    jobs.push(Job { layer, at, source, size });
+                    continue;
+                }
+                Some(Content::Layer(slot)) => {
+                    let step = match slot.take() {
+                        Some(unpacked) => Step::Layer(finished(unpacked, &layer)?),
+                        None => Step::Copy(layer),
+                    };
+                    steps.insert(at, step);
+                    continue;
+                }
+                Some(Content::Broken(error)) => {
+                    let error = Error::from(error.to_report());
+                    return Err(error.within(format!("cannot unpack layer `{path}`")));
+                }
+                Some(Content::Passed) => return Err(refused(format!("`{path}` is no layer"))),
+                Some(Content::Link(_)) | None => return Err(refused(format!("layer `{path}` is missing"))),
+            };
+            let source = Box::new(catalogue.section(offset, size)?);
+            jobs.push(Job { layer, at, source, size });
+        }
+        for (at, unpacked) in self.unpack(jobs)? {
+            steps.insert(at, Step::Layer(unpacked));
+        }
+        Ok(steps.into_values().collect())
+    }
+
+    /// Unpacks layers, several at once.
+    fn unpack(&self, jobs: Vec<Job<'s>>) -> Result<Vec<(usize, Unpacked<'s>)>> {
+        // Each keeps two threads busy.
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let workers = (processors / 2).clamp(1, WORKERS).min(jobs.len());
+        let queue = Mutex::new(jobs.into_iter());
+        let next = || queue.lock().ok()?.next();
+        let work = || -> Result<Vec<(usize, Unpacked<'s>)>> {
+            let mut done = Vec::new();
+            while let Some(job) = next() {
+                match self.unpack_one(job) {
+                    Ok(unpacked) => done.push(unpacked),
+                    Err(error) => {
+                        // The others stop after what they are at.
+                        while next().is_some() {}
+                        return Err(error);
+                    }
+                }
+            }
+            Ok(done)
+        };
+        if workers <= 1 {
+            return work();
+        }
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+            let mut all = Vec::new();
+            let mut failed = None;
+            for thread in threads {
+                match thread.join() {
+                    Ok(Ok(done)) => all.extend(done),
+                    Ok(Err(error)) => failed = failed.or(Some(error)),
+                    Err(_) => failed = Some(Error::new(Kind::Internal, "a thread of load panicked")),
+                }
+            }
+            failed.map_or(Ok(all), Err)
+        })
+    }
+
+    fn unpack_one(&self, job: Job<'_>) -> Result<(usize, Unpacked<'s>)> {
+        let Job { layer, at, source, size } = job;
+        let item = layer.diff_id.short();
+        let known = Known { blob: layer.place.descriptor.as_ref(), diff_id: Some(&layer.diff_id) };
+        let unpacked = self
+            .unpacker
+            .unpack(Counted::new(source, self.observer, item, size), known)
+            .map_err(Error::from)
+            .within(|| format!("cannot unpack layer `{}`", layer.place.path))?;
+        self.observer.step(item, "Unpacked", None);
+        Ok((at, finished(unpacked, &layer)?))
+    }
+
+    fn commit(&self, steps: Vec<Step<'s>>) -> Result<()> {
+        let mut batch = Vec::new();
+        for step in steps {
+            match step {
+                Step::Layer(unpacked) => batch.push(unpacked),
+                Step::Copy(layer) => {
+                    self.unpacker.commit(std::mem::take(&mut batch))?;
+                    batch.push(self.copy(&layer)?);
+                }
+            }
+        }
+        self.unpacker.commit(batch)
+    }
+
+    /// Makes the tar of a layer with that diff id again and unpacks it.
+    fn copy(&self, layer: &Missing) -> Result<Unpacked<'s>> {
+        for chain in self.store.layers()? {
+            if !self.store.layer(&chain).is_ok_and(|known| known.is_some_and(|k| k.diff_id == layer.diff_id))
+            {
+                continue;
+            }
+            let Some(mut recipe) = self.store.open_recipe(&chain)? else { continue };
+            let tree = self.store.layer_dir(&chain)?;
+            let (mut sink, source) = pipe();
+            let known = Known { blob: None, diff_id: Some(&layer.diff_id) };
+            let unpacked = std::thread::scope(|scope| {
+                scope.spawn(move || {
+                    // What it could not write shows in the diff id.
+                    let _ = assemble(&mut recipe, tree.as_fd(), &mut sink);
+                });
+                self.unpacker.unpack(source, known)
+            });
+            if let Ok(unpacked) = unpacked {
+                return finished(unpacked, layer);
+            }
+        }
+        Err(Error::new(Kind::Corrupt, format!("layer `{}` cannot be used a second time", layer.place.path)))
+    }
+
+    fn put(&self, image: &Candidate) -> Result<ImageRecord> {
+        let mut record = ImageRecord::new(&image.config);
+        record.origin = "load".into();
+        self.store.put_content(image.config.digest(), image.config.bytes())?;
+        // What is known of an image that is here already is worth more.
+        match self.store.image(&record.id) {
+            Ok(Some(known)) => record = known,
+            Err(error) if error.kind() != Kind::Corrupt => return Err(error),
+            Ok(None) | Err(_) => {}
+        }
+        let has_manifest = match &record.manifest {
+            Some(manifest) => self.store.has_content(&manifest.digest)?,
+            None => false,
+        };
+        if !has_manifest {
+            record.manifest = None;
+            if let Some((descriptor, bytes)) = &image.manifest {
+                self.store.put_content(&descriptor.digest, bytes)?;
+                record.manifest = Some(descriptor.clone());
+            }
+        }
+        self.store.put_image(&record)
+    }
+
+    fn name(&self, image: ImageRecord, references: Vec<Reference>) -> Result<LoadedImage> {
+        let mut renamed = Vec::new();
+        for name in &references {
+            if let Ok(Some(before)) = self.store.name(name)
+                && before.image != image.id
+            {
+                renamed.push((name.clone(), before.image));
+            }
+            self.store.tag(name, &image.id, None)?;
+        }
+        Ok(LoadedImage { image, references, renamed })
+    }
+}
+
+/// An unpacked layer in its place, checked against what is known of it.
+fn finished<'s>(mut unpacked: Unpacked<'s>, layer: &Missing) -> Result<Unpacked<'s>> {
+    let refused = |why: String| {
+        let path = &layer.place.path;
+        Error::new(Kind::Corrupt, format!("layer `{path}` is not what the archive says"))
+            .because(Error::new(Kind::Corrupt, why))
+    };
+    if unpacked.applied.diff_id != layer.diff_id {
+        return Err(refused(format!(
+            "its tar has the digest {} instead of {}",
+            unpacked.applied.diff_id, layer.diff_id
+        )));
+    }
+    if let Some(wanted) = &layer.place.descriptor {
+        let same = unpacked.blob.digest.algorithm() != wanted.digest.algorithm()
+            || unpacked.blob.digest == wanted.digest;
+        if !same || unpacked.blob.size != wanted.size {
+            return Err(refused(format!(
+                "its bytes have the digest {} instead of {}",
+                unpacked.blob.digest, wanted.digest
+            )));
+        }
+        if wanted.digest != layer.diff_id.0 {
+            let descriptor = Descriptor::new(wanted.media_type.clone(), wanted.digest.clone(), wanted.size);
+            unpacked.sources.push(LayerSource { descriptor, repository: String::new() });
+        }
+    }
+    unpacked.parent.clone_from(&layer.parent);
+    debug_assert_eq!(unpacked.chain_id(), layer.chain);
+    Ok(unpacked)
+}
