@@ -39,6 +39,17 @@ pub enum FrontEnd {
     Lost,
 }
 
+/// What came of waiting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Waited {
+    /// The process ended.
+    Ended(ExitNotice),
+    /// The monitor has closed without a word.
+    Lost,
+    /// It still runs.
+    TimedOut,
+}
+
 impl Attachment {
     /// Says `hello` on a connected socket and waits until the monitor has heard it.
     pub fn new(socket: OwnedFd, hello: Hello) -> Result<Self> {
@@ -106,6 +117,35 @@ impl Attachment {
             }
         }
         Ok(None)
+    }
+
+    /// Waits until the process ends, at most for `patience` (`None`: for ever), without moving any
+    /// stream. May be called again after a time-out.
+    pub fn wait_for(&mut self, patience: Option<Duration>) -> Result<Waited> {
+        let deadline = patience.map(|patience| Instant::now() + patience);
+        loop {
+            while let Some(frame) = self.decoder.next_frame()? {
+                if let Frame::Exit(notice) = frame {
+                    return Ok(Waited::Ended(notice));
+                }
+            }
+            let left = deadline.map(|deadline| {
+                let left = deadline.saturating_duration_since(Instant::now());
+                Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) }
+            });
+            match poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], left.as_ref()) {
+                Ok(0) => return Ok(Waited::TimedOut),
+                Ok(_) => {
+                    if !self.fill()? {
+                        return Ok(Waited::Lost);
+                    }
+                }
+                Err(Errno::INTR) => {}
+                Err(errno) => {
+                    return Err(errno).context(Kind::Internal, || "cannot wait for the container".into());
+                }
+            }
+        }
     }
 
     /// Moves the standard streams of this process to and from the container's until it ends or the

@@ -1,8 +1,8 @@
 //! Containers: their records, their monitors, their events.
 //!
-//! What stands so far are the parts that everything else will use: the records on disk, the
-//! protocol between a monitor and its clients, the loop that supervises a process, its log, and
-//! the event log. What starts containers is built on them next.
+//! [`Engine`] is what a front end holds. It makes records, and starts one monitor a running
+//! container: a process of its own, which makes the container's process, moves its streams and
+//! writes down how it ended. Everything else is done by whoever asks, on the records and the kernel.
 //!
 //! This crate deliberately knows no Docker JSON and no command line.
 //!
@@ -11,17 +11,37 @@
 //! as long as it lives.
 
 pub mod attach;
+mod control;
+mod create;
+mod engine;
 mod events;
-#[expect(dead_code, reason = "read by the start of containers, which is built next")]
+mod exec;
 mod facts;
-#[expect(dead_code, reason = "driven by the start of containers, which is built next")]
+mod launch;
 mod monitor;
+mod mounts;
+mod names;
 mod paths;
+mod reconcile;
 pub mod record;
-#[expect(dead_code, reason = "used by the commands on containers, which are built next")]
 mod records;
+mod remove;
+mod resolve;
+mod rootfs;
+pub mod rootless;
+mod start;
 pub mod stream;
+mod volume;
 
+pub use control::StopOptions;
+pub use create::{CreateRequest, Created};
+pub use engine::{Engine, EngineOptions};
 pub use events::{Event, EventReader, append};
+pub use exec::{ExecRequest, ExecStarted};
+pub use launch::MONITOR;
+pub use monitor::main as monitor;
 pub use paths::Paths;
 pub use records::Container;
+pub use remove::RemoveContainerOptions;
+pub use start::Started;
+pub use volume::{Volume, VolumeRequest};

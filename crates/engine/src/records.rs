@@ -1,6 +1,7 @@
 //! Containers on disk: their records, names, locks, and whether somebody cares for them.
 
 use std::fs;
+use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::path::Path;
@@ -212,6 +213,10 @@ impl Records {
             .io_context(|| format!("cannot open `{}`", path.display()))?;
         let taken = lock::try_lock_exclusive(file.as_fd())
             .context(Kind::Internal, || format!("cannot lock `{}`", path.display()))?;
+        if taken {
+            // For those who want to wake it.
+            let _ = file.set_len(0).and_then(|()| (&file).write_all(std::process::id().to_string().as_bytes()));
+        }
         Ok(taken.then(|| file.into()))
     }
 

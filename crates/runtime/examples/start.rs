@@ -84,6 +84,7 @@ fn main() {
             cgroup: (!has("--no-cgroup")).then_some((&hierarchies, path.as_str())),
             seccomp_cache: None,
             preserve_fds: 0,
+            init: false,
             gate: None,
         })
         .expect("it is made");

@@ -47,6 +47,9 @@ pub struct Create<'a> {
     pub seccomp_cache: Option<&'a Path>,
     /// Descriptors from 3 on that the program inherits (`LISTEN_FDS`).
     pub preserve_fds: u32,
+    /// Whether the first process is an init of ours, which forwards signals, reaps orphans and ends as
+    /// the program does; the program is its child then. For a pid namespace of the container's own.
+    pub init: bool,
     /// A listening unix socket that whoever starts the container connects to; `None`:
     /// [`Created::start`] does it.
     pub gate: Option<OwnedFd>,
@@ -266,6 +269,7 @@ pub fn create(request: Create<'_>) -> Result<Created> {
                 later: if plain { namespaces.new } else { 0 },
                 filter: filter.as_deref(),
                 preserve_fds: request.preserve_fds,
+                init: request.init,
                 new_user_namespace,
                 gate: request.gate.as_ref(),
                 sync: &far,

@@ -38,6 +38,7 @@ pub(crate) struct Context<'a> {
     pub(crate) later: namespace::Flags,
     pub(crate) filter: Option<&'a Filter>,
     pub(crate) preserve_fds: u32,
+    pub(crate) init: bool,
     pub(crate) new_user_namespace: bool,
     pub(crate) gate: Option<&'a OwnedFd>,
     pub(crate) sync: &'a Sync,
@@ -157,6 +158,7 @@ fn prepare(context: Context<'_>) -> Result<Infallible> {
         &Last {
             filter: context.filter,
             preserve_fds: context.preserve_fds,
+            init: context.init,
             sync,
             gate,
             before_program: &before_program,

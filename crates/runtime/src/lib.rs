@@ -16,7 +16,6 @@
 mod check;
 pub mod command;
 mod console;
-mod copy_up;
 mod create;
 mod devices;
 mod exec;

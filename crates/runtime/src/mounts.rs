@@ -223,7 +223,9 @@ impl Environment<'_> {
             && kind == "tmpfs"
             && let Some(below) = &existed
         {
-            crate::copy_up::copy(below.as_fd(), tree.as_fd())?;
+            robot_env_sys::fs::copy_tree(below, &tree)
+                .map_err(Error::from)
+                .within(|| "cannot copy the image's files into the tmpfs".into())?;
         }
         self.attach(&destination, tree, &target, kind, &options)
     }

@@ -10,7 +10,7 @@ use oci_spec::runtime::{
     Capabilities, IOPriorityClass, LinuxCapabilities, LinuxSchedulerFlag, LinuxSchedulerPolicy, Process,
 };
 use robot_env_diag::{Error, IoContext, Kind, Result, Within};
-use robot_env_sys::{capability, mount, poll, process as sys_process, seccomp as sys_seccomp};
+use robot_env_sys::{capability, mount, poll, process as sys_process, reaper, seccomp as sys_seccomp};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -26,6 +26,8 @@ pub(crate) struct Last<'a> {
     pub(crate) filter: Option<&'a Filter>,
     /// Descriptors from 3 on that the program inherits.
     pub(crate) preserve_fds: u32,
+    /// Whether this process stays, as the init of its pid namespace, and a child becomes the program.
+    pub(crate) init: bool,
     pub(crate) sync: &'a Sync,
     /// A listening socket to wait at instead of `sync`.
     pub(crate) gate: Option<BorrowedFd<'a>>,
@@ -108,6 +110,9 @@ pub(crate) fn finish(process: &Process, last: &Last<'_>) -> Result<Infallible> {
         if filter_first {
             drop_capabilities()?;
         }
+        if last.init {
+            become_init()?;
+        }
         // As execvp(3) does: one that may not be executed does not hide another one.
         let mut errno = Errno::NOENT;
         for program in &programs {
@@ -133,6 +138,23 @@ pub(crate) fn finish(process: &Process, last: &Last<'_>) -> Result<Infallible> {
     poll::exit_now(1)
 }
 
+/// The calling process becomes the init of its pid namespace for good; only its new child returns.
+fn become_init() -> Result<()> {
+    sys_process::set_undumpable()?;
+    match poll::fork().map_err(Error::from).within(|| "cannot run an init process".into())? {
+        poll::Fork::Child => {
+            reaper::lead_terminal();
+            Ok(())
+        }
+        poll::Fork::Parent(child) => {
+            // The engine waits until nobody has its socket any more: the child alone decides that.
+            let _ = sys_process::close_all_but(&[]);
+            let _ = rustix::thread::set_name(c"init");
+            reaper::serve(child)
+        }
+    }
+}
+
 fn texts(list: &[String]) -> Result<Vec<CString>> {
     list.iter()
         .map(|text| {
@@ -149,7 +171,8 @@ fn cannot_execute(name: &str, errno: Errno) -> Error {
         Errno::NOTDIR => (Kind::CommandNotFound, "not a directory".to_owned()),
         Errno::ACCESS | Errno::PERM => (Kind::CommandNotExecutable, "permission denied".to_owned()),
         Errno::NOEXEC => (Kind::CommandNotExecutable, "exec format error".to_owned()),
-        Errno::ISDIR => (Kind::CommandNotExecutable, "is a directory".to_owned()),
+        // With the words by which Docker knows that it has to exit with 126.
+        Errno::ISDIR => (Kind::CommandNotExecutable, "is a directory: permission denied".to_owned()),
         _ => (Kind::CommandNotExecutable, robot_env_sys::errno_name(errno)),
     };
     Error::new(kind, format!("exec: {name:?}: {reason}"))

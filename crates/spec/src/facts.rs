@@ -77,8 +77,6 @@ pub struct Resolved {
     pub cgroup_path: Option<String>,
     /// Path of the rootfs for `root.path`.
     pub rootfs: PathBuf,
-    /// Path inside the container of the init program, where one is wanted and mounted.
-    pub init_path: Option<String>,
     /// Block devices by the path that was written: (major, minor).
     pub block_devices: BTreeMap<String, (i64, i64)>,
 }

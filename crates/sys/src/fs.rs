@@ -8,9 +8,11 @@ use rustix::io::Errno;
 
 use crate::{CallResult, ErrnoContext};
 
+mod copy;
 mod file;
 mod tree;
 
+pub use copy::copy_tree;
 pub use file::{
     Durability, Space, exchange, location, mkdir_all_at, names, open_dir_at, open_readable_dir_at,
     read_bounded, rename_noreplace, space, spread_directories_at, sync_directory, temporary_name, write_all,

@@ -16,6 +16,7 @@ pub mod namespace;
 pub mod netlink;
 pub mod poll;
 pub mod process;
+pub mod reaper;
 pub mod seccomp;
 pub mod socket;
 pub mod terminal;

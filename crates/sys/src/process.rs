@@ -282,6 +282,21 @@ pub fn keep_over_exec_number(number: RawFd) -> CallResult<()> {
     if rc < 0 { Err(CallError::new(format!("fcntl({number}, F_SETFD, 0)"), last_errno())) } else { Ok(()) }
 }
 
+/// Takes over a descriptor that this process was executed with, by number, and marks it
+/// close-on-exec.
+///
+/// # Errors
+/// EBADF when it is not open. Descriptors that this process opened itself must not be named: they
+/// have their owners.
+pub fn take_descriptor(number: RawFd) -> CallResult<OwnedFd> {
+    // SAFETY: sets a flag; a number that is not open only makes the call fail.
+    if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return Err(CallError::new(format!("fcntl({number}, F_SETFD)"), last_errno()));
+    }
+    // SAFETY: it is open, and the caller says that nobody in this process owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
 /// Sets the calling process's I/O priority: class 1 real-time, 2 best effort, 3 idle; `level` 0 to 7.
 pub fn set_io_priority(class: u32, level: u32) -> CallResult<()> {
     const WHO_PROCESS: libc::c_int = 1;
@@ -342,6 +357,15 @@ pub fn set_personality(domain: u64) -> CallResult<()> {
     // SAFETY: plain number.
     let rc = unsafe { libc::personality(domain as libc::c_ulong) };
     if rc < 0 { Err(CallError::new(format!("personality({domain:#x})"), last_errno())) } else { Ok(()) }
+}
+
+/// Gives freed heap memory back to the kernel (malloc_trim(3)).
+pub fn trim_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes a number; safe at any time.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 /// Sets every signal to its default and unblocks all: what a program expects at its start.

@@ -1,4 +1,84 @@
-//! What cares for a running container.
+//! What cares for a running process: the monitor of a container, and that of each exec.
+//!
+//! It is a process of its own, started by [`crate::launch`]. It makes the process, moves its
+//! streams, writes the log, checks health, restarts by the policy, and records how it all ended.
+//! Its liveness is a lock ([`crate::records::Records::monitor_lock`]): when it is killed, the
+//! kernel frees the lock, and the next command cleans up.
 
+mod container;
+mod exec;
+mod health;
 mod log;
+mod restart;
 mod supervise;
+
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+
+use robot_env_diag::{Context, Kind, Result};
+use robot_env_runtime::{Console, Stdio};
+use robot_env_sys::{poll, process};
+
+pub(crate) use exec::ExecOrder;
+
+use crate::engine::Engine;
+use crate::launch::{Answer, Orders, Role};
+use crate::monitor::supervise::ProcessIo;
+use crate::stream::Stream;
+
+/// Runs a monitor: the arguments behind [`crate::MONITOR`]. Returns its exit code, which nobody
+/// looks at.
+pub fn main(args: &[OsString]) -> i32 {
+    let Ok(orders) = Orders::parse(args) else { return 125 };
+    let _ = rustix::thread::set_name(c"robot-env-mon");
+    let prepared = process::become_subreaper()
+        .context(Kind::Internal, || "cannot become a reaper".into())
+        .and_then(|()| Engine::open(&orders.options));
+    match prepared {
+        Ok(engine) => match orders.role {
+            Role::Container => container::run(engine, orders),
+            Role::Exec => exec::run(&engine, orders),
+        },
+        Err(error) => {
+            orders.answer(&Answer::Failed(error.to_report()));
+            return 1;
+        }
+    }
+    0
+}
+
+/// The far ends of a process's streams, and the near ones.
+fn streams(tty: bool, stdin_open: bool, stdin_once: bool) -> Result<(Console, ProcessIo)> {
+    if tty {
+        let io = ProcessIo { stdin: None, outputs: Vec::new(), terminal: None, stdin_once };
+        return Ok((Console::Terminal { size: (0, 0) }, io));
+    }
+    let (stdout, stdout_far) = poll::pipe()?;
+    let (stderr, stderr_far) = poll::pipe()?;
+    let (stdin_far, stdin) = if stdin_open {
+        let (far, near) = poll::pipe()?;
+        (far, Some(near))
+    } else {
+        (null()?, None)
+    };
+    let stdio = Stdio { stdin: stdin_far, stdout: stdout_far, stderr: stderr_far };
+    let outputs = vec![(Stream::Stdout, stdout), (Stream::Stderr, stderr)];
+    Ok((Console::Pipes(stdio), ProcessIo { stdin, outputs, terminal: None, stdin_once }))
+}
+
+fn null() -> Result<OwnedFd> {
+    use rustix::fs::{Mode, OFlags};
+    rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        .context(Kind::Internal, || "cannot open `/dev/null`".into())
+}
+
+/// Takes the terminal's master into the streams.
+fn adopt_terminal(io: &mut ProcessIo, master: Option<OwnedFd>) -> Result<()> {
+    if let Some(master) = master {
+        let copy = rustix::io::fcntl_dupfd_cloexec(&master, 3)
+            .context(Kind::Internal, || "cannot use the container's terminal".into())?;
+        io.outputs = vec![(Stream::Stdout, copy)];
+        io.terminal = Some(master);
+    }
+    Ok(())
+}

@@ -153,7 +153,15 @@ impl Audience {
         let mut clients = Vec::new();
         if let Some(socket) = first {
             socket::set_nonblocking(&socket)?;
-            clients.push(Client::new(socket));
+            let mut client = Client::new(socket);
+            // It has said hello before the process began, and is to miss nothing.
+            client.receive();
+            if let Some(Frame::Hello(hello)) = client.held.front() {
+                client.hello = Some(*hello);
+                client.held.pop_front();
+                client.push(&Frame::Attached);
+            }
+            clients.push(client);
         }
         Ok(Audience { listener, clients })
     }

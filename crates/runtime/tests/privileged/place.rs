@@ -112,6 +112,7 @@ impl Place {
             cgroup: None,
             seccomp_cache: None,
             preserve_fds: 0,
+            init: false,
             gate: None,
         }
     }

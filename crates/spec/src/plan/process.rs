@@ -44,7 +44,7 @@ pub(super) fn process(
     let mut out = Process::default();
     out.set_terminal(Some(spec.tty))
         .set_user(user(&resolved.user, host)?)
-        .set_args(Some(arguments(spec, image, resolved)?))
+        .set_args(Some(arguments(spec, image)?))
         .set_env(Some(environment(spec, image, hostname, &resolved.user.home)))
         .set_cwd(working_dir(spec, image))
         .set_capabilities(Some(capability_sets(capabilities, resolved.user.uid)))
@@ -140,7 +140,7 @@ fn capability_sets(capabilities: &Capabilities, uid: u32) -> LinuxCapabilities {
 
 /// Docker's rules: an entrypoint of the user drops the image's command, a command of the user
 /// replaces it.
-fn arguments(spec: &ContainerSpec, image: &RuntimeConfig, resolved: &Resolved) -> Result<Vec<String>> {
+fn arguments(spec: &ContainerSpec, image: &RuntimeConfig) -> Result<Vec<String>> {
     let command = spec.command.clone().filter(|command| !command.is_empty());
     let (entrypoint, command) = match &spec.entrypoint {
         Some(entrypoint) => {
@@ -157,18 +157,7 @@ fn arguments(spec: &ContainerSpec, image: &RuntimeConfig, resolved: &Resolved) -
     if program.is_empty() {
         return Err(Error::invalid("no command specified"));
     }
-    if !spec.init {
-        return Ok(program);
-    }
-    let Some(init) = &resolved.init_path else {
-        return Err(Error::new(
-            Kind::Unsupported,
-            "cannot run an init process in the container: there is no init program",
-        ));
-    };
-    let mut out = vec![init.clone(), "--".into()];
-    out.append(&mut program);
-    Ok(out)
+    Ok(program)
 }
 
 /// Variables in order, each name once.

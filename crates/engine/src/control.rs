@@ -1,0 +1,251 @@
+//! Acting on containers: signals, stopping, freezing, waiting.
+
+use std::time::{Duration, Instant};
+
+use robot_env_diag::{Error, Kind, Result};
+use robot_env_spec::ContainerId;
+use robot_env_sys::cgroup::{self, Cgroup};
+use robot_env_sys::fs::Durability;
+use robot_env_sys::process::{self, parse_signal};
+
+use crate::attach::{Attachment, Waited};
+use crate::engine::Engine;
+use crate::record::{ProcessRecord, State};
+use crate::records::Container;
+use crate::stream::Hello;
+
+/// Seconds between the stop signal and SIGKILL when nobody says otherwise.
+const STOP_TIMEOUT: i64 = 10;
+
+/// How [`Engine::stop`] goes about it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StopOptions {
+    /// The signal; absent: the container's own.
+    pub signal: Option<String>,
+    /// Seconds until SIGKILL; -1 waits for ever; absent: the container's own.
+    pub timeout: Option<i64>,
+}
+
+impl Engine {
+    /// Sends a signal (a name with or without `SIG`, or a number) to a container's first process.
+    ///
+    /// # Errors
+    /// `Conflict` when it does not run, `InvalidInput` for an unknown signal.
+    pub fn kill(&self, text: &str, signal: &str) -> Result<()> {
+        let number = known_signal(signal)?;
+        let container = self.container(text)?;
+        let id = &container.record.id;
+        let Some(target) = container.state.state.process() else {
+            return Err(Error::new(
+                Kind::Conflict,
+                format!("cannot kill container: {text}: container {id} is not running"),
+            ));
+        };
+        let ends = number == libc::SIGKILL || parse_signal(container.record.stop_signal()) == Some(number);
+        if ends {
+            self.note_stop(id)?;
+        }
+        send(target, number)?;
+        if number == libc::SIGKILL && matches!(container.state.state, State::Running { paused: true, .. }) {
+            // A frozen process dies when it is thawed.
+            self.thaw(&container)?;
+        }
+        self.tell(&container.record, "kill", &[("signal", number.to_string())]);
+        Ok(())
+    }
+
+    /// Stops a container: its stop signal, then, after the time-out, SIGKILL. One that does not run
+    /// is left as it is.
+    pub fn stop(&self, text: &str, options: &StopOptions) -> Result<()> {
+        let number = options.signal.as_deref().map(known_signal).transpose()?;
+        let container = self.container(text)?;
+        if !container.state.state.is_active() {
+            return Ok(());
+        }
+        let id = container.record.id.clone();
+        self.note_stop(&id)?;
+        let container = match self.container_by_id(&id) {
+            Ok(container) => container,
+            // It has ended and removed itself.
+            Err(error) if error.kind() == Kind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let target = match &container.state.state {
+            State::Running { process, .. } => process.clone(),
+            State::Restarting { .. } => return self.cancel_restart(&id),
+            _ => return Ok(()),
+        };
+        let timeout = options.timeout.or(container.record.spec.stop_timeout).unwrap_or(STOP_TIMEOUT);
+        let number = number.or_else(|| parse_signal(container.record.stop_signal())).unwrap_or(libc::SIGTERM);
+        let mut watch = self.attach_to(&id, Hello::default()).ok();
+        send(&target, number)?;
+        self.tell(&container.record, "kill", &[("signal", number.to_string())]);
+        self.thaw(&container)?;
+        let patience = u64::try_from(timeout).ok().map(Duration::from_secs);
+        if !ended(&mut watch, patience)? {
+            send(&target, libc::SIGKILL)?;
+            self.tell(&container.record, "kill", &[("signal", libc::SIGKILL.to_string())]);
+            if !ended(&mut watch, Some(Duration::from_secs(30)))? {
+                return Err(Error::new(
+                    Kind::Unavailable,
+                    format!("cannot stop container `{}`: its process does not die", container.record.name),
+                ));
+            }
+        }
+        self.await_monitor(&id);
+        self.tell(&container.record, "stop", &[]);
+        Ok(())
+    }
+
+    /// Stops a container if it runs, and starts it.
+    pub fn restart(&self, text: &str, options: &StopOptions) -> Result<()> {
+        let id = self.records.find(text)?;
+        self.stop(id.as_str(), options)?;
+        self.start(id.as_str(), None)?;
+        let container = self.records.load(&id)?;
+        self.tell(&container.record, "restart", &[]);
+        Ok(())
+    }
+
+    /// Freezes a container's processes.
+    pub fn pause(&self, text: &str) -> Result<()> {
+        self.freeze(text, true)
+    }
+
+    /// Lets them go on.
+    pub fn unpause(&self, text: &str) -> Result<()> {
+        self.freeze(text, false)
+    }
+
+    fn freeze(&self, text: &str, frozen: bool) -> Result<()> {
+        let id = self.records.find(text)?;
+        let lock = self.records.lock(&id)?;
+        let container = self.reconciled_under(self.records.load(&id)?, &lock)?;
+        let mut state = container.state.clone();
+        state.state = state.state.with_paused(id.as_str(), frozen)?;
+        let cgroup = container_cgroup(&container).ok_or_else(|| {
+            let verb = if frozen { "pause" } else { "unpause" };
+            Error::new(
+                Kind::Unsupported,
+                format!("cannot {verb} container `{}`: it has no cgroup of its own", container.record.name),
+            )
+        })?;
+        cgroup.freeze(frozen)?;
+        self.records.save_state(&id, &state, Durability::NoSync)?;
+        self.tell(&container.record, if frozen { "pause" } else { "unpause" }, &[]);
+        Ok(())
+    }
+
+    /// Thaws a frozen container that is about to end.
+    pub(crate) fn thaw(&self, container: &Container) -> Result<()> {
+        if !matches!(container.state.state, State::Running { paused: true, .. }) {
+            return Ok(());
+        }
+        match self.freeze(container.record.id.as_str(), false) {
+            Err(error) if matches!(error.kind(), Kind::Conflict | Kind::NotFound) => Ok(()),
+            done => done,
+        }
+    }
+
+    /// Waits until the container does not run, and gives its exit code.
+    pub fn wait(&self, text: &str) -> Result<i32> {
+        let container = self.container(text)?;
+        if !container.state.state.is_active() {
+            return Ok(container.state.state.exit_code());
+        }
+        let id = &container.record.id;
+        loop {
+            if let Ok(watch) = self.attach_to(id, Hello::default())
+                && let Some(notice) = watch.wait()?
+            {
+                return Ok(notice.code);
+            }
+            // Between two processes of a restart policy, or the monitor has died: that shows soon.
+            let now = self.container_by_id(id)?;
+            if !now.state.state.is_active() {
+                return Ok(now.state.state.exit_code());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Writes down that the user wants the container to end, for its restart policy.
+    pub(crate) fn note_stop(&self, id: &ContainerId) -> Result<()> {
+        let _lock = self.records.lock(id)?;
+        let container = self.records.load(id)?;
+        if container.state.stopped_by_user || !container.state.state.is_active() {
+            return Ok(());
+        }
+        let mut state = container.state;
+        state.stopped_by_user = true;
+        self.records.save_state(id, &state, Durability::NoSync)
+    }
+
+    fn cancel_restart(&self, id: &ContainerId) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while self.records.has_monitor(id) && Instant::now() < deadline {
+            let now = self.records.load(id)?;
+            match &now.state.state {
+                // It came up once more before it heard.
+                State::Running { process, .. } => send(process, libc::SIGKILL)?,
+                State::Restarting { .. } => self.wake_monitor(id),
+                _ => {}
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    }
+
+    /// Wakes a monitor that waits to start its container again.
+    fn wake_monitor(&self, id: &ContainerId) {
+        let path = self.paths.container_run(id).join("monitor.lock");
+        if let Ok(text) = std::fs::read_to_string(path)
+            && let Ok(pid) = text.trim().parse()
+            && let Ok(pidfd) = process::pidfd_open(pid)
+            && self.records.has_monitor(id)
+        {
+            let _ = process::signal(&pidfd, libc::SIGTERM);
+        }
+    }
+
+    /// Waits a little until the monitor has gone: it cleans up after it has told of the exit.
+    pub(crate) fn await_monitor(&self, id: &ContainerId) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let mut pause = Duration::from_micros(200);
+        while self.records.has_monitor(id) && Instant::now() < deadline {
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(20));
+        }
+    }
+}
+
+/// The cgroup of a running container.
+pub(crate) fn container_cgroup(container: &Container) -> Option<Cgroup> {
+    let path = container.state.state.process()?.cgroup.as_ref()?;
+    Some(cgroup::detect().cgroup(path, &[]))
+}
+
+fn known_signal(text: &str) -> Result<i32> {
+    parse_signal(text).ok_or_else(|| Error::invalid(format!("invalid signal: {text}")))
+}
+
+/// Signals a process if it is still the one that was recorded; one that has ended needs none.
+pub(crate) fn send(target: &ProcessRecord, signal: i32) -> Result<()> {
+    let Ok(pidfd) = process::pidfd_open(target.pid) else { return Ok(()) };
+    if process::start_time(target.pid) != Some(target.start_time) {
+        return Ok(());
+    }
+    match process::signal(&pidfd, signal) {
+        Err(error) if error.errno() == rustix::io::Errno::SRCH => Ok(()),
+        done => Ok(done?),
+    }
+}
+
+/// Whether the process ends within `patience`; `None` waits for ever.
+fn ended(watch: &mut Option<Attachment>, patience: Option<Duration>) -> Result<bool> {
+    match watch {
+        // The monitor had ended before anybody could listen.
+        None => Ok(true),
+        Some(watch) => Ok(watch.wait_for(patience)? != Waited::TimedOut),
+    }
+}

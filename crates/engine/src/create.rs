@@ -1,0 +1,188 @@
+//! Making containers: everything that is decided before the first start.
+
+use jiff::Timestamp;
+use robot_env_diag::{Error, Kind, Result};
+use robot_env_oci::{ImageConfig, Platform, RuntimeConfig};
+use robot_env_spec::{ContainerId, ContainerSpec, IpcMode, NetworkMode, PidMode, check_name};
+use robot_env_store::{ImageRecord, SnapshotOptions};
+use robot_env_sys::fs::Durability;
+use robot_env_sys::process::parse_signal;
+
+use crate::engine::{Engine, snapshot_key};
+use crate::names;
+use crate::record::ContainerRecord;
+
+/// What [`Engine::create`] makes a container of.
+#[derive(Clone, Debug, Default)]
+pub struct CreateRequest {
+    /// What is wanted. The image must be in the store.
+    pub spec: ContainerSpec,
+    /// Its name; absent: one is made up.
+    pub name: Option<String>,
+}
+
+/// A container that was made.
+#[derive(Clone, Debug)]
+pub struct Created {
+    /// Its id.
+    pub id: ContainerId,
+    /// Its name.
+    pub name: String,
+    /// What the user should hear, one line each.
+    pub warnings: Vec<String>,
+}
+
+impl Engine {
+    /// Makes a container; it is not started.
+    ///
+    /// # Errors
+    /// `NotFound` without the image (`No such image: x`) or a container that it refers to;
+    /// `Conflict` for a name that is taken; `InvalidInput` for what contradicts itself.
+    pub fn create(&self, request: CreateRequest) -> Result<Created> {
+        let CreateRequest { mut spec, name } = request;
+        spec.check()?;
+        if let Some(name) = &name {
+            check_name(name)?;
+        }
+        let image = self.store.resolve(&spec.image)?;
+        let config = self.store.config(&image.id)?;
+        let mut warnings = Vec::new();
+        check_platform(&spec, config.value(), &mut warnings)?;
+        let runtime = config.value().config.clone();
+        check_command(&spec, &runtime)?;
+        check_stop_signal(&spec, &runtime)?;
+        self.pin_references(&mut spec)?;
+        for (key, value) in &runtime.labels {
+            spec.labels.entry(key.clone()).or_insert_with(|| value.clone());
+        }
+        let id = ContainerId::from_random(random()?);
+        let mounts = self.mount_points(&spec, &runtime)?;
+        let mut record = ContainerRecord {
+            id: id.clone(),
+            name: String::new(),
+            created: Timestamp::now(),
+            spec,
+            image: image.id.clone(),
+            chain: image.chain().cloned(),
+            image_config: runtime,
+            mounts,
+        };
+        let made = self.publish(&mut record, name).and_then(|()| {
+            self.make_snapshot(&record, &image)?;
+            self.fill_volumes(&record)
+        });
+        if let Err(error) = made {
+            self.forget(&record);
+            return Err(error);
+        }
+        self.tell(&record, "create", &[]);
+        Ok(Created { id, name: record.name, warnings })
+    }
+
+    /// Gives the record a name and makes it visible.
+    fn publish(&self, record: &mut ContainerRecord, name: Option<String>) -> Result<()> {
+        let durability = if record.spec.auto_remove { Durability::NoSync } else { Durability::Sync };
+        if let Some(name) = name {
+            record.name = name;
+            return self.records.create(record, durability);
+        }
+        for attempt in 0.. {
+            record.name = names::of(random()?, attempt);
+            match self.records.create(record, durability) {
+                Err(error) if error.kind() == Kind::Conflict && attempt < 100 => {}
+                done => return done,
+            }
+        }
+        unreachable!("the loop ends by itself")
+    }
+
+    fn make_snapshot(&self, record: &ContainerRecord, image: &ImageRecord) -> Result<()> {
+        let options =
+            SnapshotOptions { volatile: record.spec.auto_remove, durable: !record.spec.auto_remove };
+        self.store.prepare(&snapshot_key(&record.id), image.chain(), options).map(drop)
+    }
+
+    /// Names of other containers become ids: a rename must not lead to another container.
+    fn pin_references(&self, spec: &mut ContainerSpec) -> Result<()> {
+        let pin = |name: &mut String| -> Result<()> {
+            *name = self.records.find(name)?.as_str().to_owned();
+            Ok(())
+        };
+        if let NetworkMode::Container(name) = &mut spec.network {
+            pin(name)?;
+        }
+        if let IpcMode::Container(name) = &mut spec.ipc {
+            pin(name)?;
+        }
+        if let PidMode::Container(name) = &mut spec.pid {
+            pin(name)?;
+        }
+        for other in &mut spec.volumes_from {
+            pin(&mut other.container)?;
+        }
+        if let NetworkMode::Network(name) = &spec.network {
+            return Err(Error::not_found(format!("network {name} not found"))
+                .with_hint("use the host's network with `--network host`, or none with `--network none`"));
+        }
+        Ok(())
+    }
+}
+
+/// Random bytes.
+pub(crate) fn random<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0u8; N];
+    let mut filled = 0;
+    while filled < N {
+        match rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty()) {
+            Ok(n) => filled += n,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(robot_env_sys::CallError::new("getrandom()", errno).into()),
+        }
+    }
+    Ok(bytes)
+}
+
+fn check_command(spec: &ContainerSpec, image: &RuntimeConfig) -> Result<()> {
+    let has = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|words| !words.is_empty());
+    let entrypoint = match &spec.entrypoint {
+        Some(words) => !words.is_empty(),
+        None => has(&image.entrypoint),
+    };
+    let command = has(&spec.command) || (spec.entrypoint.is_none() && has(&image.cmd));
+    if entrypoint || command {
+        return Ok(());
+    }
+    Err(Error::invalid("no command specified")
+        .with_hint(format!("name a program, e.g. `run {} sh`", spec.image)))
+}
+
+fn check_stop_signal(spec: &ContainerSpec, image: &RuntimeConfig) -> Result<()> {
+    let text = spec.stop_signal.as_deref().unwrap_or(&image.stop_signal);
+    if text.is_empty() || parse_signal(text).is_some() {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("invalid signal: {text}")))
+}
+
+/// The image must run here, and must be what was asked for.
+fn check_platform(spec: &ContainerSpec, config: &ImageConfig, warnings: &mut Vec<String>) -> Result<()> {
+    let has = &config.platform;
+    if !has.os.is_empty() && has.os != "linux" {
+        return Err(Error::new(Kind::Unsupported, format!("cannot run image `{}`: it is for {has}", spec.image)));
+    }
+    let host = Platform::host();
+    if let Some(wanted) = &spec.platform
+        && (wanted.architecture != has.architecture)
+    {
+        return Err(Error::not_found(format!(
+            "image with reference {} was found but its platform ({has}) does not match the specified platform ({wanted})",
+            spec.image
+        )));
+    }
+    if spec.platform.is_none() && !has.architecture.is_empty() && has.architecture != host.architecture {
+        warnings.push(format!(
+            "The requested image's platform ({has}) does not match the detected host platform ({host}) and no specific platform was requested"
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,130 @@
+//! The engine: what a front end holds.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use robot_env_diag::Result;
+use robot_env_spec::{ContainerId, HostFacts};
+use robot_env_store::{OverlayXattr, SnapshotKey, Store, StoreOptions};
+
+use crate::events::{self, Event, EventReader};
+use crate::paths::Paths;
+use crate::record::ContainerRecord;
+use crate::records::{Container, Records};
+use crate::facts;
+
+/// How to open an engine.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// The data root.
+    pub root: PathBuf,
+    /// The run root: what a reboot may wipe.
+    pub run_root: PathBuf,
+    /// Whether this process is in a user namespace made for an ordinary user.
+    pub rootless: bool,
+    /// Whether only one user id is mapped in it.
+    pub single_id: bool,
+}
+
+/// Containers, volumes and the store of images below one pair of roots. Opening one costs a few
+/// system calls; nothing runs in it.
+#[derive(Debug)]
+pub struct Engine {
+    pub(crate) paths: Paths,
+    pub(crate) records: Records,
+    pub(crate) store: Store,
+    pub(crate) rootless: bool,
+    pub(crate) single_id: bool,
+}
+
+impl Engine {
+    /// Opens the engine, and makes its directories where they are missing.
+    pub fn open(options: &EngineOptions) -> Result<Engine> {
+        let overlay_xattr = if options.rootless { OverlayXattr::User } else { OverlayXattr::Trusted };
+        let store = Store::open(&StoreOptions { root: options.root.clone(), overlay_xattr, create: true })?;
+        let paths = Paths::new(options.root.clone(), options.run_root.clone());
+        paths.make()?;
+        Ok(Engine {
+            records: Records::new(paths.clone()),
+            paths,
+            store,
+            rootless: options.rootless,
+            single_id: options.single_id,
+        })
+    }
+
+    /// The store of images, layers and snapshots.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Where things are.
+    pub fn paths(&self) -> &Paths {
+        &self.paths
+    }
+
+    /// Whether an ordinary user's engine.
+    pub fn is_rootless(&self) -> bool {
+        self.rootless
+    }
+
+    /// Facts about the host, as they are now.
+    pub fn host_facts(&self) -> HostFacts {
+        facts::read(self.rootless, self.single_id)
+    }
+
+    /// The container that `text` names (a whole id, a name, or a unique prefix of an id), as it is
+    /// now: one whose monitor has died is found dead here.
+    pub fn container(&self, text: &str) -> Result<Container> {
+        let id = self.records.find(text)?;
+        self.container_by_id(&id)
+    }
+
+    pub(crate) fn container_by_id(&self, id: &ContainerId) -> Result<Container> {
+        let container = self.records.load(id)?;
+        self.reconciled(container)
+    }
+
+    /// All containers, the newest first. One that is being made or removed is left out.
+    pub fn containers(&self) -> Result<Vec<Container>> {
+        let mut all: Vec<Container> =
+            self.records.ids()?.iter().filter_map(|id| self.container_by_id(id).ok()).collect();
+        all.sort_by(|a, b| (b.record.created, &b.record.id).cmp(&(a.record.created, &a.record.id)));
+        Ok(all)
+    }
+
+    /// Reads the events of this engine's objects.
+    pub fn events(&self, new_only: bool) -> Result<EventReader> {
+        EventReader::open(self.paths.events(), new_only)
+    }
+
+    /// Tells everybody of an event about a container; `more` comes on top of its labels, image and
+    /// name.
+    pub(crate) fn tell(&self, record: &ContainerRecord, action: &str, more: &[(&str, String)]) {
+        let mut attributes: BTreeMap<String, String> = record.spec.labels.clone();
+        attributes.insert("image".into(), record.spec.image.clone());
+        attributes.insert("name".into(), record.name.clone());
+        attributes.extend(more.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
+        events::append(&self.paths.events(), &Event::now("container", action, record.id.as_str(), attributes));
+    }
+
+    /// Tells everybody of an event about something else: `kind` is `image` or `volume`.
+    pub fn tell_of(&self, kind: &str, action: &str, id: &str, attributes: BTreeMap<String, String>) {
+        events::append(&self.paths.events(), &Event::now(kind, action, id, attributes));
+    }
+
+    /// Where compiled seccomp filters are kept.
+    pub(crate) fn seccomp_cache(&self) -> PathBuf {
+        self.paths.run_root().join("seccomp")
+    }
+
+    pub(crate) fn host_cgroup_path(&self, record: &ContainerRecord) -> String {
+        let parent = record.spec.cgroup_parent.as_deref().unwrap_or("robot-env").trim_matches('/');
+        format!("{parent}/{}", record.id)
+    }
+}
+
+/// The key of a container's snapshot.
+pub(crate) fn snapshot_key(id: &ContainerId) -> SnapshotKey {
+    id.as_str().parse().unwrap_or_else(|_| unreachable!("an id is 64 hexadecimal digits"))
+}

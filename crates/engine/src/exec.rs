@@ -1,0 +1,87 @@
+//! Further processes in running containers.
+
+use robot_env_diag::{Error, Kind, Result};
+use robot_env_sys::socket;
+
+use crate::attach::Attachment;
+use crate::engine::Engine;
+use crate::launch::{Role, launch};
+use crate::monitor::ExecOrder;
+use crate::record::State;
+use crate::stream::Hello;
+
+/// What [`Engine::exec`] runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExecRequest {
+    /// The program and its arguments.
+    pub args: Vec<String>,
+    /// `NAME=value`, on top of the container's.
+    pub env: Vec<String>,
+    /// Absolute path; absent: the container's.
+    pub working_dir: Option<String>,
+    /// `user[:group]`; absent: the container's.
+    pub user: Option<String>,
+    /// Whether it gets a terminal.
+    pub tty: bool,
+    /// Whether it gets every capability.
+    pub privileged: bool,
+    /// The streams to attach; `None`: it is left to itself.
+    pub attach: Option<Hello>,
+}
+
+/// A further process that runs now.
+pub struct ExecStarted {
+    /// Its pid as the engine sees it.
+    pub pid: i32,
+    /// Its streams, if they were asked for.
+    pub attachment: Option<Attachment>,
+}
+
+impl Engine {
+    /// Runs a further process in a container. Killing the caller leaves it running.
+    ///
+    /// # Errors
+    /// `Conflict` when the container does not run or is frozen; `CommandNotFound` and
+    /// `CommandNotExecutable` for the program.
+    pub fn exec(&self, text: &str, request: ExecRequest) -> Result<ExecStarted> {
+        let container = self.container(text)?;
+        let id = &container.record.id;
+        match &container.state.state {
+            State::Running { paused: true, .. } => {
+                return Err(Error::new(
+                    Kind::Conflict,
+                    format!("Container {text} is paused, unpause the container before exec"),
+                ));
+            }
+            State::Running { .. } => {}
+            State::Restarting { .. } => {
+                return Err(Error::new(
+                    Kind::Conflict,
+                    format!("Container {id} is restarting, wait until the container is running"),
+                ));
+            }
+            _ => return Err(Error::new(Kind::Conflict, format!("container {id} is not running"))),
+        }
+        let hello = request.attach;
+        let order = ExecOrder {
+            stdin: hello.is_some_and(|hello| hello.stdin),
+            args: request.args,
+            env: request.env,
+            working_dir: request.working_dir,
+            user: request.user,
+            tty: request.tty,
+            privileged: request.privileged,
+        };
+        let (attachment, client) = match hello {
+            Some(hello) => {
+                let (near, far) = socket::pair()?;
+                (Some(Attachment::new(near, hello)?), Some(far))
+            }
+            None => (None, None),
+        };
+        let command = order.args.join(" ");
+        let (pid, _) = launch(self, Role::Exec, id, &order, client)?;
+        self.tell(&container.record, &format!("exec_start: {command}"), &[]);
+        Ok(ExecStarted { pid, attachment })
+    }
+}

@@ -1,0 +1,200 @@
+//! Starting a monitor: the program executes itself, shielded, in a session of its own.
+//!
+//! The front and the monitor share a socket pair. The front sends what the monitor is to do (one
+//! JSON document, then end of file); the monitor answers with one [`Answer`] when the process
+//! runs, or cannot, and closes. A second socket, if there is one, becomes the monitor's first
+//! client, so that not a byte of the process's output is missed.
+
+use std::ffi::{CString, OsString};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+
+use robot_env_diag::{Context, Error, Kind, Report, Result, Within};
+use robot_env_runtime::shield;
+use robot_env_spec::ContainerId;
+use robot_env_sys::process::{self, CloneRequest, Cloned};
+use robot_env_sys::{poll, socket};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::engine::{Engine, EngineOptions};
+
+/// The first argument of a process that is a monitor. Users never write it.
+pub const MONITOR: &str = "monitor";
+
+/// What a monitor cares for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// A container's first process.
+    Container,
+    /// A further process in it.
+    Exec,
+}
+
+/// What the monitor says once.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Answer {
+    /// The program runs, as the process with this pid.
+    Running {
+        /// The pid as the engine sees it.
+        pid: i32,
+        /// What the user should hear, one line each.
+        warnings: Vec<String>,
+    },
+    /// It does not.
+    Failed(Report),
+}
+
+/// Starts a monitor and waits until its process runs. `client` is the monitor's end of a stream.
+pub(crate) fn launch(
+    engine: &Engine,
+    role: Role,
+    id: &ContainerId,
+    request: &impl Serialize,
+    client: Option<OwnedFd>,
+) -> Result<(i32, Vec<String>)> {
+    let program = shield::program()?;
+    let (near, far) = socket::pair()?;
+    let text = |text: &std::ffi::OsStr| CString::new(text.as_bytes()).unwrap_or_default();
+    let number = |fd: Option<RawFd>| OsString::from(fd.map_or_else(|| "-".to_owned(), |fd| fd.to_string()));
+    let flags = format!(
+        "{}{}{}",
+        if role == Role::Exec { "e" } else { "c" },
+        if engine.rootless { "r" } else { "" },
+        if engine.single_id { "1" } else { "" }
+    );
+    let args: Vec<CString> = [
+        "robot-env".into(),
+        MONITOR.into(),
+        OsString::from(flags),
+        engine.paths.root().as_os_str().to_owned(),
+        engine.paths.run_root().as_os_str().to_owned(),
+        OsString::from(id.as_str()),
+        number(Some(far.as_raw_fd())),
+        number(client.as_ref().map(AsRawFd::as_raw_fd)),
+    ]
+    .iter()
+    .map(|arg: &OsString| text(arg))
+    .collect();
+    let null = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())
+        .map_err(|errno| Error::new(Kind::of_errno(errno.raw_os_error()), "cannot open `/dev/null`").because(errno))?;
+    let request = serde_json::to_vec(request).context(Kind::Internal, || "cannot write the request".into())?;
+    match process::clone(&CloneRequest::default()).context(Kind::Internal, || "cannot start a monitor".into())? {
+        Cloned::Child => {
+            let prepared = (|| -> Result<()> {
+                process::new_session()?;
+                for target in 0..3 {
+                    poll::replace_stdio(target, &null)?;
+                }
+                // A pipe of the user's shell that stays open here would keep the shell waiting.
+                process::close_on_exec_from(3)?;
+                process::keep_over_exec(far.as_fd())?;
+                if let Some(client) = &client {
+                    process::keep_over_exec(client.as_fd())?;
+                }
+                process::reset_signals();
+                // Nothing of the user's terminal, directory or environment is a monitor's.
+                let _ = rustix::process::chdir("/");
+                Ok(())
+            })();
+            if prepared.is_ok() {
+                let _ = process::execute_fd(program.as_fd(), &args, &[]);
+            }
+            poll::exit_now(1)
+        }
+        Cloned::Parent { .. } => {}
+    }
+    drop((far, client));
+    send(&near, &request)?;
+    let answer = receive(&near).within(|| "cannot start a monitor".into())?;
+    match answer {
+        Some(Answer::Running { pid, warnings }) => Ok((pid, warnings)),
+        Some(Answer::Failed(report)) => Err(report.into()),
+        None => Err(Error::new(Kind::Internal, "the container's monitor ended before its process ran")),
+    }
+}
+
+fn send(socket: &OwnedFd, mut bytes: &[u8]) -> Result<()> {
+    while !bytes.is_empty() {
+        match rustix::net::send(socket, bytes, rustix::net::SendFlags::NOSIGNAL) {
+            Ok(n) => bytes = &bytes[n..],
+            Err(Errno::INTR) => {}
+            // The monitor has died: its silence says so.
+            Err(Errno::PIPE | Errno::CONNRESET) => return Ok(()),
+            Err(errno) => return Err(errno).context(Kind::Internal, || "cannot talk to the monitor".into()),
+        }
+    }
+    let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Write);
+    Ok(())
+}
+
+/// One JSON document up to the end of file; `None` when there is nothing.
+fn receive<T: DeserializeOwned>(socket: &OwnedFd) -> Result<Option<T>> {
+    let mut bytes = Vec::new();
+    let mut buffer = [0u8; 16 * 1024];
+    loop {
+        match rustix::io::read(socket, &mut buffer) {
+            Ok(0) | Err(Errno::CONNRESET) => break,
+            Ok(n) => bytes.extend_from_slice(&buffer[..n]),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno).context(Kind::Internal, || "cannot talk to the monitor".into()),
+        }
+    }
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    serde_json::from_slice(&bytes).map(Some).context(Kind::Corrupt, || "cannot read the request".into())
+}
+
+/// A monitor's view of what it was started with.
+pub(crate) struct Orders {
+    pub(crate) role: Role,
+    pub(crate) options: EngineOptions,
+    pub(crate) id: ContainerId,
+    /// The first client.
+    pub(crate) client: Option<OwnedFd>,
+    control: OwnedFd,
+}
+
+impl Orders {
+    /// Reads the arguments that [`launch`] wrote (those behind [`MONITOR`]).
+    pub(crate) fn parse(args: &[OsString]) -> Result<Orders> {
+        let bad = || Error::invalid("`monitor` is for the program itself");
+        let [flags, root, run, id, control, client] = args else { return Err(bad()) };
+        let flags = flags.to_str().ok_or_else(bad)?;
+        let descriptor = |arg: &OsString| -> Result<Option<OwnedFd>> {
+            let text = arg.to_str().ok_or_else(bad)?;
+            if text == "-" {
+                return Ok(None);
+            }
+            let number: RawFd = text.parse().ok().filter(|n| *n > 2).ok_or_else(bad)?;
+            robot_env_sys::process::take_descriptor(number).map(Some).map_err(|_| bad())
+        };
+        Ok(Orders {
+            role: if flags.contains('e') { Role::Exec } else { Role::Container },
+            options: EngineOptions {
+                root: root.into(),
+                run_root: run.into(),
+                rootless: flags.contains('r'),
+                single_id: flags.contains('1'),
+            },
+            id: id.to_str().ok_or_else(bad)?.parse()?,
+            control: descriptor(control)?.ok_or_else(bad)?,
+            client: descriptor(client)?,
+        })
+    }
+
+    /// What the front wants.
+    pub(crate) fn request<T: DeserializeOwned>(&self) -> Result<T> {
+        receive(&self.control)?.ok_or_else(|| Error::new(Kind::Interrupted, "the front has gone"))
+    }
+
+    /// Tells the front, once. One that has gone does not matter.
+    pub(crate) fn answer(self, answer: &Answer) -> Option<OwnedFd> {
+        if let Ok(bytes) = serde_json::to_vec(answer) {
+            let _ = send(&self.control, &bytes);
+        }
+        self.client
+    }
+}

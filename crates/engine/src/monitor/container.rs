@@ -1,0 +1,385 @@
+//! The monitor of a container.
+
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use oci_spec::runtime::Spec;
+use robot_env_diag::{Context, Error, IoContext, Kind, Result, Within};
+use robot_env_runtime::{self as runtime, Create, Created, ExternalRuntime};
+use robot_env_spec::plan;
+use robot_env_sys::cgroup::{self, Cgroup, Hierarchies};
+use robot_env_sys::fs::{self as sys_fs, Durability};
+use robot_env_sys::poll::SignalFd;
+use robot_env_sys::{process, socket};
+
+use crate::engine::Engine;
+use crate::launch::{Answer, Orders};
+use crate::monitor::health::HealthCheck;
+use crate::monitor::log::LogWriter;
+use crate::monitor::supervise::{Audience, ProcessIo, supervise};
+use crate::monitor::{adopt_terminal, restart, streams};
+use crate::record::{ContainerRecord, ExitRecord, ProcessRecord, State, StateRecord};
+use crate::rootfs::Rootfs;
+use crate::stream::ExitNotice;
+
+/// A process that was made, with what is kept of its making.
+struct Started {
+    pid: i32,
+    pidfd: OwnedFd,
+    cgroup: Option<Cgroup>,
+    io: ProcessIo,
+    external: Option<ExternalRuntime>,
+    started: Timestamp,
+    warnings: Vec<String>,
+}
+
+/// A container's monitor at work.
+pub(super) struct Monitor {
+    pub(super) engine: Engine,
+    pub(super) record: ContainerRecord,
+    run: PathBuf,
+    /// Held as long as the monitor lives.
+    _alive: OwnedFd,
+}
+
+/// Runs the monitor of a container until nothing is left to do for it.
+pub(super) fn run(engine: Engine, orders: Orders) {
+    let prepared = prepare(engine, &orders).and_then(|(monitor, state)| {
+        let started = monitor.start(&state)?;
+        Ok((monitor, state, started))
+    });
+    match prepared {
+        Ok((monitor, state, started)) => {
+            let answer = Answer::Running { pid: started.pid, warnings: started.warnings.clone() };
+            // The first client joins before the front is told, so that it misses nothing.
+            let listener = listen(&monitor.run).ok();
+            let client = orders.client.as_ref().and_then(|fd| rustix::io::fcntl_dupfd_cloexec(fd, 3).ok());
+            let audience = Audience::new(listener, client);
+            drop(orders.answer(&answer));
+            match audience {
+                Ok(audience) => monitor.care(state, started, audience),
+                Err(_) => drop(process::signal(&started.pidfd, libc::SIGKILL)),
+            }
+        }
+        Err(error) => drop(orders.answer(&Answer::Failed(error.to_report()))),
+    }
+}
+
+fn listen(run: &Path) -> Result<OwnedFd> {
+    let directory = sys_fs::open_directory(run)?;
+    let _ = fs::remove_file(run.join("attach.sock"));
+    Ok(socket::listen_at(directory.as_fd(), "attach.sock")?)
+}
+
+fn prepare(engine: Engine, orders: &Orders) -> Result<(Monitor, StateRecord)> {
+    let _: () = orders.request()?;
+    let run = engine.make_run_directory(&orders.id)?;
+    let alive = engine
+        .records
+        .monitor_lock(&orders.id)?
+        .ok_or_else(|| Error::new(Kind::Conflict, "the container has a monitor already"))?;
+    let container = engine.records.load(&orders.id)?;
+    Ok((Monitor { engine, record: container.record, run, _alive: alive }, container.state))
+}
+
+impl Monitor {
+    /// Makes the process and lets it run; the state says so before anybody hears of it.
+    fn start(&self, state: &StateRecord) -> Result<Started> {
+        let started = self
+            .make()
+            .within(|| format!("cannot start container `{}`", self.record.name))?;
+        let running = StateRecord {
+            state: State::Running {
+                process: ProcessRecord {
+                    pid: started.pid,
+                    start_time: process::start_time(started.pid).unwrap_or(0),
+                    monitor: rustix::process::getpid().as_raw_nonzero().get(),
+                    cgroup: started.cgroup.as_ref().map(|cgroup| cgroup.path().to_owned()),
+                    runtime: self.record.spec.runtime.clone(),
+                },
+                started: started.started,
+                paused: false,
+            },
+            health: HealthCheck::initial(&self.record),
+            ..state.clone()
+        };
+        if let Err(error) = self.engine.records.save_state(&self.record.id, &running, Durability::NoSync) {
+            // Nobody could find the process: it must not be.
+            let _ = process::signal(&started.pidfd, libc::SIGKILL);
+            let _ = process::wait(&started.pidfd);
+            self.clean_up(&started);
+            return Err(error);
+        }
+        self.engine.tell(&self.record, "start", &[]);
+        Ok(started)
+    }
+
+    fn make(&self) -> Result<Started> {
+        let (engine, record) = (&self.engine, &self.record);
+        let host = engine.host_facts();
+        let rootfs = Rootfs::of(engine, record)?;
+        let mut resolved = engine.resolve_start(record, &rootfs, &host)?;
+        self.mount_images(&mut resolved.mounts)?;
+        let planned = plan(&record.spec, &record.image_config, &host, &resolved)?;
+        let spec = planned.spec;
+        if let Some(process) = spec.process() {
+            rootfs.make_directory(
+                &process.cwd().to_string_lossy(),
+                (resolved.user.uid, resolved.user.gid),
+            )?;
+        }
+        write_config(&self.run, &spec)?;
+        let tty = record.spec.tty;
+        let (console, mut io) = streams(tty, record.spec.stdin_open, record.spec.stdin_once)?;
+        if let Some(name) = record.spec.runtime.as_deref().filter(|name| !is_own(name)) {
+            return self.make_external(name, console, io, rootfs, planned.warnings);
+        }
+        let hierarchies = cgroup::detect();
+        let path = resolved.cgroup_path.clone();
+        let seccomp_cache = engine.seccomp_cache();
+        let created: Created = runtime::create(Create {
+            id: record.id.as_str(),
+            spec: &spec,
+            bundle: &self.run,
+            anchor: &self.run.join("rootfs"),
+            rootfs: runtime::Rootfs::Mount(rootfs.into_mount()),
+            console,
+            cgroup: path.as_deref().map(|path| (&hierarchies as &Hierarchies, path)),
+            seccomp_cache: Some(&seccomp_cache),
+            preserve_fds: 0,
+            gate: None,
+            init: record.spec.init,
+        })?;
+        let started = Timestamp::now();
+        let running = created.start()?;
+        adopt_terminal(&mut io, running.master)?;
+        Ok(Started {
+            pid: running.pid,
+            pidfd: running.pidfd,
+            cgroup: running.cgroup,
+            io,
+            external: None,
+            started,
+            warnings: planned.warnings,
+        })
+    }
+
+    /// Lets another OCI runtime make the process. It needs the root file system mounted where it
+    /// can see it: in a mount namespace that only this monitor and its children have.
+    fn make_external(
+        &self,
+        name: &str,
+        console: runtime::Console,
+        mut io: ProcessIo,
+        rootfs: Rootfs,
+        warnings: Vec<String>,
+    ) -> Result<Started> {
+        if self.record.spec.init {
+            return Err(Error::new(Kind::Unsupported, format!("--init does not work with the runtime `{name}`")));
+        }
+        self.own_mounts()?;
+        let anchor = self.run.join("rootfs");
+        let target = sys_fs::open_directory(&anchor)?;
+        robot_env_sys::mount::attach(rootfs.mount(), target.as_fd())?;
+        let mut external = ExternalRuntime::new(name);
+        external.root = Some(self.engine.paths.run_root().join("runtimes"));
+        let id = self.record.id.as_str();
+        let made = external.create(id, &self.run, console)?;
+        let started = Timestamp::now();
+        if let Err(error) = external.start(id) {
+            let _ = external.delete(id, true);
+            return Err(error);
+        }
+        adopt_terminal(&mut io, made.master)?;
+        let hierarchies = cgroup::detect();
+        let path = self.engine.host_cgroup_path(&self.record);
+        Ok(Started {
+            pid: made.pid,
+            pidfd: made.pidfd,
+            cgroup: hierarchies.is_writable().then(|| hierarchies.cgroup(&path, &[])),
+            io,
+            external: Some(external),
+            started,
+            warnings,
+        })
+    }
+
+    /// Images among the mounts, mounted read-only where only this monitor and its children see.
+    fn mount_images(&self, mounts: &mut Vec<robot_env_spec::ResolvedMount>) -> Result<()> {
+        let images = self.record.mounts.iter().filter(|point| point.kind == "image");
+        for (index, point) in images.enumerate() {
+            if index == 0 {
+                self.own_mounts()?;
+            }
+            let directory = self.run.join(format!("image-{index}"));
+            mounts.push(self.engine.mount_image(point, &directory)?);
+        }
+        Ok(())
+    }
+
+    fn own_mounts(&self) -> Result<()> {
+        robot_env_sys::namespace::unshare(libc::CLONE_NEWNS)?;
+        let propagation = robot_env_sys::mount::PropagationFlags::DOWNSTREAM
+            | robot_env_sys::mount::PropagationFlags::REC;
+        Ok(robot_env_sys::mount::set_propagation("/", propagation)?)
+    }
+
+    /// Cares for the process, and for those that the restart policy makes after it.
+    fn care(self, mut state: StateRecord, mut started: Started, mut audience: Audience) {
+        let mut backoff = restart::Backoff::default();
+        loop {
+            let exit = self.watch(&mut started, &mut audience);
+            self.clean_up(&started);
+            let ran = exit.finished.duration_since(exit.started);
+            let decision = self.record_exit(&mut state, &exit, &mut backoff, ran.unsigned_abs());
+            self.tell_death(&exit);
+            let notice = ExitNotice { code: exit.code, error: None };
+            match decision {
+                restart::Decision::Stay => {
+                    if self.record.spec.auto_remove {
+                        let _ = self.engine.remove_dead(&self.record);
+                        audience.dismiss(&notice);
+                        let _ = self.engine.store.empty_trash(None);
+                    } else {
+                        audience.dismiss(&notice);
+                        let _ = self.engine.records.save_state(&self.record.id, &state, Durability::Sync);
+                    }
+                    return;
+                }
+                restart::Decision::Again(pause) => {
+                    audience.dismiss(&notice);
+                    match self.again(&mut state, &exit, pause) {
+                        Some(next) => started = next,
+                        None => return,
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits for `pause` and starts the container again; `None` when it is to stay as it is.
+    fn again(&self, state: &mut StateRecord, exit: &ExitRecord, pause: Duration) -> Option<Started> {
+        let stopped = restart::wait(pause);
+        let lock = self.engine.records.lock(&self.record.id).ok()?;
+        let now = self.engine.records.load(&self.record.id).ok()?;
+        if stopped || now.state.stopped_by_user {
+            *state = StateRecord { state: State::Exited { exit: exit.clone() }, ..now.state };
+            let _ = self.engine.records.save_state(&self.record.id, state, Durability::Sync);
+            return None;
+        }
+        *state = StateRecord { restart_count: now.state.restart_count + 1, ..now.state };
+        match self.start(state) {
+            Ok(started) => {
+                drop(lock);
+                Some(started)
+            }
+            Err(error) => {
+                let exit = ExitRecord { error: Some(error.to_report().to_string()), ..exit.clone() };
+                *state = StateRecord { state: State::Exited { exit }, ..state.clone() };
+                let _ = self.engine.records.save_state(&self.record.id, state, Durability::Sync);
+                None
+            }
+        }
+    }
+
+    /// Moves the streams until the process has ended, and says how it did.
+    fn watch(&self, started: &mut Started, audience: &mut Audience) -> ExitRecord {
+        let mut log = LogWriter::open(&self.engine.paths.log(&self.record.id), &self.record.spec.log);
+        let mut health = HealthCheck::of(&self.engine, &self.record);
+        // The monitor of an idle container should cost next to nothing.
+        process::trim_memory();
+        let watched =
+            supervise(started.pidfd.as_fd(), &mut started.io, audience, &mut log, &mut health);
+        let mut error = watched.err().map(|error| error.to_report().to_string());
+        let code = process::wait(&started.pidfd).unwrap_or_else(|failure| {
+            error.get_or_insert_with(|| failure.to_string());
+            255
+        });
+        if let Some(log) = &mut log {
+            log.finish();
+            if log.dropped > 0 {
+                error.get_or_insert_with(|| format!("{} pieces of the log could not be written", log.dropped));
+            }
+        }
+        ExitRecord {
+            code,
+            oom_killed: started.cgroup.as_ref().is_some_and(|cgroup| cgroup.oom_kills() > 0),
+            started: started.started,
+            finished: Timestamp::now(),
+            error,
+        }
+    }
+
+    /// Writes the exit down, and decides what comes next.
+    fn record_exit(
+        &self,
+        state: &mut StateRecord,
+        exit: &ExitRecord,
+        backoff: &mut restart::Backoff,
+        ran: Duration,
+    ) -> restart::Decision {
+        // A container that cannot be locked is being removed.
+        let Ok(_lock) = self.engine.records.lock(&self.record.id) else { return restart::Decision::Stay };
+        if let Ok(now) = self.engine.records.load(&self.record.id) {
+            *state = now.state;
+        }
+        let policy = self.engine.records.load(&self.record.id).map_or(self.record.spec.restart, |c| c.record.spec.restart);
+        let decision = restart::decide(policy, exit.code, state, backoff, ran);
+        state.state = match decision {
+            restart::Decision::Stay => State::Exited { exit: exit.clone() },
+            restart::Decision::Again(_) => State::Restarting { exit: exit.clone() },
+        };
+        let _ = self.engine.records.save_state(&self.record.id, state, Durability::NoSync);
+        decision
+    }
+
+    fn tell_death(&self, exit: &ExitRecord) {
+        if exit.oom_killed {
+            self.engine.tell(&self.record, "oom", &[]);
+        }
+        let seconds = exit.finished.duration_since(exit.started).as_secs();
+        self.engine.tell(
+            &self.record,
+            "die",
+            &[("exitCode", exit.code.to_string()), ("execDuration", seconds.to_string())],
+        );
+    }
+
+    /// Takes away what the process left: other processes of it, its cgroup.
+    fn clean_up(&self, started: &Started) {
+        if let Some(external) = &started.external {
+            let _ = external.delete(self.record.id.as_str(), true);
+            let _ = robot_env_sys::mount::detach(&self.run.join("rootfs").to_string_lossy());
+        }
+        if let Some(cgroup) = &started.cgroup {
+            cgroup.kill();
+            let patience = Instant::now() + Duration::from_secs(5);
+            while !cgroup.processes().is_empty() && Instant::now() < patience {
+                process::reap_others(0);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            cgroup.remove();
+        }
+        process::reap_others(0);
+    }
+}
+
+/// Whether a runtime's name means ours. `runc` does, as Docker's default: somebody who wants that
+/// program itself names its path.
+pub(super) fn is_own(name: &str) -> bool {
+    matches!(name, "" | "robot-env")
+}
+
+fn write_config(run: &Path, spec: &Spec) -> Result<()> {
+    let bytes = serde_json::to_vec(spec).context(Kind::Internal, || "cannot write the runtime spec".into())?;
+    let path = run.join("config.json");
+    fs::write(&path, bytes).io_context(|| format!("cannot write `{}`", path.display()))
+}
+
+/// Signals that a monitor hears while it waits to start its container again.
+pub(super) fn stop_signals() -> Result<SignalFd> {
+    Ok(SignalFd::new(&[libc::SIGTERM])?)
+}

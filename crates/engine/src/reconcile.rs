@@ -1,0 +1,80 @@
+//! Finding out what became of containers whose monitors died.
+
+use std::fs;
+
+use jiff::Timestamp;
+use robot_env_diag::Result;
+use robot_env_sys::cgroup;
+use robot_env_sys::fs::Durability;
+use robot_env_sys::process;
+
+use crate::engine::Engine;
+use crate::record::{ExitRecord, ProcessRecord, State};
+use crate::records::{Container, ContainerLock};
+
+impl Engine {
+    /// The container as it is: a record that says "running" without a monitor behind it is wrong,
+    /// and is put right. What is left of the container's processes is killed: nobody moves their
+    /// streams any more.
+    pub(crate) fn reconciled(&self, container: Container) -> Result<Container> {
+        if !container.state.state.is_active() || self.records.has_monitor(&container.record.id) {
+            return Ok(container);
+        }
+        let lock = self.records.lock(&container.record.id)?;
+        self.reconciled_under(self.records.load(&container.record.id)?, &lock)
+    }
+
+    /// The same for somebody who holds the container's lock and has loaded it since.
+    pub(crate) fn reconciled_under(&self, mut container: Container, _lock: &ContainerLock) -> Result<Container> {
+        let id = container.record.id.clone();
+        if !container.state.state.is_active() || self.records.has_monitor(&id) {
+            return Ok(container);
+        }
+        let exit = match &container.state.state {
+            State::Running { process, started, .. } => {
+                kill_leftovers(process);
+                ExitRecord {
+                    code: 137,
+                    oom_killed: false,
+                    started: *started,
+                    finished: Timestamp::now(),
+                    error: Some("the container's monitor was killed".into()),
+                }
+            }
+            State::Restarting { exit } => exit.clone(),
+            _ => return Ok(container),
+        };
+        let code = exit.code;
+        container.state.state = State::Exited { exit };
+        container.state.health = None;
+        self.records.save_state(&id, &container.state, Durability::NoSync)?;
+        let _ = fs::remove_dir_all(self.paths.container_run(&id));
+        self.tell(&container.record, "die", &[("exitCode", code.to_string())]);
+        if container.record.spec.auto_remove {
+            self.remove_dead(&container.record)?;
+            return self.records.load(&id);
+        }
+        Ok(container)
+    }
+}
+
+/// Ends what is left of a container: its first process, if it is still that one, and everything in
+/// its cgroup.
+fn kill_leftovers(process: &ProcessRecord) {
+    if let Ok(pidfd) = process::pidfd_open(process.pid)
+        && process::start_time(process.pid) == Some(process.start_time)
+    {
+        let _ = process::signal(&pidfd, libc::SIGKILL);
+    }
+    if let Some(path) = &process.cgroup {
+        let cgroup = cgroup::detect().cgroup(path, &[]);
+        cgroup.kill();
+        for _ in 0..1000 {
+            if cgroup.processes().is_empty() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        cgroup.remove();
+    }
+}

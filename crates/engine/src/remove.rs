@@ -1,0 +1,188 @@
+//! Removing containers.
+
+use std::fs;
+
+use robot_env_diag::{Error, Kind, Result};
+use robot_env_spec::ContainerId;
+use robot_env_sys::poll::{self, Fork};
+use robot_env_sys::process;
+
+use crate::control::{container_cgroup, send};
+use crate::engine::{Engine, snapshot_key};
+use crate::record::{ContainerRecord, State};
+
+/// What [`Engine::remove`] may do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RemoveContainerOptions {
+    /// Kill it first if it runs.
+    pub force: bool,
+    /// Remove its anonymous volumes too.
+    pub volumes: bool,
+}
+
+impl Engine {
+    /// Removes a container. What it wrote goes to the store's trash: see
+    /// [`Engine::empty_trash_later`].
+    ///
+    /// # Errors
+    /// `Conflict` while it runs, unless `force` says so.
+    pub fn remove(&self, text: &str, options: RemoveContainerOptions) -> Result<ContainerId> {
+        let container = self.container(text)?;
+        let id = container.record.id.clone();
+        if container.state.state.is_active() {
+            if !options.force {
+                let word = container.state.state.word();
+                return Err(Error::new(
+                    Kind::Conflict,
+                    format!(
+                        "cannot remove container \"/{}\": container is {word}: stop the container before removing or force remove",
+                        container.record.name
+                    ),
+                ));
+            }
+            self.end(&id)?;
+        }
+        let removed = self.records.lock(&id).and_then(|lock| {
+            let container = self.reconciled_under(self.records.load(&id)?, &lock)?;
+            if container.state.state.is_active() {
+                return Err(Error::new(Kind::Conflict, format!("container {id} was started meanwhile")));
+            }
+            if options.volumes {
+                self.discard_anonymous_volumes(&container.record);
+            }
+            self.take_away(&container.record)
+        });
+        match removed {
+            // It has removed itself.
+            Err(error) if error.kind() == Kind::NotFound => Ok(id),
+            other => other.map(|()| id),
+        }
+    }
+
+    /// Kills a container that runs, and waits until its monitor has gone.
+    fn end(&self, id: &ContainerId) -> Result<()> {
+        let gone = |error: &Error| error.kind() == Kind::NotFound;
+        match self.note_stop(id) {
+            Err(error) if gone(&error) => return Ok(()),
+            done => done?,
+        }
+        for _ in 0..3 {
+            let container = match self.container_by_id(id) {
+                Ok(container) => container,
+                Err(error) if gone(&error) => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            match &container.state.state {
+                State::Running { process, .. } => {
+                    send(process, libc::SIGKILL)?;
+                    self.thaw(&container)?;
+                    if let Some(cgroup) = container_cgroup(&container) {
+                        cgroup.kill();
+                    }
+                }
+                State::Restarting { .. } => self.stop(id.as_str(), &crate::StopOptions::default())?,
+                _ => return Ok(()),
+            }
+            self.await_monitor(id);
+        }
+        Ok(())
+    }
+
+    /// Removes a container that has ended and wanted to be removed then.
+    pub(crate) fn remove_dead(&self, record: &ContainerRecord) -> Result<()> {
+        self.discard_anonymous_volumes(record);
+        self.take_away(record)
+    }
+
+    fn discard_anonymous_volumes(&self, record: &ContainerRecord) {
+        let anonymous = record.mounts.iter().filter(|mount| mount.anonymous);
+        let users = self.volume_users().unwrap_or_default();
+        for name in anonymous.filter_map(|mount| mount.volume.as_deref()) {
+            // `--volumes-from` may have given it to another one.
+            if users.get(name).is_none_or(|ids| ids.iter().all(|id| id == record.id.as_str())) {
+                let _ = self.discard_volume(name);
+            }
+        }
+    }
+
+    /// The record goes first: from then on there is no such container, and what a kill leaves
+    /// behind is swept up by [`Engine::sweep`].
+    fn take_away(&self, record: &ContainerRecord) -> Result<()> {
+        let directory = self.paths.container(&record.id);
+        match fs::remove_file(directory.join("container.json")) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::new(
+                    Kind::of_io(&error),
+                    format!("cannot remove container `{}`", record.name),
+                )
+                .because(error));
+            }
+            _ => {}
+        }
+        self.forget(record);
+        self.tell(record, "destroy", &[]);
+        Ok(())
+    }
+
+    /// Takes away everything of a container whose record is gone or was never whole.
+    pub(crate) fn forget(&self, record: &ContainerRecord) {
+        self.records.free_name(&record.name, &record.id);
+        let _ = self.store.remove_snapshot(&snapshot_key(&record.id));
+        let _ = fs::remove_dir_all(self.paths.container(&record.id));
+        let _ = fs::remove_dir_all(self.paths.container_run(&record.id));
+    }
+
+    /// Removes what killed processes have left of containers that do not exist: snapshots,
+    /// directories, names.
+    pub fn sweep(&self) -> Result<()> {
+        const AGE: std::time::Duration = std::time::Duration::from_secs(60);
+        for id in self.records.ids()? {
+            let directory = self.paths.container(&id);
+            let old = fs::metadata(&directory)
+                .and_then(|m| m.modified())
+                .is_ok_and(|time| time.elapsed().is_ok_and(|age| age > AGE));
+            if old && !directory.join("container.json").exists() {
+                let _ = self.store.remove_snapshot(&snapshot_key(&id));
+                let _ = fs::remove_dir_all(&directory);
+            }
+        }
+        for key in self.store.snapshot_keys()? {
+            if let Ok(id) = key.as_str().parse::<ContainerId>()
+                && !self.paths.container(&id).exists()
+            {
+                let _ = self.store.remove_snapshot(&key);
+            }
+        }
+        for entry in fs::read_dir(self.paths.names()).into_iter().flatten().flatten() {
+            if let Ok(name) = entry.file_name().into_string()
+                && !name.starts_with('.')
+                && self.records.owner_of(&name).is_none()
+            {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes what was removed, in a process of its own that nobody waits for.
+    pub fn empty_trash_later(&self) {
+        if self.store.trash_is_empty().unwrap_or(true) {
+            return;
+        }
+        // With more threads than one (the API server) fork is refused, and it is done here.
+        match poll::fork() {
+            Ok(Fork::Child) => {
+                let _ = process::new_session();
+                if let Ok(null) = fs::OpenOptions::new().read(true).write(true).open("/dev/null") {
+                    for target in 0..3 {
+                        let _ = poll::replace_stdio(target, &null);
+                    }
+                }
+                let _ = self.store.empty_trash(None);
+                poll::exit_now(0);
+            }
+            Ok(Fork::Parent(_)) => {}
+            Err(_) => drop(self.store.empty_trash(None)),
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! What the host has for a container, looked up at each start: namespaces of other containers,
+//! devices, files, the user.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use robot_env_diag::{Error, IoContext, Kind, Result};
+use robot_env_spec::{
+    ContainerId, DeviceSpec, HostFacts, IpcMode, NamespaceSource, NetworkMode, PidMode, Propagation,
+    ReadOnlyDepth, Resolved, ResolvedDevice, ResolvedMount, ResolvedUser, resolve_user,
+};
+
+use crate::engine::Engine;
+use crate::record::ContainerRecord;
+use crate::rootfs::Rootfs;
+
+impl Engine {
+    /// Everything that the plan of a start needs. Files below the container's run directory are
+    /// written.
+    pub(crate) fn resolve_start(
+        &self,
+        record: &ContainerRecord,
+        rootfs: &Rootfs,
+        host: &HostFacts,
+    ) -> Result<Resolved> {
+        let spec = &record.spec;
+        let mut mounts = self.resolved_mounts(record)?;
+        let network = match &spec.network {
+            NetworkMode::Host => NamespaceSource::Host,
+            NetworkMode::Container(id) => NamespaceSource::Path(self.namespace_of(id, "net")?),
+            NetworkMode::Default | NetworkMode::None | NetworkMode::Network(_) => NamespaceSource::New,
+        };
+        let ipc = match &spec.ipc {
+            IpcMode::Host => NamespaceSource::Host,
+            IpcMode::Container(id) => {
+                let path = self.namespace_of(id, "ipc")?;
+                if !mounts.iter().any(|mount| mount.target == "/dev/shm") {
+                    mounts.push(file_mount(&path.replace("/ns/ipc", "/root/dev/shm"), "/dev/shm"));
+                }
+                NamespaceSource::Path(path)
+            }
+            IpcMode::Private | IpcMode::Shareable | IpcMode::None => NamespaceSource::New,
+        };
+        let pid = match &spec.pid {
+            PidMode::Host => NamespaceSource::Host,
+            PidMode::Container(id) => NamespaceSource::Path(self.namespace_of(id, "pid")?),
+            PidMode::Private => NamespaceSource::New,
+        };
+        let uts = if spec.uts_host { NamespaceSource::Host } else { NamespaceSource::New };
+        self.add_files(record, host, &mut mounts)?;
+        let mut devices = Vec::new();
+        if spec.privileged {
+            all_devices(Path::new("/dev"), Path::new("/dev"), "rwm", &mut devices);
+        }
+        for device in &spec.devices {
+            devices.extend(resolve_device(device)?);
+        }
+        Ok(Resolved {
+            id: record.id.as_str().to_owned(),
+            user: self.resolve_user(record, rootfs)?,
+            mounts,
+            devices,
+            network,
+            ipc,
+            pid,
+            uts,
+            cgroup_path: host.cgroup_writable.then(|| format!("/{}", self.host_cgroup_path(record))),
+            rootfs: self.paths.container_run(&record.id).join("rootfs"),
+            block_devices: block_devices(record)?,
+        })
+    }
+
+    /// The user that the container's process is.
+    fn resolve_user(&self, record: &ContainerRecord, rootfs: &Rootfs) -> Result<ResolvedUser> {
+        let user = record.spec.user.clone().unwrap_or_else(|| record.image_config.user.clone());
+        resolve_user(
+            Some(&user),
+            &record.spec.group_add,
+            &rootfs.read("/etc/passwd")?,
+            &rootfs.read("/etc/group")?,
+        )
+    }
+
+    /// A namespace of a container that runs, by path.
+    fn namespace_of(&self, id: &str, kind: &str) -> Result<String> {
+        let container = self.container(id)?;
+        let Some(process) = container.state.state.process() else {
+            return Err(Error::new(
+                Kind::Conflict,
+                format!("cannot join {kind} of a non running container: {}", container.record.id),
+            ));
+        };
+        Ok(format!("/proc/{}/ns/{kind}", process.pid))
+    }
+
+    /// `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf`, unless the user mounts his own there.
+    fn add_files(
+        &self,
+        record: &ContainerRecord,
+        host: &HostFacts,
+        mounts: &mut Vec<ResolvedMount>,
+    ) -> Result<()> {
+        // Whoever shares a network shares its files.
+        let owner = match &record.spec.network {
+            NetworkMode::Container(id) => Some(self.records.find(id)?),
+            _ => None,
+        };
+        let directory = self.paths.container_run(owner.as_ref().unwrap_or(&record.id));
+        if owner.is_none() {
+            for (name, text) in network_files(record, host) {
+                // In place: another container may have the file mounted.
+                let path = directory.join(name);
+                fs::write(&path, text).io_context(|| format!("cannot write `{}`", path.display()))?;
+            }
+        }
+        for name in ["hosts", "hostname", "resolv.conf"] {
+            let (source, target) = (directory.join(name), format!("/etc/{name}"));
+            if !mounts.iter().any(|mount| mount.target == target) && source.exists() {
+                mounts.push(file_mount(&source.to_string_lossy(), &target));
+            }
+        }
+        Ok(())
+    }
+
+    /// The container's own run directory.
+    pub(crate) fn make_run_directory(&self, id: &ContainerId) -> Result<PathBuf> {
+        let directory = self.paths.container_run(id);
+        crate::paths::make_directory(&directory, 0o711)?;
+        crate::paths::make_directory(&directory.join("rootfs"), 0o700)?;
+        Ok(directory)
+    }
+}
+
+fn file_mount(source: &str, target: &str) -> ResolvedMount {
+    ResolvedMount {
+        target: target.to_owned(),
+        kind: "bind".into(),
+        source: source.to_owned(),
+        read_only: false,
+        read_only_depth: ReadOnlyDepth::default(),
+        propagation: Propagation::default(),
+        recursive: true,
+        options: Vec::new(),
+    }
+}
+
+/// The three files that a network brings.
+fn network_files(record: &ContainerRecord, host: &HostFacts) -> [(&'static str, String); 3] {
+    let spec = &record.spec;
+    let on_host = spec.network == NetworkMode::Host;
+    let hostname = match &spec.hostname {
+        Some(name) if !name.is_empty() => name.clone(),
+        _ if on_host || spec.uts_host => host.hostname.clone(),
+        _ => record.id.short().to_owned(),
+    };
+    let mut hosts = match on_host {
+        true => fs::read_to_string("/etc/hosts").unwrap_or_default(),
+        false => String::new(),
+    };
+    if hosts.is_empty() {
+        hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
+                 fe00::\tip6-localnet\nff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\n\
+                 ff02::2\tip6-allrouters\n"
+            .into();
+    }
+    if !hosts.ends_with('\n') {
+        hosts.push('\n');
+    }
+    for entry in &spec.add_hosts {
+        // Without a network of its own the host is where the container is.
+        let address = if entry.address == "host-gateway" { "127.0.0.1" } else { &entry.address };
+        let _ = writeln!(hosts, "{address}\t{}", entry.name);
+    }
+    if !on_host && hostname != "localhost" {
+        let _ = writeln!(hosts, "127.0.0.1\t{hostname}");
+    }
+    [("hosts", hosts), ("hostname", format!("{hostname}\n")), ("resolv.conf", resolv_conf(record))]
+}
+
+/// The host's `/etc/resolv.conf` with what the user wants otherwise.
+fn resolv_conf(record: &ContainerRecord) -> String {
+    let dns = &record.spec.dns;
+    let text = host_resolv_conf();
+    if dns.servers.is_empty() && dns.search.is_empty() && dns.options.is_empty() {
+        return text;
+    }
+    let of_host = |keyword: &str| -> Vec<String> {
+        let lines = text.lines().filter_map(|line| line.trim().strip_prefix(keyword));
+        lines.filter(|rest| rest.starts_with([' ', '\t'])).map(|rest| rest.trim().to_owned()).collect()
+    };
+    let mut out = String::new();
+    let servers = if dns.servers.is_empty() { of_host("nameserver") } else { dns.servers.clone() };
+    for server in servers {
+        let _ = writeln!(out, "nameserver {server}");
+    }
+    let search = if dns.search.is_empty() { of_host("search") } else { vec![dns.search.join(" ")] };
+    if let Some(domains) = search.last().filter(|domains| !matches!(domains.as_str(), "." | "")) {
+        let _ = writeln!(out, "search {domains}");
+    }
+    let options = if dns.options.is_empty() { of_host("options") } else { vec![dns.options.join(" ")] };
+    if let Some(options) = options.last().filter(|options| !options.is_empty()) {
+        let _ = writeln!(out, "options {options}");
+    }
+    out
+}
+
+/// What the host's resolver says. Where that is systemd's stub, which answers on the host's
+/// loopback only, its own list of servers stands for it.
+fn host_resolv_conf() -> String {
+    let text = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    if text.lines().any(|line| line.trim() == "nameserver 127.0.0.53")
+        && let Ok(real) = fs::read_to_string("/run/systemd/resolve/resolv.conf")
+    {
+        return real;
+    }
+    text
+}
+
+/// The devices behind `--device`: one, or those in a directory.
+fn resolve_device(wanted: &DeviceSpec) -> Result<Vec<ResolvedDevice>> {
+    let host = Path::new(&wanted.host);
+    let metadata = fs::metadata(host).map_err(|error| {
+        Error::new(
+            Kind::of_io(&error),
+            format!("error gathering device information while adding custom device \"{}\"", wanted.host),
+        )
+        .because(error)
+    })?;
+    let mut found = Vec::new();
+    if metadata.is_dir() {
+        all_devices(host, Path::new(&wanted.container), &wanted.permissions, &mut found);
+    } else {
+        found.extend(device(host, Path::new(&wanted.container), &wanted.permissions));
+    }
+    if found.is_empty() {
+        return Err(Error::invalid(format!("cannot add device `{}`: not a device node", wanted.host)));
+    }
+    Ok(found)
+}
+
+fn device(host: &Path, container: &Path, permissions: &str) -> Option<ResolvedDevice> {
+    let metadata = fs::metadata(host).ok()?;
+    let kind = match metadata.file_type() {
+        kind if kind.is_char_device() => 'c',
+        kind if kind.is_block_device() => 'b',
+        _ => return None,
+    };
+    let number = metadata.rdev();
+    Some(ResolvedDevice {
+        path: container.to_string_lossy().into_owned(),
+        host_path: host.to_string_lossy().into_owned(),
+        kind,
+        major: i64::from(rustix::fs::major(number)),
+        minor: i64::from(rustix::fs::minor(number)),
+        mode: metadata.mode() & 0o7777,
+        uid: metadata.uid(),
+        gid: metadata.gid(),
+        permissions: permissions.to_owned(),
+    })
+}
+
+/// The device nodes below a directory, without what a container has of its own.
+fn all_devices(host: &Path, container: &Path, permissions: &str, out: &mut Vec<ResolvedDevice>) {
+    const OWN: [&str; 8] =
+        ["/dev/pts", "/dev/shm", "/dev/fd", "/dev/mqueue", "/dev/console", "/dev/ptmx", "/dev/.lxc", "/dev/.udev"];
+    let Ok(entries) = fs::read_dir(host) else { return };
+    let mut names: Vec<_> = entries.flatten().map(|entry| entry.file_name()).collect();
+    names.sort_unstable();
+    for name in names {
+        let path = host.join(&name);
+        if OWN.iter().any(|own| path == Path::new(own)) {
+            continue;
+        }
+        let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+        if metadata.is_dir() {
+            all_devices(&path, &container.join(&name), permissions, out);
+        } else if !metadata.file_type().is_symlink() {
+            out.extend(device(&path, &container.join(&name), permissions));
+        }
+    }
+}
+
+/// The block devices that limits name, in numbers.
+fn block_devices(record: &ContainerRecord) -> Result<BTreeMap<String, (i64, i64)>> {
+    let resources = &record.spec.resources;
+    let lists = [
+        &resources.blkio_weight_device,
+        &resources.device_read_bps,
+        &resources.device_write_bps,
+        &resources.device_read_iops,
+        &resources.device_write_iops,
+    ];
+    let mut out = BTreeMap::new();
+    for entry in lists.into_iter().flatten() {
+        let path = Path::new(&entry.path);
+        let found = device(path, path, "").filter(|device| device.kind == 'b').ok_or_else(|| {
+            Error::invalid(format!("cannot limit device `{}`: it is no block device", entry.path))
+        })?;
+        out.insert(entry.path.clone(), (found.major, found.minor));
+    }
+    Ok(out)
+}

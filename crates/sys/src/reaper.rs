@@ -1,0 +1,64 @@
+//! Being pid 1 of a pid namespace for somebody else's program.
+
+use crate::poll::exit_now;
+
+/// Never returns: forwards every signal to `child`, reaps whoever becomes an orphan, and ends as
+/// `child` does: with its exit code, or 128 + n for signal n. The kernel then ends the rest of the
+/// namespace.
+///
+/// For a forked, single-threaded process that owns nothing any more.
+pub fn serve(child: i32) -> ! {
+    // SAFETY: an all-zero sigset_t is then initialised by sigfillset.
+    let mut all: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `all` is valid.
+    unsafe { libc::sigfillset(&raw mut all) };
+    // SAFETY: `all` is valid; the old mask is not wanted.
+    unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut()) };
+    loop {
+        // SAFETY: `all` is valid; no details are wanted.
+        let signal = unsafe { libc::sigwaitinfo(&raw const all, std::ptr::null_mut()) };
+        match signal {
+            libc::SIGCHLD => reap(child),
+            // The terminal's job control is about the child's group, which is in front.
+            libc::SIGTTIN | libc::SIGTTOU => {}
+            n if n > 0 => {
+                // SAFETY: plain numbers; `child` has not been reaped, so it is still that process.
+                unsafe { libc::kill(child, n) };
+            }
+            _ => {}
+        }
+    }
+}
+
+fn reap(child: i32) {
+    loop {
+        let mut status = 0;
+        // SAFETY: `status` is valid for writing.
+        let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG | libc::__WALL) };
+        if pid <= 0 {
+            return;
+        }
+        if pid == child {
+            let code = if libc::WIFEXITED(status) {
+                libc::WEXITSTATUS(status)
+            } else {
+                128 + libc::WTERMSIG(status)
+            };
+            exit_now(code);
+        }
+    }
+}
+
+/// Puts the calling process into a process group of its own, in front of its terminal if it has
+/// one: keys that send signals then reach it once, not also through pid 1.
+pub fn lead_terminal() {
+    // SAFETY: plain numbers; SIGTTOU, with which the kernel would stop a background process, is
+    // ignored for the duration of the call.
+    unsafe {
+        if libc::setpgid(0, 0) == 0 {
+            let before = libc::signal(libc::SIGTTOU, libc::SIG_IGN);
+            libc::tcsetpgrp(0, libc::getpgrp());
+            libc::signal(libc::SIGTTOU, before);
+        }
+    }
+}
