@@ -18,9 +18,9 @@ use robot_env_oci::{Algorithm, ChainId, Descriptor, DiffId, Digest, Hasher};
 use robot_env_store::{LayerRecord, LayerSource, OverlayXattr, StagedLayer, Store};
 
 /// Length of the pieces that go from one thread to the other, in bytes.
-const PIECE: usize = 256 * 1024;
+pub(crate) const PIECE: usize = 256 * 1024;
 /// How many pieces may wait.
-const PIECES: usize = 8;
+pub(crate) const PIECES: usize = 8;
 
 /// Brings layers into a store.
 #[derive(Clone, Copy, Debug)]
@@ -130,7 +130,7 @@ impl<'a> Unpacker<'a> {
                     return (Err(error), None);
                 }
             };
-            let mut tar = Pieces { arriving, give_back, piece: Vec::new(), at: 0 };
+            let mut tar = Pieces::new(arriving, give_back);
             let applied = apply(&mut tar, staged.fs(), &mut recipe, &options);
             if applied.as_ref().is_err_and(|error| error.kind() == Kind::Corrupt) {
                 judge.store(true, Ordering::Release);
@@ -351,12 +351,18 @@ impl<R: Read> Read for Hashed<R> {
     }
 }
 
-/// Reads the pieces that the other thread sends.
-struct Pieces {
+/// Reads the pieces that the other thread sends, and gives their memory back.
+pub(crate) struct Pieces {
     arriving: Receiver<io::Result<Vec<u8>>>,
     give_back: Sender<Vec<u8>>,
     piece: Vec<u8>,
     at: usize,
+}
+
+impl Pieces {
+    pub(crate) fn new(arriving: Receiver<io::Result<Vec<u8>>>, give_back: Sender<Vec<u8>>) -> Self {
+        Pieces { arriving, give_back, piece: Vec::new(), at: 0 }
+    }
 }
 
 impl Read for Pieces {
