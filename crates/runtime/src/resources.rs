@@ -31,18 +31,22 @@ pub fn settings(resources: &LinuxResources, version: Version) -> Result<Vec<Sett
     Ok(out)
 }
 
+/// A limit that is set: callers write 0 into an update for what is to stay as it is.
+fn set_limit(limit: Option<i64>) -> Option<i64> {
+    limit.filter(|limit| *limit != 0)
+}
+
 fn version_1(resources: &LinuxResources) -> Vec<Setting> {
     let mut out = Vec::new();
     if let Some(memory) = resources.memory() {
-        let (limit, swap) = (memory.limit(), memory.swap());
-        if let Some(limit) = limit {
+        if let Some(limit) = set_limit(memory.limit()) {
             out.push(required("memory", "memory.limit_in_bytes", limit));
         }
-        if let Some(swap) = swap {
+        if let Some(swap) = set_limit(memory.swap()) {
             // Kernels without swap accounting have no such file.
             out.push(optional("memory", "memory.memsw.limit_in_bytes", swap));
         }
-        if let Some(reservation) = memory.reservation() {
+        if let Some(reservation) = set_limit(memory.reservation()) {
             out.push(required("memory", "memory.soft_limit_in_bytes", reservation));
         }
         if let Some(swappiness) = memory.swappiness() {
@@ -75,8 +79,8 @@ fn version_1(resources: &LinuxResources) -> Vec<Setting> {
             out.push(required("cpuset", "cpuset.mems", mems));
         }
     }
-    if let Some(pids) = resources.pids() {
-        out.push(required("pids", "pids.max", number_or_max(pids.limit())));
+    if let Some(limit) = resources.pids().as_ref().and_then(|pids| set_limit(Some(pids.limit()))) {
+        out.push(required("pids", "pids.max", number_or_max(limit)));
     }
     if let Some(io) = resources.block_io() {
         if let Some(weight) = io.weight().filter(|w| *w > 0) {
@@ -111,18 +115,19 @@ fn version_1(resources: &LinuxResources) -> Vec<Setting> {
 fn version_2(resources: &LinuxResources) -> Vec<Setting> {
     let mut out = Vec::new();
     if let Some(memory) = resources.memory() {
-        if let Some(limit) = memory.limit() {
+        let limit = set_limit(memory.limit());
+        if let Some(limit) = limit {
             out.push(required("memory", "memory.max", number_or_max(limit)));
         }
         // The spec counts memory and swap together, the kernel swap alone.
-        match (memory.swap(), memory.limit()) {
+        match (memory.swap(), limit) {
             (Some(-1), _) => out.push(optional("memory", "memory.swap.max", "max")),
             (Some(swap), Some(limit)) if swap >= limit => {
                 out.push(optional("memory", "memory.swap.max", swap - limit));
             }
             _ => {}
         }
-        if let Some(reservation) = memory.reservation() {
+        if let Some(reservation) = set_limit(memory.reservation()) {
             out.push(required("memory", "memory.low", number_or_max(reservation)));
         }
     }
@@ -143,8 +148,8 @@ fn version_2(resources: &LinuxResources) -> Vec<Setting> {
             out.push(required("cpuset", "cpuset.mems", mems));
         }
     }
-    if let Some(pids) = resources.pids() {
-        out.push(required("pids", "pids.max", number_or_max(pids.limit())));
+    if let Some(limit) = resources.pids().as_ref().and_then(|pids| set_limit(Some(pids.limit()))) {
+        out.push(required("pids", "pids.max", number_or_max(limit)));
     }
     if let Some(io) = resources.block_io() {
         if let Some(weight) = io.weight().filter(|w| *w > 0) {
@@ -168,7 +173,7 @@ fn version_2(resources: &LinuxResources) -> Vec<Setting> {
 }
 
 fn number_or_max(number: i64) -> String {
-    if number <= 0 { "max".into() } else { number.to_string() }
+    if number < 0 { "max".into() } else { number.to_string() }
 }
 
 /// Device nodes that every container may use, whatever its rules say: those of its `/dev`, its
@@ -291,5 +296,23 @@ mod tests {
             texts(Version::V2),
             ["memory.max=100", "memory.swap.max=50", "cpu.weight=39", "cpu.max=50000 100000", "pids.max=7"]
         );
+    }
+
+    #[test]
+    fn zero_leaves_a_limit_as_it_is() {
+        // What Docker sends for `update --cpu-shares 512`.
+        let resources: LinuxResources = serde_json::from_value(serde_json::json!({
+            "memory": {"limit": 0, "reservation": 0, "swap": 0, "kernel": 0},
+            "cpu": {"shares": 512, "quota": 0, "period": 0, "realtimeRuntime": 0, "realtimePeriod": 0,
+                "cpus": "", "mems": ""},
+            "pids": {"limit": 0},
+            "blockIO": {"weight": 0},
+        }))
+        .unwrap();
+        for (version, want) in [(Version::V1, "cpu.shares"), (Version::V2, "cpu.weight")] {
+            let settings = settings(&resources, version).unwrap();
+            let files: Vec<&str> = settings.iter().map(|setting| setting.file.as_str()).collect();
+            assert_eq!(files, [want]);
+        }
     }
 }

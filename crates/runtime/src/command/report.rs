@@ -149,9 +149,14 @@ pub(super) fn events(global: &Global, args: &[OsString]) -> Result<i32> {
 }
 
 pub(super) fn features() -> Result<i32> {
+    print(&format!("{}\n", serde_json::to_string_pretty(&known_features()).unwrap_or_default()))
+}
+
+/// What the runtime knows, in the form of runtime-spec's features.md.
+fn known_features() -> Value {
     let apparmor =
         fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|t| t.starts_with('Y'));
-    let value = json!({
+    json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": SPEC_VERSION,
         "hooks": ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
@@ -182,8 +187,7 @@ pub(super) fn features() -> Result<i32> {
             "mountExtensions": {"idmap": {"enabled": false}},
         },
         "annotations": {"io.robot-env.version": env!("CARGO_PKG_VERSION")},
-    });
-    print(&format!("{}\n", serde_json::to_string_pretty(&value).unwrap_or_default()))
+    })
 }
 
 pub(super) fn spec(args: &[OsString]) -> Result<i32> {
@@ -257,4 +261,46 @@ fn example(rootless: bool) -> Value {
         "mounts": mounts,
         "linux": linux,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use oci_spec::runtime::{Features, Spec};
+
+    use super::*;
+
+    /// Where `known` has what `read` has not.
+    fn lost(known: &Value, read: &Value, at: &str, out: &mut Vec<String>) {
+        match known {
+            Value::Object(fields) => {
+                for (name, value) in fields {
+                    lost(value, &read[name], &format!("{at}.{name}"), out);
+                }
+            }
+            _ if known != read => out.push(format!("{at}: {known} read as {read}")),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn features_are_read_as_they_are_meant() {
+        let known = known_features();
+        let read: Features = serde_json::from_value(known.clone()).unwrap();
+        let mut out = Vec::new();
+        lost(&known, &serde_json::to_value(&read).unwrap(), "", &mut out);
+        assert!(out.is_empty(), "{out:#?}");
+    }
+
+    #[test]
+    fn the_example_is_a_spec_for_root_and_others() {
+        for rootless in [true, false] {
+            let example = example(rootless);
+            let read: Spec = serde_json::from_value(example.clone()).unwrap();
+            let mut out = Vec::new();
+            lost(&example, &serde_json::to_value(&read).unwrap(), "", &mut out);
+            out.retain(|line| !line.starts_with(".mounts") && !line.starts_with(".process.capabilities"));
+            assert!(out.is_empty(), "{out:#?}");
+            assert_eq!(read.linux().as_ref().unwrap().uid_mappings().is_some(), rootless);
+        }
+    }
 }
