@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 use robot_env_diag::{Error, Escaped, IoContext, Kind, Result};
+use robot_env_engine::{Engine, EngineOptions};
 use robot_env_oci::ImageText;
 use robot_env_registry::{Client, ClientOptions};
 use robot_env_store::{ImageRecord, OverlayXattr, Store, StoreOptions};
@@ -76,6 +77,31 @@ impl App {
         base.map(|base| base.join("robot-env")).ok_or_else(|| {
             Error::invalid("cannot find the data root: HOME is not set")
                 .with_hint("name one with --root DIRECTORY")
+        })
+    }
+
+    /// The run root: `--run-root`, `/run/robot-env` for root, else a directory of the user's.
+    fn run_root(&self) -> Result<PathBuf> {
+        if let Some(root) = &self.globals.run_root {
+            return Ok(self.ambient.directory.join(root));
+        }
+        if is_root() {
+            return Ok(PathBuf::from("/run/robot-env"));
+        }
+        let given = self.ambient.variable("XDG_RUNTIME_DIR").filter(|path| path.starts_with('/'));
+        given.map(|base| PathBuf::from(base).join("robot-env")).ok_or_else(|| {
+            Error::invalid("cannot find the run root: XDG_RUNTIME_DIR is not set")
+                .with_hint("name one with --run-root DIRECTORY")
+        })
+    }
+
+    /// The engine on both roots; they are made where they are missing.
+    pub(crate) fn engine(&self) -> Result<Engine> {
+        Engine::open(&EngineOptions {
+            root: self.data_root()?,
+            run_root: self.run_root()?,
+            rootless: !is_root(),
+            single_id: false,
         })
     }
 

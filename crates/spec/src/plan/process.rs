@@ -368,7 +368,7 @@ mod tests {
                 ..RuntimeConfig::default()
             };
             assert_eq!(
-                arguments(&spec, &image, &Resolved::default()).ok(),
+                arguments(&spec, &image).ok(),
                 list(want),
                 "{entrypoint:?} {command:?}"
             );
