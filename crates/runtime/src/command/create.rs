@@ -131,6 +131,7 @@ fn prepare(global: &Global, arguments: &Arguments, id: &str, way: Way) -> Result
         cgroup: cgroup.as_deref().map(|path| (&hierarchies, path)),
         seccomp_cache: Some(&global.root),
         preserve_fds: arguments.number("preserve-fds")?.unwrap_or(0),
+        init: false,
         gate,
     })?;
     let record = Record {
