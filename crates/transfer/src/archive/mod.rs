@@ -59,7 +59,7 @@ pub(crate) fn candidates(catalogue: &Catalogue<'_>, platform: Option<&Platform>)
     } else {
         let error = Error::new(
             Kind::InvalidInput,
-            "it is no archive of images: it has neither `manifest.json` nor `index.json`",
+            "it is no archive of images, or cut short: it has neither `manifest.json` nor `index.json`",
         );
         return Err(if catalogue.looks_like_a_tree() {
             error.with_hint("it looks like the tree of a file system, which `import` takes")

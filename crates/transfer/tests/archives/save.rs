@@ -1,0 +1,146 @@
+use std::process::Command;
+
+use robot_env_diag::Kind;
+use robot_env_oci::{DiffId, ImageId, LayerChain};
+use robot_env_testkit::image::{Compression, Entry, ImageBuilder, small};
+use robot_env_transfer::{LoadOptions, SaveOptions, save};
+
+use crate::place::{LAYOUTS, Layout, Place, WAYS, archive};
+
+fn saved(place: &Place, texts: &[&str]) -> robot_env_diag::Result<Vec<u8>> {
+    let texts: Vec<String> = texts.iter().map(|text| (*text).to_owned()).collect();
+    save(&place.store, &texts, Vec::new(), &SaveOptions::default(), &())
+}
+
+fn second() -> robot_env_testkit::image::BuiltImage {
+    ImageBuilder::new()
+        .layer(&[Entry::directory("opt/"), Entry::file("opt/f", "x".repeat(5000))])
+        .layer_with(&[Entry::file("opt/g", ""), Entry::opaque("opt")], Compression::Zstd)
+        .build()
+}
+
+#[test]
+fn what_is_saved_loads_as_the_same() {
+    for layout in LAYOUTS {
+        let from = Place::new();
+        from.load(&archive(layout, &[(&small(), &["robot:1", "robot:2"]), (&second(), &["other:x"])]))
+            .unwrap();
+        let bytes = saved(&from, &["robot", "other:x"]).unwrap();
+        assert!(bytes == saved(&from, &["robot", "other:x"]).unwrap(), "{layout:?} is not deterministic");
+        for way in WAYS {
+            let to = Place::new();
+            let loaded = to.load_by(&bytes, way, &LoadOptions::default()).unwrap();
+            let names: Vec<Vec<String>> =
+                loaded.iter().map(|l| l.references.iter().map(|n| n.familiar()).collect()).collect();
+            assert_eq!(names, [vec!["robot:1", "robot:2"], vec!["other:x"]], "{layout:?} {way:?}");
+            to.assert_whole(&small());
+            to.assert_whole(&second());
+            assert!(
+                bytes == saved(&to, &["robot", "other:x"]).unwrap(),
+                "{layout:?} {way:?} saves other bytes"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_manifest_is_kept_where_its_blobs_can_be_given() {
+    let image = ImageBuilder::new().layer_with(&[Entry::file("a", "b")], Compression::None).build();
+    let place = Place::new();
+    place.load(&archive(Layout::Oci, &[(&image, &["plain:1"])])).unwrap();
+    let to = Place::new();
+    let loaded = to.load(&saved(&place, &["plain:1"]).unwrap()).unwrap();
+    assert_eq!(loaded[0].image.manifest.as_ref().unwrap().digest, image.digest());
+    // Compressed layers are not kept.
+    place.load(&archive(Layout::Oci, &[(&small(), &["robot:1"])])).unwrap();
+    let loaded = to.load(&saved(&place, &["robot:1"]).unwrap()).unwrap();
+    assert_ne!(loaded[0].image.manifest.as_ref().unwrap().digest, small().digest());
+    // But where the store has the blobs, they go into the archive.
+    for layer in &small().layers {
+        let mut blob = place.store.ingest(&layer.descriptor.digest).unwrap();
+        std::io::Write::write_all(&mut blob, &layer.blob).unwrap();
+        blob.commit(layer.blob.len() as u64).unwrap();
+    }
+    let to = Place::new();
+    let loaded = to.load(&saved(&place, &["robot:1"]).unwrap()).unwrap();
+    assert_eq!(loaded[0].image.manifest.as_ref().unwrap().digest, small().digest());
+    to.assert_whole(&small());
+}
+
+#[test]
+fn ids_save_without_names_and_unknown_ones_fail_before_anything_is_written() {
+    let place = Place::new();
+    place.load(&archive(Layout::Old, &[(&small(), &["robot:1"])])).unwrap();
+    let id = ImageId(small().id());
+    let to = Place::new();
+    let loaded = to.load(&saved(&place, &[id.short()]).unwrap()).unwrap();
+    assert!(loaded[0].references.is_empty());
+    for (texts, kind) in [
+        (&["robot:1", "nothing"][..], Kind::NotFound),
+        (&["robot:2"], Kind::NotFound),
+        (&["Robot"], Kind::InvalidInput),
+    ] {
+        assert_eq!(saved(&place, texts).unwrap_err().kind(), kind, "{texts:?}");
+    }
+    let options = SaveOptions { platform: Some("linux/s390x".parse().unwrap()) };
+    let error = save(&place.store, &["robot:1".into()], Vec::new(), &options, &()).unwrap_err();
+    assert_eq!(error.kind(), Kind::NotFound);
+}
+
+#[test]
+fn a_damaged_layer_is_not_saved() {
+    let place = Place::new();
+    let loaded = place.load(&archive(Layout::Old, &[(&small(), &["robot:1"])])).unwrap();
+    let layer = place.root().join("layers").join(loaded[0].image.layers[0].hex());
+    std::fs::write(layer.join("fs/etc/passwd"), "root:x:0:0::/root:/bin/eh\n").unwrap();
+    let error = saved(&place, &["robot:1"]).unwrap_err();
+    assert_eq!(error.kind(), Kind::Corrupt, "{error:?}");
+    std::fs::remove_file(layer.join("recipe.zst")).unwrap();
+    assert_eq!(saved(&place, &["robot:1"]).unwrap_err().kind(), Kind::Corrupt);
+}
+
+/// skopeo reads what is saved in both layouts, and what it writes is loaded.
+#[test]
+fn skopeo_both_ways() {
+    if Command::new("skopeo").arg("--version").output().is_err() {
+        println!("skipped: skopeo is not installed");
+        return;
+    }
+    let place = Place::new();
+    place.load(&archive(Layout::Old, &[(&small(), &["robot:1"]), (&second(), &["other:x"])])).unwrap();
+    let path = |name: &str| place.directory.join(name).display().to_string();
+    let copy = |from: &str, to: &str| {
+        let out = Command::new("skopeo")
+            .args(["--insecure-policy", "--tmpdir", &path(""), "copy", from, to])
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{from} -> {to}: {}", String::from_utf8_lossy(&out.stderr));
+    };
+    std::fs::write(path("both.tar"), saved(&place, &["robot:1", "other:x"]).unwrap()).unwrap();
+    std::fs::write(path("one.tar"), saved(&place, &["robot:1"]).unwrap()).unwrap();
+    let both = path("both.tar");
+    for (from, to) in [
+        (
+            format!("docker-archive:{both}:docker.io/library/robot:1"),
+            format!("oci-archive:{}:robot:1", path("a.tar")),
+        ),
+        (format!("oci-archive:{}", path("one.tar")), format!("docker-archive:{}:robot:1", path("b.tar"))),
+        (format!("oci-archive:{both}:1"), format!("oci-archive:{}:robot:1", path("c.tar"))),
+        (format!("docker-archive:{}", path("one.tar")), format!("docker-archive:{}:robot:1", path("d.tar"))),
+    ] {
+        copy(&from, &to);
+        let file = to.split(':').nth(1).unwrap();
+        for way in WAYS {
+            let back = Place::new();
+            let loaded = back.load_by(&std::fs::read(file).unwrap(), way, &LoadOptions::default()).unwrap();
+            assert_eq!(loaded[0].references[0].familiar(), "robot:1", "{from} -> {to}");
+            let diff_ids: Vec<_> = small().layers.iter().map(|l| DiffId(l.diff_id.clone())).collect();
+            let chain = LayerChain::new(&diff_ids);
+            assert_eq!(loaded[0].image.chain(), chain.top(), "{from} -> {to}");
+            // Between the formats skopeo writes the config anew.
+            if from.split('-').next() == to.split('-').next() {
+                back.assert_whole(&small());
+            }
+        }
+    }
+}
