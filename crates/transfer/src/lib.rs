@@ -24,4 +24,4 @@ pub use progress::{Amount, Observer};
 pub use pull::{PullOptions, Pulled, pull};
 pub use push::{PushOptions, Pushed, push};
 pub use save::{SaveOptions, save};
-pub use unpack::{Known, UnpackError, Unpacked, Unpacker};
+pub use unpack::{Known, UnpackError, Unpacked, Unpacker, ownership};

@@ -22,6 +22,15 @@ pub(crate) const PIECE: usize = 256 * 1024;
 /// How many pieces may wait.
 pub(crate) const PIECES: usize = 8;
 
+/// Whether this process can give files to the owners that layers name: root, or root of a user
+/// namespace that has more than one id. Read from `/proc/self/uid_map`.
+pub fn ownership() -> Ownership {
+    let ids = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let count = |line: &str| line.split_whitespace().nth(2).and_then(|count| count.parse::<u64>().ok());
+    let ids: u64 = ids.lines().filter_map(count).sum();
+    if rustix::process::geteuid().is_root() && ids > 1 { Ownership::Keep } else { Ownership::SingleId }
+}
+
 /// Brings layers into a store.
 #[derive(Clone, Copy, Debug)]
 pub struct Unpacker<'a> {
