@@ -34,8 +34,8 @@
 //! A process is taken only if its namespace has the record's inode *and* the record's maps, and the
 //! kernel lets nobody but the namespace's owner in. An inode number that was used again is thus
 //! either refused or belongs to a namespace of the same user with the same maps, which will do.
-//! Where the record cannot be written (no space) the namespace is used and not recorded; `/proc` is
-//! then of no help and the next command makes another one. Ranges that are added to `/etc/subuid`
+//! Where the record cannot be written (no space) the namespace is used and not recorded; the next
+//! command then makes another one. Ranges that are added to `/etc/subuid`
 //! count from the next namespace on: when no container runs.
 //!
 //! **The mount namespace is not shared**: each command makes one from the host's as it is now. The
@@ -303,22 +303,23 @@ fn settle(group: u32, record: Record) -> Result<Identity> {
 }
 
 /// Adds the calling process to those by which the next command finds the namespace: for monitors,
-/// which outlive their command. Nothing happens where nothing was entered. Not needed for
-/// correctness, see above; a process of one's own that is not dumpable is of no use here.
+/// which outlive their command. Nothing happens in a process that is not in a namespace of
+/// [`enter`]'s. Not needed for correctness, see above.
 ///
 /// # Errors
 /// Where the record cannot be written.
-pub fn hold(identity: &Identity, run: &Path) -> Result<()> {
-    if !identity.is_rootless() || !run.join("rootless.lock").exists() {
+pub fn hold(run: &Path) -> Result<()> {
+    let own = |record: &Record| record.namespace == NamespaceId::own();
+    if !Record::load(run).as_ref().is_some_and(own) {
         return Ok(());
     }
     let _lock = take_lock(run)?;
-    match Record::load(run) {
-        Some(mut record) if record.namespace == NamespaceId::own() => {
+    match Record::load(run).filter(own) {
+        Some(mut record) => {
             record.add(std::process::id());
             record.save(run)
         }
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 

@@ -48,9 +48,9 @@ pub(crate) fn play(role: &[String]) {
             process::signal(process::pidfd_open(pid.parse().unwrap()).unwrap(), libc::SIGKILL).unwrap();
         }
         ["stay", options @ ..] => {
-            let identity = entered();
+            entered();
             if options.contains(&"hold") {
-                hold(&identity, &run_root()).unwrap();
+                hold(&run_root()).unwrap();
             }
             println!("{}", fs::metadata("/proc/self/ns/user").unwrap().ino());
             wait_for_the_end();
@@ -222,8 +222,8 @@ fn container(bundle: &Path, network: &str, user: &str) {
 
 /// Starts a container, says its pid, and stays.
 fn monitor(bundle: &Path) {
-    let identity = entered();
-    hold(&identity, &run_root()).unwrap();
+    entered();
+    hold(&run_root()).unwrap();
     let (console, _output) = streams();
     let process = made(bundle, &spec(&["sleep", "1000"], "none", 0), console);
     println!("{}", process.pid);
