@@ -1,11 +1,12 @@
 //! What every command can reach: the ambient facts, the global flags, the two outputs.
 
+use std::cell::OnceCell;
 use std::io::Write;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
 use robot_env_diag::{Error, Escaped, IoContext, Kind, Result};
-use robot_env_engine::{Engine, EngineOptions};
+use robot_env_engine::{Engine, EngineOptions, rootless};
 use robot_env_oci::ImageText;
 use robot_env_registry::{Client, ClientOptions};
 use robot_env_store::{ImageRecord, OverlayXattr, Store, StoreOptions};
@@ -41,12 +42,19 @@ pub struct Globals {
 pub struct App {
     ambient: Ambient,
     globals: Globals,
+    place: OnceCell<Place>,
+}
+
+/// Where the engine works, and as whom.
+struct Place {
+    roots: rootless::Roots,
+    identity: rootless::Identity,
 }
 
 impl App {
     /// The app of one run.
     pub fn new(ambient: Ambient, globals: Globals) -> App {
-        App { ambient, globals }
+        App { ambient, globals, place: OnceCell::new() }
     }
 
     /// What is around the process.
@@ -64,55 +72,54 @@ impl App {
         &self.ambient.program
     }
 
-    /// The data root: `--root`, `/var/lib/robot-env` for root, else a directory of the user's.
-    fn data_root(&self) -> Result<PathBuf> {
-        if let Some(root) = &self.globals.root {
-            return Ok(self.ambient.directory.join(root));
+    /// The roots, and who the engine is: an ordinary user's process enters a user namespace here,
+    /// at the first command that touches either root, which must come before any thread.
+    fn place(&self) -> Result<&Place> {
+        if let Some(place) = self.place.get() {
+            return Ok(place);
         }
-        if is_root() {
-            return Ok(PathBuf::from("/var/lib/robot-env"));
-        }
-        let given = self.ambient.variable("XDG_DATA_HOME").filter(|path| path.starts_with('/'));
-        let base = given.map(PathBuf::from).or_else(|| Some(self.ambient.home()?.join(".local/share")));
-        base.map(|base| base.join("robot-env")).ok_or_else(|| {
-            Error::invalid("cannot find the data root: HOME is not set")
-                .with_hint("name one with --root DIRECTORY")
-        })
-    }
-
-    /// The run root: `--run-root`, `/run/robot-env` for root, else a directory of the user's.
-    fn run_root(&self) -> Result<PathBuf> {
-        if let Some(root) = &self.globals.run_root {
-            return Ok(self.ambient.directory.join(root));
-        }
-        if is_root() {
-            return Ok(PathBuf::from("/run/robot-env"));
-        }
-        let given = self.ambient.variable("XDG_RUNTIME_DIR").filter(|path| path.starts_with('/'));
-        given.map(|base| PathBuf::from(base).join("robot-env")).ok_or_else(|| {
-            Error::invalid("cannot find the run root: XDG_RUNTIME_DIR is not set")
-                .with_hint("name one with --run-root DIRECTORY")
-        })
+        let all = &self.ambient.environment;
+        let variable = |name: &str| all.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
+        let (data, run) = (self.globals.root.as_deref(), self.globals.run_root.as_deref());
+        let roots = rootless::roots(data, run, &self.ambient.directory, variable)?;
+        let identity = rootless::enter(&rootless::Enter {
+            run: &roots.run,
+            login: self.ambient.variable("USER"),
+            path: variable("PATH").as_deref(),
+            even_root: false,
+        })?;
+        Ok(self.place.get_or_init(|| Place { roots, identity }))
     }
 
     /// The engine on both roots; they are made where they are missing.
     pub(crate) fn engine(&self) -> Result<Engine> {
+        let Place { roots, identity } = self.place()?;
         Engine::open(&EngineOptions {
-            root: self.data_root()?,
-            run_root: self.run_root()?,
-            rootless: !is_root(),
-            single_id: false,
+            root: roots.data.clone(),
+            run_root: roots.run.clone(),
+            rootless: identity.is_rootless(),
+            single_id: identity.single_id,
         })
+    }
+
+    fn open_store(&self, create: bool) -> Result<Store> {
+        let Place { roots, identity } = self.place()?;
+        let overlay_xattr = if identity.is_rootless() { OverlayXattr::User } else { OverlayXattr::Trusted };
+        Store::open(&StoreOptions { root: roots.data.clone(), overlay_xattr, create })
     }
 
     /// The store; `None` where none was made so far. It is never made here.
     pub(crate) fn existing_store(&self) -> Result<Option<Store>> {
-        let overlay_xattr = if is_root() { OverlayXattr::Trusted } else { OverlayXattr::User };
-        match Store::open(&StoreOptions { root: self.data_root()?, overlay_xattr, create: false }) {
+        match self.open_store(false) {
             Ok(store) => Ok(Some(store)),
             Err(error) if error.kind() == Kind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// The store, made where there was none.
+    pub(crate) fn store(&self) -> Result<Store> {
+        self.open_store(true)
     }
 
     /// The store that must hold the image `text`.
@@ -222,10 +229,6 @@ impl App {
         }
         Ok(matches!(answer.trim(), "y" | "Y" | "yes" | "YES"))
     }
-}
-
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
 }
 
 /// `No such image: x:latest`; an error of its own for a text that can name no image.
