@@ -10,8 +10,10 @@ use robot_env_engine::{Engine, EngineOptions, rootless};
 use robot_env_oci::ImageText;
 use robot_env_registry::{Client, ClientOptions};
 use robot_env_store::{ImageRecord, OverlayXattr, Store, StoreOptions};
+use robot_env_transfer::Observer;
 
 use crate::ambient::Ambient;
+use crate::progress::Progress;
 
 /// How much is said beside a command's own output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -152,6 +154,33 @@ impl App {
         Client::new(loaded.options)
     }
 
+    /// Who hears of progress: standard output, or with `quiet` nobody.
+    pub(crate) fn observer(&self, quiet: bool) -> Box<dyn Observer> {
+        if quiet {
+            return Box::new(());
+        }
+        let out = std::io::stdout();
+        let size = if self.ambient.stdout_is_terminal {
+            Some(robot_env_sys::terminal::size(&out).unwrap_or((24, 80)))
+        } else {
+            None
+        };
+        Box::new(Progress::new(out, size))
+    }
+
+    /// The same on standard error, for commands whose output is the program's.
+    pub(crate) fn error_observer(&self, quiet: bool) -> Box<dyn Observer> {
+        if quiet {
+            return Box::new(());
+        }
+        let out = std::io::stderr();
+        let size = self
+            .ambient
+            .stderr_is_terminal
+            .then(|| robot_env_sys::terminal::size(&out).unwrap_or((24, 80)));
+        Box::new(Progress::new(out, size))
+    }
+
     /// The time.
     pub fn now(&self) -> Timestamp {
         Timestamp::now()
@@ -217,6 +246,20 @@ impl App {
             }
         }
         Ok(exit)
+    }
+
+    /// Shows what failed of several, and does something for each that did not.
+    pub(crate) fn each_outcome(
+        &self,
+        names: &[String],
+        outcomes: Vec<Result<()>>,
+        mut act: impl FnMut(&str) -> Result<()>,
+    ) -> Result<crate::verb::Exit> {
+        let mut outcomes = outcomes.into_iter();
+        self.each(names, |name| {
+            outcomes.next().unwrap_or(Ok(()))?;
+            act(name)
+        })
     }
 
     /// Asks a yes-or-no question on the terminal, as `prune` does.

@@ -2,33 +2,17 @@
 //! line for each step otherwise.
 
 use std::io::Write;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use robot_env_diag::Escaped;
+use robot_env_sys::terminal::Size;
+use robot_env_transfer::{Amount, Observer};
 
 use crate::format::human;
 
 /// The least time between two drawings.
 const PAUSE: Duration = Duration::from_millis(100);
-
-/// How far a step is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Amount {
-    /// Bytes done.
-    pub done: u64,
-    /// Bytes in all; 0 when unknown.
-    pub total: u64,
-}
-
-/// Who hears of progress. Implementations never fail: progress is no reason to stop.
-pub trait Observer {
-    /// A line of its own (`Pulling from library/x`).
-    fn message(&mut self, text: &str);
-    /// `item` (a layer's short digest) is at `step`; `amount` while bytes move.
-    fn step(&mut self, item: &str, step: &str, amount: Option<Amount>);
-    /// Everything is done: what is pending is drawn.
-    fn finish(&mut self);
-}
 
 struct Line {
     item: String,
@@ -36,37 +20,103 @@ struct Line {
     amount: Option<Amount>,
 }
 
-/// Draws progress.
-pub struct Progress<W: Write> {
+/// Draws progress. Many threads may tell it.
+pub struct Progress<W: Write>(Mutex<Drawing<W>>);
+
+struct Drawing<W: Write> {
     out: W,
-    /// Columns of the terminal; `None`: not a terminal.
-    columns: Option<usize>,
+    /// The terminal's size; `None`: not a terminal.
+    terminal: Option<(usize, usize)>,
     lines: Vec<Line>,
     drawn: usize,
     last: Option<Instant>,
 }
 
 impl<W: Write> Progress<W> {
-    /// `columns` are those of the terminal behind `out`; `None` for plain lines.
-    pub fn new(out: W, columns: Option<usize>) -> Self {
-        Progress { out, columns, lines: Vec::new(), drawn: 0, last: None }
+    /// `terminal` is the size of the terminal behind `out`; `None` for plain lines.
+    pub fn new(out: W, terminal: Option<Size>) -> Self {
+        let terminal = terminal.map(|(rows, columns)| (rows as usize, columns as usize));
+        Progress(Mutex::new(Drawing { out, terminal, lines: Vec::new(), drawn: 0, last: None }))
     }
 
-    fn draw(&mut self) {
-        let Some(columns) = self.columns else { return };
+    fn with(&self, act: impl FnOnce(&mut Drawing<W>)) {
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+impl<W: Write> Drawing<W> {
+    /// Draws the lines anew; those that do not fit on the terminal only at the `end`, as what has
+    /// left it at the top cannot be changed any more.
+    fn draw(&mut self, end: bool) {
+        let Some((rows, columns)) = self.terminal else { return };
         let mut text = String::new();
         if self.drawn > 0 {
             text.push_str(&format!("\x1b[{}A", self.drawn));
         }
-        for line in &self.lines {
+        let room = rows.saturating_sub(1).max(2);
+        let mut shown: Vec<String> = Vec::new();
+        if end || self.lines.len() <= room {
+            shown.extend(self.lines.iter().map(|line| describe(line, columns)));
+        } else {
+            // Those where something moves; the others are counted.
+            let moving = self.lines.iter().filter(|line| line.amount.is_some());
+            shown.extend(moving.take(room - 1).map(|line| describe(line, columns)));
+            shown.push(format!("and {} more", self.lines.len() - shown.len()));
+        }
+        for line in &shown {
             text.push_str("\r\x1b[2K");
-            text.extend(describe(line, columns).chars().take(columns.saturating_sub(1)));
+            text.extend(line.chars().take(columns.saturating_sub(1)));
             text.push('\n');
         }
-        self.drawn = self.lines.len();
+        let left_over = self.drawn.saturating_sub(shown.len());
+        if left_over > 0 {
+            text.push_str("\x1b[J");
+        }
+        self.drawn = shown.len();
         self.last = Some(Instant::now());
         let _ = self.out.write_all(text.as_bytes());
         let _ = self.out.flush();
+    }
+
+    fn end(&mut self) {
+        if self.terminal.is_some() && !self.lines.is_empty() {
+            self.draw(true);
+        }
+        self.lines.clear();
+        self.drawn = 0;
+    }
+
+    fn message(&mut self, text: &str) {
+        // Lines that come later are drawn below it.
+        self.end();
+        let _ = writeln!(self.out, "{}", Escaped(text));
+        let _ = self.out.flush();
+    }
+
+    fn step(&mut self, item: &str, step: &str, amount: Option<Amount>) {
+        let changed = match self.lines.iter_mut().find(|line| line.item == item) {
+            Some(line) => {
+                let changed = line.step != step;
+                if changed {
+                    step.clone_into(&mut line.step);
+                }
+                line.amount = amount;
+                changed
+            }
+            None => {
+                self.lines.push(Line { item: item.to_owned(), step: step.to_owned(), amount });
+                true
+            }
+        };
+        if self.terminal.is_none() {
+            // What moves byte by byte says nothing in a log.
+            if changed && amount.is_none() {
+                let _ = writeln!(self.out, "{}: {}", Escaped(item), Escaped(step));
+                let _ = self.out.flush();
+            }
+        } else if changed && amount.is_none() || self.last.is_none_or(|last| last.elapsed() >= PAUSE) {
+            self.draw(false);
+        }
     }
 }
 
@@ -92,56 +142,19 @@ fn describe(line: &Line, columns: usize) -> String {
     format!("{head} [{bar}] {numbers}")
 }
 
-impl<W: Write> Observer for Progress<W> {
-    fn message(&mut self, text: &str) {
-        // Lines that come later are drawn below it.
-        if self.columns.is_some() && !self.lines.is_empty() {
-            self.draw();
-            self.lines.clear();
-            self.drawn = 0;
-        }
-        let _ = writeln!(self.out, "{}", Escaped(text));
-        let _ = self.out.flush();
+impl<W: Write + Send> Observer for Progress<W> {
+    fn message(&self, text: &str) {
+        self.with(|drawing| drawing.message(text));
     }
 
-    fn step(&mut self, item: &str, step: &str, amount: Option<Amount>) {
-        let changed = match self.lines.iter_mut().find(|line| line.item == item) {
-            Some(line) => {
-                let changed = line.step != step;
-                if changed {
-                    step.clone_into(&mut line.step);
-                }
-                line.amount = amount;
-                changed
-            }
-            None => {
-                self.lines.push(Line { item: item.to_owned(), step: step.to_owned(), amount });
-                true
-            }
-        };
-        if self.columns.is_none() {
-            // What moves byte by byte says nothing in a log.
-            if changed && amount.is_none() {
-                let _ = writeln!(self.out, "{}: {}", Escaped(item), Escaped(step));
-                let _ = self.out.flush();
-            }
-        } else if changed && amount.is_none() || self.last.is_none_or(|last| last.elapsed() >= PAUSE) {
-            self.draw();
-        }
-    }
-
-    fn finish(&mut self) {
-        if self.columns.is_some() && !self.lines.is_empty() {
-            self.draw();
-        }
-        self.lines.clear();
-        self.drawn = 0;
+    fn step(&self, item: &str, step: &str, amount: Option<Amount>) {
+        self.with(|drawing| drawing.step(item, step, amount));
     }
 }
 
 impl<W: Write> Drop for Progress<W> {
     fn drop(&mut self) {
-        self.finish();
+        self.with(Drawing::end);
     }
 }
 
@@ -149,9 +162,9 @@ impl<W: Write> Drop for Progress<W> {
 mod tests {
     use super::*;
 
-    fn script(columns: Option<usize>) -> String {
+    fn script(terminal: Option<Size>) -> String {
         let mut out = Vec::new();
-        let mut progress = Progress::new(&mut out, columns);
+        let progress = Progress::new(&mut out, terminal);
         progress.message("Pulling from library/a");
         progress.step("abc", "Pulling fs layer", None);
         progress.step("abc", "Downloading", Some(Amount { done: 500_000, total: 1_000_000 }));
@@ -171,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_terminal_is_drawn_anew() {
-        let text = script(Some(80));
+        let text = script(Some((24, 80)));
         assert!(text.contains("\x1b[1A") && text.contains("\x1b[2Kabc: Pull complete\n"), "{text:?}");
         assert!(text.ends_with("d\\u{1b}: Already exists\n"));
         let line = Line {
@@ -183,5 +196,24 @@ mod tests {
         assert_eq!(describe(&line, 10), "abc: Downloading    500kB/1MB");
         let line = Line { amount: Some(Amount { done: 7, total: 0 }), ..line };
         assert_eq!(describe(&line, 60), "abc: Downloading       7B");
+    }
+    #[test]
+    fn what_does_not_fit_is_counted_and_shown_at_the_end() {
+        let mut out = Vec::new();
+        let progress = Progress::new(&mut out, Some((5, 80)));
+        for item in ["a", "b", "c", "d", "e"] {
+            progress.step(item, "Waiting", None);
+        }
+        progress.step("e", "Downloading", Some(Amount { done: 1, total: 2 }));
+        progress.step("a", "Pull complete", None);
+        drop(progress);
+        let text = String::from_utf8(out).unwrap();
+        let drawings: Vec<&str> = text.split("\x1b[4A").collect();
+        assert!(drawings[1].contains("and 5 more"), "{text:?}");
+        assert!(text.contains("e: Downloading") && text.contains("and 4 more"), "{text:?}");
+        let end = text.rsplit("\x1b[2A").next().unwrap();
+        for item in ["a: Pull complete", "b: Waiting", "d: Waiting", "e: Downloading"] {
+            assert!(end.contains(item), "{text:?}");
+        }
     }
 }

@@ -8,6 +8,8 @@ mod image_inspect;
 mod images;
 mod login;
 mod logout;
+mod pull;
+mod push;
 mod tag;
 mod version;
 
@@ -16,6 +18,8 @@ pub(crate) const GROUPS: &[(&str, &str)] = &[("image", "Manage images")];
 
 /// Every command.
 pub(crate) const ENTRIES: &[Entry] = &[
+    entry::<pull::Pull>(),
+    entry::<push::Push>(),
     entry::<images::Images>(),
     entry::<history::History>(),
     entry::<image_inspect::ImageInspect>(),
