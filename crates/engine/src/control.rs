@@ -26,6 +26,15 @@ pub struct StopOptions {
     pub timeout: Option<i64>,
 }
 
+/// A container that was asked to stop.
+struct Stopping {
+    container: Container,
+    target: ProcessRecord,
+    watch: Option<Attachment>,
+    /// When it is killed; `None`: never.
+    deadline: Option<Instant>,
+}
+
 impl Engine {
     /// Sends a signal (a name with or without `SIG`, or a number) to a container's first process.
     ///
@@ -57,31 +66,51 @@ impl Engine {
     /// Stops a container: its stop signal, then, after the time-out, SIGKILL. One that does not run
     /// is left as it is.
     pub fn stop(&self, text: &str, options: &StopOptions) -> Result<()> {
+        self.begin_stop(text, options)?.map_or(Ok(()), |stopping| self.finish_stop(stopping))
+    }
+
+    /// Stops several: all get their signal before one is waited for. The outcomes are in their order.
+    pub fn stop_all(&self, texts: &[String], options: &StopOptions) -> Vec<Result<()>> {
+        let begun: Vec<_> = texts.iter().map(|text| self.begin_stop(text, options)).collect();
+        begun
+            .into_iter()
+            .map(|begun| begun?.map_or(Ok(()), |stopping| self.finish_stop(stopping)))
+            .collect()
+    }
+
+    /// Sends the stop signal; `None` when nothing is left to wait for.
+    fn begin_stop(&self, text: &str, options: &StopOptions) -> Result<Option<Stopping>> {
         let number = options.signal.as_deref().map(known_signal).transpose()?;
         let container = self.container(text)?;
         if !container.state.state.is_active() {
-            return Ok(());
+            return Ok(None);
         }
         let id = container.record.id.clone();
         self.note_stop(&id)?;
         let container = match self.container_by_id(&id) {
             Ok(container) => container,
             // It has ended and removed itself.
-            Err(error) if error.kind() == Kind::NotFound => return Ok(()),
+            Err(error) if error.kind() == Kind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
         let target = match &container.state.state {
             State::Running { process, .. } => process.clone(),
-            State::Restarting { .. } => return self.cancel_restart(&id),
-            _ => return Ok(()),
+            State::Restarting { .. } => return self.cancel_restart(&id).map(|()| None),
+            _ => return Ok(None),
         };
         let timeout = options.timeout.or(container.record.spec.stop_timeout).unwrap_or(STOP_TIMEOUT);
         let number = number.or_else(|| parse_signal(container.record.stop_signal())).unwrap_or(libc::SIGTERM);
-        let mut watch = self.attach_to(&id, Hello::default()).ok();
+        let watch = self.attach_to(&id, Hello::default()).ok();
         send(&target, number)?;
         self.tell(&container.record, "kill", &[("signal", number.to_string())]);
         self.thaw(&container)?;
-        let patience = u64::try_from(timeout).ok().map(Duration::from_secs);
+        let deadline = u64::try_from(timeout).ok().map(|seconds| Instant::now() + Duration::from_secs(seconds));
+        Ok(Some(Stopping { container, target, watch, deadline }))
+    }
+
+    fn finish_stop(&self, stopping: Stopping) -> Result<()> {
+        let Stopping { container, target, mut watch, deadline } = stopping;
+        let patience = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         if !ended(&mut watch, patience)? {
             send(&target, libc::SIGKILL)?;
             self.tell(&container.record, "kill", &[("signal", libc::SIGKILL.to_string())]);
@@ -92,7 +121,7 @@ impl Engine {
                 ));
             }
         }
-        self.await_monitor(&id);
+        self.await_monitor(&container.record.id);
         self.tell(&container.record, "stop", &[]);
         Ok(())
     }

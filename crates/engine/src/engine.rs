@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use robot_env_diag::Result;
+use robot_env_diag::{Kind, Result};
 use robot_env_spec::{ContainerId, HostFacts};
 use robot_env_store::{OverlayXattr, SnapshotKey, Store, StoreOptions};
 
@@ -91,6 +91,17 @@ impl Engine {
             self.records.ids()?.iter().filter_map(|id| self.container_by_id(id).ok()).collect();
         all.sort_by(|a, b| (b.record.created, &b.record.id).cmp(&(a.record.created, &a.record.id)));
         Ok(all)
+    }
+
+    /// Bytes that a container has written, and those with its image's.
+    pub fn sizes(&self, container: &Container) -> Result<(u64, u64)> {
+        let own = match self.store.snapshot_usage(&snapshot_key(&container.record.id)) {
+            Ok(usage) => usage.bytes,
+            Err(error) if error.kind() == Kind::NotFound => 0,
+            Err(error) => return Err(error),
+        };
+        let image = self.store.image(&container.record.image)?.map_or(0, |image| image.size);
+        Ok((own, own + image))
     }
 
     /// Reads the events of this engine's objects.

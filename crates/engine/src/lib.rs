@@ -31,6 +31,7 @@ mod rootfs;
 pub mod rootless;
 mod start;
 pub mod stream;
+mod update;
 mod volume;
 
 pub use control::StopOptions;
@@ -44,4 +45,5 @@ pub use paths::Paths;
 pub use records::Container;
 pub use remove::RemoveContainerOptions;
 pub use start::Started;
+pub use update::UpdateRequest;
 pub use volume::{Volume, VolumeRequest};

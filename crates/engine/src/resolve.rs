@@ -284,7 +284,7 @@ fn all_devices(host: &Path, container: &Path, permissions: &str, out: &mut Vec<R
 }
 
 /// The block devices that limits name, in numbers.
-fn block_devices(record: &ContainerRecord) -> Result<BTreeMap<String, (i64, i64)>> {
+pub(crate) fn block_devices(record: &ContainerRecord) -> Result<BTreeMap<String, (i64, i64)>> {
     let resources = &record.spec.resources;
     let lists = [
         &resources.blkio_weight_device,

@@ -1,7 +1,8 @@
 //! The program `robot-env`.
 //!
 //! `robot-env runtime ...` is an OCI runtime with runc's command line, and so is the program when it
-//! is called by one of [`command::NAMES`]; everything else is `cli`'s.
+//! is called by one of [`command::NAMES`]; `robot-env monitor ...` is what cares for a running
+//! container, started by the engine alone; everything else is `cli`'s.
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
@@ -12,6 +13,11 @@ use robot_env_runtime::{command, shield};
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
+    if let [_, verb, rest @ ..] = arguments.as_slice()
+        && verb == robot_env_engine::MONITOR
+    {
+        return ExitCode::from(robot_env_engine::monitor(rest) as u8);
+    }
     match runtime_arguments(&arguments) {
         Some(arguments) => runtime(arguments),
         None => ExitCode::from(robot_env_cli::main(arguments).0),

@@ -17,3 +17,22 @@ pub struct Volume {
     pub options: Option<BTreeMap<String, String>>,
     pub scope: String,
 }
+
+impl Volume {
+    /// From the engine's.
+    pub fn new(volume: &robot_env_engine::Volume) -> Self {
+        let mut labels = volume.labels.clone();
+        if volume.anonymous {
+            labels.entry("com.docker.volume.anonymous".into()).or_default();
+        }
+        Volume {
+            created_at: crate::time::rfc3339(volume.created),
+            driver: "local".into(),
+            labels: (!labels.is_empty()).then_some(labels),
+            mountpoint: volume.path.to_string_lossy().into_owned(),
+            name: volume.name.clone(),
+            options: (!volume.options.is_empty()).then(|| volume.options.clone()),
+            scope: "local".into(),
+        }
+    }
+}

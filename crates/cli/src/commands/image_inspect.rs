@@ -45,7 +45,7 @@ impl Verb for ImageInspect {
     }
 }
 
-fn shape(app: &App, text: &str) -> Result<Shape> {
+pub(super) fn shape(app: &App, text: &str) -> Result<Shape> {
     let store = app.store_with(text)?;
     let record = App::find_image(&store, text)?;
     let config = store.config(&record.id)?;

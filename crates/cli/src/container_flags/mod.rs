@@ -17,6 +17,7 @@ use robot_env_spec::ContainerSpec;
 
 pub(crate) use environment::environment;
 pub(crate) use limits::LimitFlags;
+pub(crate) use process::restart_policy;
 
 use crate::ambient::Ambient;
 
@@ -275,6 +276,11 @@ pub struct ContainerFlags {
 }
 
 impl ContainerFlags {
+    /// Whether `--attach` was given.
+    pub(crate) fn attaches(&self) -> bool {
+        !self.attach.is_empty()
+    }
+
     /// What the flags ask for.
     ///
     /// # Errors

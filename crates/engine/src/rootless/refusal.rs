@@ -63,12 +63,14 @@ impl Switches {
     fn apparmor_forbids(&self, program: &Path) -> Option<Error> {
         (self.apparmor == Some(1) && !self.profiled).then(|| {
             Error::new(Kind::Denied, "AppArmor gives user namespaces only to programs with a profile")
-                .with_hint(format!(
-                    "printf '{}' | sudo tee /etc/apparmor.d/robot-env && sudo apparmor_parser -r \
-                     /etc/apparmor.d/robot-env (or, for every program: sudo sysctl -w \
-                     kernel.apparmor_restrict_unprivileged_userns=0)",
-                    profile(program).replace('\n', "\\n")
-                ))
+                .with_hint(match profile(program) {
+                    Some(profile) => format!(
+                        "printf '{}' | sudo tee /etc/apparmor.d/robot-env && sudo apparmor_parser -r \
+                         /etc/apparmor.d/robot-env (or, for every program: {EVERY_PROGRAM})",
+                        profile.replace('\n', "\\n")
+                    ),
+                    None => EVERY_PROGRAM.to_owned(),
+                })
         })
     }
 
@@ -94,12 +96,16 @@ impl Switches {
     }
 }
 
-/// An AppArmor profile that lets a program make user namespaces and restricts nothing.
-fn profile(program: &Path) -> String {
-    format!(
-        "abi <abi/4.0>,\ninclude <tunables/global>\nprofile robot-env \"{}\" flags=(unconfined) {{\n  userns,\n}}\n",
-        program.display()
-    )
+const EVERY_PROGRAM: &str = "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0";
+
+/// An AppArmor profile that lets a program make user namespaces and restricts nothing; `None` for a
+/// path that a shell or AppArmor would read differently.
+fn profile(program: &Path) -> Option<String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@ ".contains(c);
+    let program = program.to_str().filter(|path| path.chars().all(plain))?;
+    Some(format!(
+        "abi <abi/4.0>,\ninclude <tunables/global>\nprofile robot-env \"{program}\" flags=(unconfined) {{\n  userns,\n}}\n"
+    ))
 }
 
 fn program() -> std::path::PathBuf {
@@ -143,6 +149,8 @@ mod tests {
             assert!(error.hint().is_some_and(|hint| hint.contains(word)), "{word}: {error:?}");
             assert_eq!(error.causes().len(), 1, "the call is the cause");
         }
+        let odd = Switches { apparmor: Some(1), ..open() }.apparmor_forbids(Path::new("/it's/robot-env"));
+        assert_eq!(odd.unwrap().hint(), Some(EVERY_PROGRAM));
     }
 
     #[test]

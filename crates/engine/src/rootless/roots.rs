@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use robot_env_diag::{Error, IoContext, Kind, Result, Within};
 
-use super::record::{NamespaceId, Record};
+use super::record::{NamespaceId, Record, find_any};
 use super::{is_initial, maps_of, to_outside};
 
 /// The two roots.
@@ -27,7 +27,9 @@ pub struct Roots {
 ///
 /// A variable counts when it is an absolute path; a run directory that is not the user's own is
 /// passed over (after `su`, the variable names another user's), and the one below `/tmp` is made
-/// here, mode 0700, and refused unless it is such a directory of the user's. What `data` and `run`
+/// here, mode 0700, and refused unless it is such a directory of the user's. One that is in use (its
+/// namespace lives: a container was started by a job without a login session) stays in use, so that
+/// a later login finds the container. What `data` and `run`
 /// name (`--root`, `--run-root`; relative to `directory`) counts first. `variable` looks a variable
 /// of the environment up.
 ///
@@ -96,7 +98,6 @@ impl Given<'_> {
         if let Some(found) = candidates.into_iter().flatten().find(|path| is_own(path)) {
             return Ok(found.join("robot-env"));
         }
-        let fallback = PathBuf::from(format!("/tmp/robot-env-{user}"));
         private(&fallback, make).within(|| format!("cannot use run root `{}`", fallback.display()))?;
         Ok(fallback)
     }
