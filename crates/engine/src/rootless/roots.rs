@@ -94,6 +94,12 @@ impl Given<'_> {
         if let Some(run) = &self.run {
             return Ok(run.clone());
         }
+        let fallback = PathBuf::from(format!("/tmp/robot-env-{user}"));
+        if private(&fallback, false).is_ok()
+            && Record::load(&fallback).is_some_and(|r| find_any(&r).is_some())
+        {
+            return Ok(fallback);
+        }
         let candidates = [self.absolute("XDG_RUNTIME_DIR"), Some(PathBuf::from(format!("/run/user/{user}")))];
         if let Some(found) = candidates.into_iter().flatten().find(|path| is_own(path)) {
             return Ok(found.join("robot-env"));

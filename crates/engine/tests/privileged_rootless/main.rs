@@ -35,6 +35,7 @@ const TESTS: &[Test] = &tests![
     privileged_exec_works_from_another_command_also_without_a_monitor,
     privileged_a_program_inside_knows_whose_it_is,
     privileged_a_machine_that_refuses_is_named,
+    privileged_root_enters_when_asked,
 ];
 
 fn privileged_ranges_are_mapped_and_files_are_the_users(user: &User) {
@@ -197,7 +198,15 @@ fn privileged_a_program_inside_knows_whose_it_is(user: &User) {
     assert_eq!(told, format!("{}/.local/share/robot-env /tmp/robot-env-{}\n", user.home, user.uid));
     let made = fs::metadata(format!("/tmp/robot-env-{}", user.uid)).unwrap();
     assert_eq!((made.uid(), made.mode() & 0o7777), (user.uid, 0o700));
-    fs::remove_dir(format!("/tmp/robot-env-{}", user.uid)).unwrap();
+    // In use it counts before everything else, and only then.
+    let fallback = format!("/tmp/robot-env-{}", user.uid);
+    let staying = user.stay_with(&[("RUN", &fallback)]);
+    let told = user.play_with(&[("XDG_RUNTIME_DIR", &xdg)], &["roots"]);
+    assert_eq!(told, format!("{}/.local/share/robot-env {fallback}\n", user.home));
+    staying.end();
+    let told = user.play_with(&[("XDG_RUNTIME_DIR", &xdg)], &["roots"]);
+    assert_eq!(told, roots);
+    fs::remove_dir_all(fallback).unwrap();
 }
 
 fn privileged_a_machine_that_refuses_is_named(user: &User) {
@@ -209,6 +218,13 @@ fn privileged_a_machine_that_refuses_is_named(user: &User) {
          hint: sudo sysctl -w user.max_user_namespaces=28633 (and the same line in \
          /etc/sysctl.d/99-robot-env.conf to keep it)\n"
     );
+}
+
+fn privileged_root_enters_when_asked(user: &User) {
+    let run = user.run();
+    let told = User::play_as_root(&[("RUN", run.to_str().unwrap())], &["even-root"]);
+    let single = !fs::read_to_string("/etc/subuid").unwrap().lines().any(|line| line.starts_with("root:"));
+    assert_eq!(told, format!("Rootless 0 0 {single}\n"));
 }
 
 fn passes((name, test): &Test) -> bool {

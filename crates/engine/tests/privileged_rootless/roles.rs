@@ -58,6 +58,12 @@ pub(crate) fn play(role: &[String]) {
         ["again"] => again(),
         ["inside"] => inside(),
         ["roots"] => show_roots(),
+        ["even-root"] => {
+            let run = run_root();
+            let identity = enter(&Enter { run: &run, login: None, path: None, even_root: true });
+            let identity = identity.unwrap_or_else(|error| panic!("{}", error.to_report()));
+            println!("{:?} {} {} {}", identity.kind, identity.user, identity.group, identity.single_id);
+        }
         ["report"] => match try_enter(&run_root()) {
             Ok(identity) => println!("entered: {identity:?}"),
             Err(error) => println!("{}", error.to_report()),

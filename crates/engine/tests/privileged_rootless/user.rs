@@ -124,6 +124,13 @@ impl User {
         Self::output(command, role)
     }
 
+    /// Plays a role as root.
+    pub(crate) fn play_as_root(environment: &[(&str, &str)], role: &[&str]) -> String {
+        let mut command = Command::new("/proc/self/exe");
+        command.arg("as-user").args(role).env_clear().envs(environment.iter().copied());
+        Self::output(command, role)
+    }
+
     /// Like `play`, in a mount namespace that root changes first.
     pub(crate) fn play_after(&self, setup: &str, role: &[&str]) -> String {
         let inner = self.command(self.gid, role);
@@ -172,7 +179,12 @@ impl User {
 
     /// Starts a role that prints a line and waits for the end of its input.
     pub(crate) fn start(&self, role: &[&str]) -> Running {
+        self.start_with(&[], role)
+    }
+
+    fn start_with(&self, environment: &[(&str, &str)], role: &[&str]) -> Running {
         let mut command = self.command(self.gid, role);
+        command.envs(environment.iter().copied());
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");
         let output = BufReader::new(child.stdout.take().unwrap());
         Running { child, output }
@@ -182,6 +194,11 @@ impl User {
     pub(crate) fn stay(&self, options: &[&str]) -> Staying {
         let role: Vec<&str> = ["stay"].into_iter().chain(options.iter().copied()).collect();
         Staying::of(self.start(&role))
+    }
+
+    /// Starts one that enters and stays, in another environment.
+    pub(crate) fn stay_with(&self, environment: &[(&str, &str)]) -> Staying {
+        Staying::of(self.start_with(environment, &["stay"]))
     }
 
     /// Starts several at the same time.
