@@ -60,15 +60,31 @@ impl Store {
     pub fn collect(&self, options: &CollectOptions) -> Result<Collected> {
         let _lock = self.lock_exclusive()?;
         let mut collected = Collected::default();
-        self.collect_leftovers(options, &mut collected)?;
+        // Before anything is swept: what was written into a snapshot may lie in the staging directory.
+        let unsettled = self.settle_all()?;
+        if unsettled.is_empty() {
+            self.collect_leftovers(options, &mut collected)?;
+        }
         let pins = lease::living(self)?;
-        let reached = self.reach(options, pins)?;
+        let mut reached = self.reach(options, pins)?;
+        reached.damage.extend(unsettled);
         if reached.damage.is_empty() {
             self.collect_layers(&reached, &mut collected)?;
             self.collect_content(&reached, &mut collected)?;
         }
         collected.damage = reached.damage;
         Ok(collected)
+    }
+
+    /// Ends the commits of snapshots that were killed; those that cannot be ended are damage.
+    fn settle_all(&self) -> Result<Vec<Damage>> {
+        let mut damage = Vec::new();
+        for key in self.snapshot_keys()? {
+            if let Err(error) = self.settle(&key) {
+                damage.push(Damage::new(Subject::Snapshot, key.to_string(), &error));
+            }
+        }
+        Ok(damage)
     }
 
     fn reach(&self, options: &CollectOptions, pins: Pins) -> Result<Reached> {

@@ -19,7 +19,7 @@
 //! layers/<hex of the chain id>/  layer.json, recipe.zst, fs/
 //! staging/<random>/              a layer in the making, locked (flock) by who makes it;
 //!                                and records in the making, `.tmp-*`
-//! snapshots/<key>/               snapshot.json, upper/, work/
+//! snapshots/<key>/               snapshot.json, upper/, work/; `committing` while upper becomes a layer
 //! leases/<random>                locked (OFD) by its holder: pins, one a line
 //! trash/<random>/                what was removed; anyone may empty it
 //! damaged/<hex>.<n>/             layers that fsck moved aside while a snapshot may still use them
@@ -35,6 +35,7 @@
 //! Holding a lock is also what tells living owners of staging directories, partial blobs and leases
 //! from dead ones: the kernel drops the lock of a killed process, whatever the clock says.
 
+mod adopt;
 mod collect;
 mod content;
 mod failpoint;

@@ -85,16 +85,16 @@ impl Snapshot {
     }
 }
 
-fn path_of(key: &SnapshotKey) -> String {
+pub(crate) fn path_of(key: &SnapshotKey) -> String {
     format!("snapshots/{key}")
 }
 
-fn what(key: &SnapshotKey) -> String {
+pub(crate) fn what(key: &SnapshotKey) -> String {
     format!("snapshot `{key}`")
 }
 
 /// The container's `/` is the upper directory: it takes mode and owner of the image's.
-fn adopt_root(dir: &OwnedFd, lower: Option<&OwnedFd>) -> Result<()> {
+pub(crate) fn adopt_root(dir: &OwnedFd, name: &str, lower: Option<&OwnedFd>) -> Result<()> {
     let (mode, owner) = match lower {
         None => (0o755, None),
         Some(lower) => {
@@ -107,14 +107,14 @@ fn adopt_root(dir: &OwnedFd, lower: Option<&OwnedFd>) -> Result<()> {
         // An owner that is not mapped here cannot be given; the directory then stays root's.
         let _ = rustix::fs::chownat(
             dir,
-            "upper",
+            name,
             Some(Uid::from_raw(uid)),
             Some(Gid::from_raw(gid)),
             AtFlags::SYMLINK_NOFOLLOW,
         );
     }
-    rustix::fs::chmodat(dir, "upper", Mode::from_raw_mode(mode), AtFlags::empty())
-        .map_err(|errno| CallError::new(format!("chmod(upper, {mode:o})"), errno).into())
+    rustix::fs::chmodat(dir, name, Mode::from_raw_mode(mode), AtFlags::empty())
+        .map_err(|errno| CallError::new(format!("chmod({name}, {mode:o})"), errno).into())
 }
 
 impl Store {
@@ -165,7 +165,7 @@ impl Store {
                     .map_err(|errno| made(&format!("{path}/{name}"), errno))?;
             }
             let upper = fs::open_dir_at(&dir, "upper")?;
-            adopt_root(&dir, lowers.first())?;
+            adopt_root(&dir, "upper", lowers.first())?;
             failpoint!("store.prepare.made");
             let record =
                 SnapshotRecord { key: key.clone(), parent: parent.cloned(), layers, options, created: now() };
@@ -201,8 +201,17 @@ impl Store {
 
     /// Opens a snapshot; `None` when there is none of that name.
     pub fn snapshot(&self, key: &SnapshotKey) -> Result<Option<Snapshot>> {
-        let Some(record) = self.snapshot_record(key)? else { return Ok(None) };
+        let Some(mut record) = self.snapshot_record(key)? else { return Ok(None) };
         let path = path_of(key);
+        let missing = |name: &str| {
+            rustix::fs::statat(&self.root, format!("{path}/{name}"), AtFlags::SYMLINK_NOFOLLOW).is_err()
+        };
+        if missing("upper") && !missing("committing") {
+            // A commit of it was killed.
+            let _lock = self.lock_shared()?;
+            self.settle(key)?;
+            record = self.snapshot_record(key)?.unwrap_or(record);
+        }
         let open = |path: String| fs::open_dir_at(&self.root, path).map_err(Error::from);
         let parts = || -> Result<Snapshot> {
             let lowers = self.open_lowers(&record.layers)?;

@@ -8,10 +8,10 @@ use robot_env_diag::{Error, Kind, Result};
 use robot_env_oci::ChainId;
 use robot_env_sys::CallError;
 use robot_env_sys::fs::{self, Durability, Removal};
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 
 use crate::layer::path_of;
-use crate::{LayerRecord, Store, failpoint, now, random_name};
+use crate::{LayerRecord, SnapshotKey, Store, failpoint, now, random_name};
 
 /// How long dropping a staged layer may delete before it leaves the rest to the trash.
 const CLEANING: Duration = Duration::from_secs(1);
@@ -28,6 +28,8 @@ pub struct StagedLayer<'a> {
     opened: Instant,
     fs: OwnedFd,
     moved: bool,
+    /// The snapshot whose upper directory `fs` is: it gets it back unless this is committed.
+    origin: Option<SnapshotKey>,
 }
 
 impl Store {
@@ -55,7 +57,7 @@ impl Store {
                 rustix::fs::mkdirat(&dir, "fs", Mode::from_raw_mode(0o755))
                     .map_err(|errno| made("fs", errno))?;
                 // Whatever the umask is: containers without root must be able to pass.
-                rustix::fs::chmodat(&dir, "fs", Mode::from_raw_mode(0o755), rustix::fs::AtFlags::empty())
+                rustix::fs::chmodat(&dir, "fs", Mode::from_raw_mode(0o755), AtFlags::empty())
                     .map_err(|errno| CallError::new("chmod(fs, 0755)", errno))?;
             }
             Some((parent, source)) => rustix::fs::renameat(parent, source, &dir, "fs").map_err(|errno| {
@@ -68,7 +70,7 @@ impl Store {
         }
         let fs = fs::open_dir_at(&dir, "fs")?;
         failpoint!("store.stage.made");
-        Ok(StagedLayer { store: self, staging, name, dir, opened, fs, moved: false })
+        Ok(StagedLayer { store: self, staging, name, dir, opened, fs, moved: false, origin: None })
     }
 
     /// Commits several layers, those below first, with one sync of the file system. When one of
@@ -176,6 +178,22 @@ impl<'a> StagedLayer<'a> {
         )
     }
 
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Takes the upper directory of a snapshot for its tree.
+    pub(crate) fn take_upper(&mut self, key: &SnapshotKey) -> Result<()> {
+        let upper = format!("{}/upper", crate::snapshot::path_of(key));
+        rustix::fs::unlinkat(&self.dir, "fs", AtFlags::REMOVEDIR)
+            .map_err(|errno| CallError::new("rmdir(fs)", errno))?;
+        self.origin = Some(key.clone());
+        rustix::fs::renameat(&self.store.root, &upper, &self.dir, "fs")
+            .map_err(|errno| CallError::new(format!("rename({} -> fs)", self.store.shown(&upper)), errno))?;
+        self.fs = fs::open_dir_at(&self.dir, "fs")?;
+        Ok(())
+    }
+
     /// Commits one layer: see [`Store::commit_layers`].
     pub fn commit(self, record: LayerRecord) -> Result<()> {
         let store = self.store;
@@ -209,7 +227,15 @@ impl<'a> StagedLayer<'a> {
 
 impl Drop for StagedLayer<'_> {
     fn drop(&mut self) {
-        if !self.moved {
+        let given_back = match &self.origin {
+            Some(key) if !self.moved => {
+                let upper = format!("{}/upper", crate::snapshot::path_of(key));
+                fs::rename_noreplace(&self.dir, "fs", &self.store.root, upper).is_ok()
+            }
+            _ => true,
+        };
+        // What could not be given back stays for whoever settles the snapshot.
+        if !self.moved && given_back {
             // To the trash, from where it is found again should this take too long; and then the
             // space is given back at once if it can be.
             let started = Instant::now();

@@ -45,6 +45,36 @@ fn before(store: &Store) {
     }
 }
 
+/// What was written into a snapshot becomes a layer.
+fn adopt(store: &Store) {
+    let key = key("written");
+    let snapshot = store.snapshot(&key).unwrap().unwrap_or_else(|| {
+        let made = store.prepare(&key, old().chains().last(), SnapshotOptions::default()).unwrap();
+        write_atomic(&made.upper, &made.upper, "precious", b"precious", 0o644, Durability::NoSync).unwrap();
+        std::fs::write(store.path().with_extension("written"), "").unwrap();
+        made
+    });
+    if snapshot.record.layers.len() == old().chains().len() {
+        let record = LayerRecord::new(snapshot.record.parent, DiffId(Digest::of(b"written")));
+        let staged = store.stage_layer().unwrap();
+        staged.recipe().unwrap();
+        assert!(store.adopt_upper(&key, staged, record).unwrap());
+    }
+}
+
+/// It is in the snapshot or in the layer below it, and nowhere else.
+fn check_adopted(store: &Store, context: &str) {
+    let Some(snapshot) = store.snapshot(&key("written")).unwrap() else { return };
+    if !store.path().with_extension("written").exists() {
+        return;
+    }
+    let find = |dir: &std::os::fd::OwnedFd| robot_env_sys::fs::read_bounded(dir, "precious", 100).ok();
+    let adopted = snapshot.record.layers.len() > old().chains().len();
+    let found = (find(&snapshot.upper), find(&snapshot.lowers[0]));
+    let precious = Some(b"precious".to_vec());
+    assert_eq!(found, if adopted { (None, precious) } else { (precious, None) }, "{context}");
+}
+
 /// Passes every failpoint of the store.
 fn scenario(store: &Store) {
     new().pull(store, Some("new:1")).unwrap();
@@ -64,6 +94,8 @@ fn scenario(store: &Store) {
     store.remove_snapshot(&key("made")).unwrap();
     store.untag(&reference("old:2")).unwrap();
     store.remove_image(&third().id(), RemoveOptions { names: true }).unwrap();
+
+    adopt(store);
 
     // A damaged layer that no image has.
     let record = LayerRecord::new(None, DiffId(Digest::of(b"damaged")));
@@ -104,6 +136,11 @@ fn check(root: &Path, context: &str) {
     assert_eq!(store.resolve("old:1").unwrap().id, old().id(), "{context}");
     old().check(&store);
     store.snapshot(&key("kept")).unwrap().expect(context);
+    // Even runs look before they sweep, odd ones after.
+    let sweep_first = context.len() % 2 == 1;
+    if !sweep_first {
+        check_adopted(&store, context);
+    }
     // The new one is absent or complete, and so is what was being removed.
     for (name, sample) in [("new:1", new()), ("third:1", third()), ("old:2", old())] {
         match store.resolve(name) {
@@ -132,6 +169,8 @@ fn check(root: &Path, context: &str) {
     needed.sort();
     needed.dedup();
     assert_eq!(layers(&store), needed, "{context}");
+    check_adopted(&store, context);
+    assert!(!root.join("snapshots/written/committing").exists(), "{context}");
     for entry in entries(&store, "snapshots") {
         store.snapshot(&key(&entry)).unwrap().expect(context);
     }
@@ -165,6 +204,8 @@ fn killed_at_every_step_nothing_is_lost() {
         let store = open(&root);
         store.remove_image(&new().id(), RemoveOptions { names: true }).unwrap();
         store.remove_snapshot(&key("durable")).unwrap();
+        store.remove_snapshot(&key("written")).unwrap();
+        let _ = std::fs::remove_file(root.with_extension("written"));
         store.collect(&CollectOptions::default()).unwrap();
     }
 }
