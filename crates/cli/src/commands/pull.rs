@@ -37,8 +37,9 @@ impl Verb for Pull {
         if self.all_tags && tagged {
             return Err(Error::invalid("tag can't be used with --all-tags/-a"));
         }
-        let options = PullOptions { platform: platform(app, self.platform)?, ownership: ownership() };
+        // An ordinary user can give files away only after this: see `App::place`.
         let store = app.store()?;
+        let options = PullOptions { platform: platform(app, self.platform)?, ownership: ownership() };
         let client = app.registry();
         let pull = |reference: &Reference| {
             let observer = app.observer(self.quiet);
