@@ -8,6 +8,7 @@
 
 mod archive;
 mod change;
+mod commit;
 mod import;
 mod load;
 mod pipe;
@@ -18,6 +19,7 @@ mod save;
 mod unpack;
 
 pub use change::{Change, Check, Command, apply_changes};
+pub use commit::{CommitMode, CommitOptions, commit};
 pub use import::{ImportOptions, import};
 pub use load::{ArchiveSource, LoadOptions, LoadedImage, load};
 pub use progress::{Amount, Observer};

@@ -172,7 +172,7 @@ impl<'s> Load<'_, 's> {
                 }
                 Some(Content::Layer(slot)) => {
                     let step = match slot.take() {
-                        Some(unpacked) => Step::Layer(finished(unpacked, &layer)?),
+                        Some(unpacked) => Step::Layer(finished(*unpacked, &layer)?),
                         None => Step::Copy(layer),
                     };
                     steps.insert(at, step);

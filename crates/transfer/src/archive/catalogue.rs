@@ -22,7 +22,7 @@ pub(crate) enum Content<'s> {
     /// A file that is no layer, read.
     Document(Vec<u8>),
     /// A layer that was unpacked as it came by; `None` once it was taken.
-    Layer(Option<Unpacked<'s>>),
+    Layer(Option<Box<Unpacked<'s>>>),
     /// A layer that could not be unpacked. It only matters if it is wanted.
     Broken(Error),
     /// A file that came by and was not wanted then.

@@ -129,7 +129,7 @@ impl<'s> Scan<'_, 's> {
         match self.unpacker.unpack(source, Known { blob: blob.as_ref(), diff_id: None }) {
             Ok(layer) => {
                 self.observer.step(&item, "Unpacked", None);
-                Ok(Content::Layer(Some(layer)))
+                Ok(Content::Layer(Some(Box::new(layer))))
             }
             // It may be none at all. If the stream itself is broken, that is found at once.
             Err(failure) if matches!(failure.error.kind(), Kind::Corrupt | Kind::Unsupported) => {

@@ -158,7 +158,8 @@ fn a_platform_is_chosen() {
                 let options = LoadOptions { platform: Some(platform.parse().unwrap()) };
                 let loaded = place.load_by(&bytes, way, &options).unwrap();
                 assert_eq!((loaded.len(), &loaded[0].image.id.0), (1, id), "{nested} {way:?} {platform}");
-                let names: Vec<String> = loaded[0].references.iter().map(|n| n.familiar()).collect();
+                let names: Vec<String> =
+                    loaded[0].references.iter().map(robot_env_oci::Reference::familiar).collect();
                 assert_eq!(names, if nested { vec!["robot:all"] } else { vec![] });
             }
             let place = Place::new();

@@ -30,8 +30,10 @@ fn what_is_saved_loads_as_the_same() {
         for way in WAYS {
             let to = Place::new();
             let loaded = to.load_by(&bytes, way, &LoadOptions::default()).unwrap();
-            let names: Vec<Vec<String>> =
-                loaded.iter().map(|l| l.references.iter().map(|n| n.familiar()).collect()).collect();
+            let names: Vec<Vec<String>> = loaded
+                .iter()
+                .map(|l| l.references.iter().map(robot_env_oci::Reference::familiar).collect())
+                .collect();
             assert_eq!(names, [vec!["robot:1", "robot:2"], vec!["other:x"]], "{layout:?} {way:?}");
             to.assert_whole(&small());
             to.assert_whole(&second());
