@@ -115,15 +115,13 @@ fn by_overlay() -> Result<OwnedFd> {
     };
     let lower = open(directory)?;
     let mut last = Error::new(Kind::Unsupported, "there is no second layer");
-    for second in SECOND.into_iter().map(Path::new) {
-        let made = open(second).and_then(|second| {
+    // `userxattr` first: in a user namespace nothing else is allowed, and to root it makes no
+    // difference here; kernels before 5.11 do not know it.
+    let attempts = [true, false].into_iter().flat_map(|userxattr| SECOND.map(|second| (second, userxattr)));
+    for (second, userxattr) in attempts {
+        let made = open(Path::new(second)).and_then(|second| {
             let lowers = [lower.as_fd(), second.as_fd()];
-            Ok(mount::overlay(&OverlayRequest {
-                lowers: &lowers,
-                upper: None,
-                volatile: false,
-                userxattr: false,
-            })?)
+            Ok(mount::overlay(&OverlayRequest { lowers: &lowers, upper: None, volatile: false, userxattr })?)
         });
         match made {
             Ok(tree) => return same_file(&tree, name),

@@ -29,6 +29,7 @@ const TESTS: &[Test] = &tests![
     privileged_without_ranges_or_programs_one_id_is_mapped,
     privileged_groups_are_kept_and_a_foreign_group_is_replaced,
     privileged_an_overlay_is_mounted_in_private,
+    privileged_a_monitors_program_is_shared_and_cannot_be_written,
     privileged_containers_run,
     privileged_commands_share_one_namespace,
     privileged_commands_at_once_share_one_namespace,
@@ -116,6 +117,12 @@ fn privileged_an_overlay_is_mounted_in_private(user: &User) {
     let white = fs::symlink_metadata(Path::new(&place).join("upper/gone")).unwrap();
     assert_eq!((white.rdev(), white.uid()), (0, user.uid), "a whiteout, of the user's");
     user.play(&["remove", &place]);
+}
+
+fn privileged_a_monitors_program_is_shared_and_cannot_be_written(user: &User) {
+    assert_eq!(user.play(&["shield"]), "overlay, read-only\n");
+    user.drop_ranges();
+    assert_eq!(user.play(&["shield"]), "overlay, read-only\n");
 }
 
 fn privileged_containers_run(user: &User) {

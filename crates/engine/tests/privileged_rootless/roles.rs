@@ -12,6 +12,7 @@ use robot_env_engine::rootless::{Enter, Identity, enter, hold, roots};
 use robot_env_runtime::{Console, Create, Created, Exec, Rootfs, Stdio, create, exec};
 use robot_env_sys::mount::{self, OverlayRequest};
 use robot_env_sys::{fs as sys_fs, namespace, poll, process};
+use rustix::fs::StatVfsMountFlags;
 use serde_json::json;
 
 fn run_root() -> PathBuf {
@@ -39,6 +40,19 @@ pub(crate) fn play(role: &[String]) {
             sys_fs::remove_tree(Path::new(place)).unwrap();
         }
         ["group", file] => group(file),
+        ["shield"] => {
+            entered();
+            let program = robot_env_runtime::shield::program().unwrap();
+            let kind = rustix::fs::fstatfs(&program).unwrap().f_type;
+            let read_only =
+                rustix::fs::fstatvfs(&program).unwrap().f_flag.contains(StatVfsMountFlags::RDONLY);
+            // A copy in memory would cost each container the size of the program.
+            println!(
+                "{}, {}",
+                if kind == 0x794c_7630 { "overlay" } else { "a copy" },
+                if read_only { "read-only" } else { "writable" }
+            );
+        }
         ["overlay", place] => overlay_in(Path::new(place)),
         ["container", bundle, network, user] => container(Path::new(bundle), network, user),
         ["monitor", bundle] => monitor(Path::new(bundle)),
