@@ -174,10 +174,8 @@ impl App {
             return Box::new(());
         }
         let out = std::io::stderr();
-        let size = self
-            .ambient
-            .stderr_is_terminal
-            .then(|| robot_env_sys::terminal::size(&out).unwrap_or((24, 80)));
+        let size =
+            self.ambient.stderr_is_terminal.then(|| robot_env_sys::terminal::size(&out).unwrap_or((24, 80)));
         Box::new(Progress::new(out, size))
     }
 

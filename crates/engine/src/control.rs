@@ -72,10 +72,7 @@ impl Engine {
     /// Stops several: all get their signal before one is waited for. The outcomes are in their order.
     pub fn stop_all(&self, texts: &[String], options: &StopOptions) -> Vec<Result<()>> {
         let begun: Vec<_> = texts.iter().map(|text| self.begin_stop(text, options)).collect();
-        begun
-            .into_iter()
-            .map(|begun| begun?.map_or(Ok(()), |stopping| self.finish_stop(stopping)))
-            .collect()
+        begun.into_iter().map(|begun| begun?.map_or(Ok(()), |stopping| self.finish_stop(stopping))).collect()
     }
 
     /// Sends the stop signal; `None` when nothing is left to wait for.
@@ -104,7 +101,8 @@ impl Engine {
         send(&target, number)?;
         self.tell(&container.record, "kill", &[("signal", number.to_string())]);
         self.thaw(&container)?;
-        let deadline = u64::try_from(timeout).ok().map(|seconds| Instant::now() + Duration::from_secs(seconds));
+        let deadline =
+            u64::try_from(timeout).ok().map(|seconds| Instant::now() + Duration::from_secs(seconds));
         Ok(Some(Stopping { container, target, watch, deadline }))
     }
 

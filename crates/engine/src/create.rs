@@ -168,7 +168,10 @@ fn check_stop_signal(spec: &ContainerSpec, image: &RuntimeConfig) -> Result<()> 
 fn check_platform(spec: &ContainerSpec, config: &ImageConfig, warnings: &mut Vec<String>) -> Result<()> {
     let has = &config.platform;
     if !has.os.is_empty() && has.os != "linux" {
-        return Err(Error::new(Kind::Unsupported, format!("cannot run image `{}`: it is for {has}", spec.image)));
+        return Err(Error::new(
+            Kind::Unsupported,
+            format!("cannot run image `{}`: it is for {has}", spec.image),
+        ));
     }
     let host = Platform::host();
     if let Some(wanted) = &spec.platform

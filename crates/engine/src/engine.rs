@@ -8,10 +8,10 @@ use robot_env_spec::{ContainerId, HostFacts};
 use robot_env_store::{OverlayXattr, SnapshotKey, Store, StoreOptions};
 
 use crate::events::{self, Event, EventReader};
+use crate::facts;
 use crate::paths::Paths;
 use crate::record::ContainerRecord;
 use crate::records::{Container, Records};
-use crate::facts;
 
 /// How to open an engine.
 #[derive(Clone, Debug)]
@@ -116,7 +116,10 @@ impl Engine {
         attributes.insert("image".into(), record.spec.image.clone());
         attributes.insert("name".into(), record.name.clone());
         attributes.extend(more.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
-        events::append(&self.paths.events(), &Event::now("container", action, record.id.as_str(), attributes));
+        events::append(
+            &self.paths.events(),
+            &Event::now("container", action, record.id.as_str(), attributes),
+        );
     }
 
     /// Tells everybody of an event about something else: `kind` is `image` or `volume`.

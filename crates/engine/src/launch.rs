@@ -77,10 +77,19 @@ pub(crate) fn launch(
     .iter()
     .map(|arg: &OsString| text(arg))
     .collect();
-    let null = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())
-        .map_err(|errno| Error::new(Kind::of_errno(errno.raw_os_error()), "cannot open `/dev/null`").because(errno))?;
-    let request = serde_json::to_vec(request).context(Kind::Internal, || "cannot write the request".into())?;
-    match process::clone(&CloneRequest::default()).context(Kind::Internal, || "cannot start a monitor".into())? {
+    let null = rustix::fs::open(
+        "/dev/null",
+        rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )
+    .map_err(|errno| {
+        Error::new(Kind::of_errno(errno.raw_os_error()), "cannot open `/dev/null`").because(errno)
+    })?;
+    let request =
+        serde_json::to_vec(request).context(Kind::Internal, || "cannot write the request".into())?;
+    match process::clone(&CloneRequest::default())
+        .context(Kind::Internal, || "cannot start a monitor".into())?
+    {
         Cloned::Child => {
             let prepared = (|| -> Result<()> {
                 process::new_session()?;

@@ -32,7 +32,11 @@ impl MountPoint {
 impl Engine {
     /// The mounts of a new container: those asked for, those of other containers, the image's
     /// volumes. Volumes that do not exist are made.
-    pub(crate) fn mount_points(&self, spec: &ContainerSpec, image: &RuntimeConfig) -> Result<Vec<MountPoint>> {
+    pub(crate) fn mount_points(
+        &self,
+        spec: &ContainerSpec,
+        image: &RuntimeConfig,
+    ) -> Result<Vec<MountPoint>> {
         let mut points = Vec::new();
         let mut taken: BTreeSet<String> = BTreeSet::new();
         for mount in &spec.mounts {
@@ -62,7 +66,11 @@ impl Engine {
                 if !create_source && !Path::new(source).exists() {
                     return Err(missing_source(source));
                 }
-                MountPoint { source: source.clone(), propagation: *propagation, ..empty("bind", &mount.target) }
+                MountPoint {
+                    source: source.clone(),
+                    propagation: *propagation,
+                    ..empty("bind", &mount.target)
+                }
             }
             MountSource::Volume { name, labels, options, .. } => {
                 self.volume_point(name.clone(), &mount.target, labels, options)?
@@ -201,8 +209,10 @@ fn clean(path: &str) -> String {
 }
 
 fn missing_source(source: &str) -> Error {
-    Error::invalid(format!("invalid mount config for type \"bind\": bind source path does not exist: {source}"))
-        .with_hint(format!("make it first (`mkdir -p {source}`), or mount it with `-v`, which makes it"))
+    Error::invalid(format!(
+        "invalid mount config for type \"bind\": bind source path does not exist: {source}"
+    ))
+    .with_hint(format!("make it first (`mkdir -p {source}`), or mount it with `-v`, which makes it"))
 }
 
 fn make_source(source: &str, create: bool) -> Result<()> {
@@ -223,8 +233,9 @@ fn make_source(source: &str, create: bool) -> Result<()> {
 /// A directory inside a volume or an image: links in it may not lead out.
 fn directory_below(volume: &str, subpath: &str) -> Result<String> {
     let root = sys_fs::open_directory(Path::new(volume))?;
-    let found = sys_fs::open_in_root(root.as_fd(), subpath, rustix::fs::OFlags::PATH)
-        .map_err(|error| Error::new(Kind::InvalidInput, format!("cannot find `{subpath}` in it")).because(error))?;
+    let found = sys_fs::open_in_root(root.as_fd(), subpath, rustix::fs::OFlags::PATH).map_err(|error| {
+        Error::new(Kind::InvalidInput, format!("cannot find `{subpath}` in it")).because(error)
+    })?;
     let path = fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd()))
         .io_context(|| format!("cannot find `{subpath}` in it"))?;
     Ok(path.to_string_lossy().into_owned())

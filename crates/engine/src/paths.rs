@@ -10,10 +10,11 @@ use robot_env_spec::ContainerId;
 /// The two roots and everything below them that is the engine's own.
 ///
 /// ```text
-/// ROOT/containers/<id>/{container.json, state.json, lock, <id>-json.log, hosts, hostname, resolv.conf, keep/}
-/// ROOT/names/<name>            a symbolic link whose target is the id
+/// ROOT/containers/<id>/{container.json, state.json, lock, <id>-json.log}
+/// ROOT/containers/by-name/<name>     a symbolic link whose target is the id
 /// ROOT/volumes/<name>/{volume.json, _data/}
-/// RUN/containers/<id>/{monitor.lock, attach.sock, config.json}
+/// RUN/containers/<id>/{monitor.lock, attach.sock, config.json, rootfs/,
+///                      hosts, hostname, resolv.conf}
 /// RUN/events.log
 /// ```
 #[derive(Clone, Debug)]
@@ -55,7 +56,7 @@ impl Paths {
 
     /// Names of containers.
     pub fn names(&self) -> PathBuf {
-        self.root.join("names")
+        self.containers().join("by-name")
     }
 
     /// All volumes.

@@ -25,7 +25,11 @@ impl Engine {
     }
 
     /// The same for somebody who holds the container's lock and has loaded it since.
-    pub(crate) fn reconciled_under(&self, mut container: Container, _lock: &ContainerLock) -> Result<Container> {
+    pub(crate) fn reconciled_under(
+        &self,
+        mut container: Container,
+        _lock: &ContainerLock,
+    ) -> Result<Container> {
         let id = container.record.id.clone();
         if !container.state.state.is_active() || self.records.has_monitor(&id) {
             return Ok(container);

@@ -215,7 +215,8 @@ impl Records {
             .context(Kind::Internal, || format!("cannot lock `{}`", path.display()))?;
         if taken {
             // For those who want to wake it.
-            let _ = file.set_len(0).and_then(|()| (&file).write_all(std::process::id().to_string().as_bytes()));
+            let _ =
+                file.set_len(0).and_then(|()| (&file).write_all(std::process::id().to_string().as_bytes()));
         }
         Ok(taken.then(|| file.into()))
     }

@@ -35,13 +35,7 @@ impl Engine {
         };
         let ipc = match &spec.ipc {
             IpcMode::Host => NamespaceSource::Host,
-            IpcMode::Container(id) => {
-                let path = self.namespace_of(id, "ipc")?;
-                if !mounts.iter().any(|mount| mount.target == "/dev/shm") {
-                    mounts.push(file_mount(&path.replace("/ns/ipc", "/root/dev/shm"), "/dev/shm"));
-                }
-                NamespaceSource::Path(path)
-            }
+            IpcMode::Container(id) => NamespaceSource::Path(self.namespace_of(id, "ipc")?),
             IpcMode::Private | IpcMode::Shareable | IpcMode::None => NamespaceSource::New,
         };
         let pid = match &spec.pid {
@@ -85,7 +79,7 @@ impl Engine {
     }
 
     /// A namespace of a container that runs, by path.
-    fn namespace_of(&self, id: &str, kind: &str) -> Result<String> {
+    pub(crate) fn namespace_of(&self, id: &str, kind: &str) -> Result<String> {
         let container = self.container(id)?;
         let Some(process) = container.state.state.process() else {
             return Err(Error::new(
@@ -134,7 +128,7 @@ impl Engine {
     }
 }
 
-fn file_mount(source: &str, target: &str) -> ResolvedMount {
+pub(crate) fn file_mount(source: &str, target: &str) -> ResolvedMount {
     ResolvedMount {
         target: target.to_owned(),
         kind: "bind".into(),
@@ -264,8 +258,16 @@ fn device(host: &Path, container: &Path, permissions: &str) -> Option<ResolvedDe
 
 /// The device nodes below a directory, without what a container has of its own.
 fn all_devices(host: &Path, container: &Path, permissions: &str, out: &mut Vec<ResolvedDevice>) {
-    const OWN: [&str; 8] =
-        ["/dev/pts", "/dev/shm", "/dev/fd", "/dev/mqueue", "/dev/console", "/dev/ptmx", "/dev/.lxc", "/dev/.udev"];
+    const OWN: [&str; 8] = [
+        "/dev/pts",
+        "/dev/shm",
+        "/dev/fd",
+        "/dev/mqueue",
+        "/dev/console",
+        "/dev/ptmx",
+        "/dev/.lxc",
+        "/dev/.udev",
+    ];
     let Ok(entries) = fs::read_dir(host) else { return };
     let mut names: Vec<_> = entries.flatten().map(|entry| entry.file_name()).collect();
     names.sort_unstable();

@@ -71,7 +71,8 @@ impl Engine {
             _ => 128,
         };
         let mut state = container.state.clone();
-        state.state = State::Failed { code, error: error.to_report().to_string(), finished: Timestamp::now() };
+        state.state =
+            State::Failed { code, error: error.to_report().to_string(), finished: Timestamp::now() };
         let _ = self.records.save_state(&container.record.id, &state, Durability::NoSync);
         let _ = std::fs::remove_dir_all(self.paths.container_run(&container.record.id));
     }
@@ -91,10 +92,7 @@ impl Engine {
                 Kind::Conflict,
                 "You cannot attach to a restarting container, wait until it is running",
             )),
-            _ => Err(Error::new(
-                Kind::Conflict,
-                "You cannot attach to a stopped container, start it first",
-            )),
+            _ => Err(Error::new(Kind::Conflict, "You cannot attach to a stopped container, start it first")),
         }
     }
 

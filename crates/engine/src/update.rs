@@ -70,7 +70,9 @@ impl Engine {
             };
             let planned = plan(&container.record.spec, &container.record.image_config, &host, &resolved)?;
             warnings = planned.warnings;
-            if let Some(resources) = planned.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()) {
+            if let Some(resources) =
+                planned.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref())
+            {
                 cgroup.update(&settings(resources, cgroup::detect().version())?)?;
             }
         }
@@ -86,9 +88,23 @@ fn merge(into: &mut Resources, from: Resources) {
         ($($field:ident),*) => { $(if from.$field.is_some() { into.$field = from.$field; })* };
     }
     take!(
-        memory, memory_reservation, memory_swap, memory_swappiness, kernel_memory, nano_cpus, cpu_shares,
-        cpu_period, cpu_quota, cpu_realtime_period, cpu_realtime_runtime, cpuset_cpus, cpuset_mems,
-        pids_limit, blkio_weight, oom_kill_disable, oom_score_adj
+        memory,
+        memory_reservation,
+        memory_swap,
+        memory_swappiness,
+        kernel_memory,
+        nano_cpus,
+        cpu_shares,
+        cpu_period,
+        cpu_quota,
+        cpu_realtime_period,
+        cpu_realtime_runtime,
+        cpuset_cpus,
+        cpuset_mems,
+        pids_limit,
+        blkio_weight,
+        oom_kill_disable,
+        oom_score_adj
     );
     macro_rules! take_list {
         ($($field:ident),*) => { $(if !from.$field.is_empty() { into.$field = from.$field; })* };

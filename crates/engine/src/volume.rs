@@ -106,7 +106,8 @@ impl Engine {
         let directory = self.paths.volumes();
         let entries =
             fs::read_dir(&directory).io_context(|| format!("cannot list `{}`", directory.display()))?;
-        let mut names: Vec<String> = entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect();
+        let mut names: Vec<String> =
+            entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect();
         names.sort_unstable();
         Ok(names.iter().filter_map(|name| self.volume(name).ok()).collect())
     }
@@ -118,10 +119,7 @@ impl Engine {
     pub fn remove_volume(&self, name: &str) -> Result<()> {
         self.volume(name)?;
         if let Some(user) = self.volume_users()?.get(name).and_then(|users| users.first()) {
-            return Err(Error::new(
-                Kind::Conflict,
-                format!("remove {name}: volume is in use - [{user}]"),
-            ));
+            return Err(Error::new(Kind::Conflict, format!("remove {name}: volume is in use - [{user}]")));
         }
         self.discard_volume(name)?;
         self.tell_of("volume", "destroy", name, BTreeMap::from([("driver".into(), "local".into())]));
@@ -169,8 +167,7 @@ impl Engine {
             let stat = rustix::fs::fstat(&source).io_context(|| format!("fstat({})", mount.target))?;
             let data = rustix::fs::open(&volume.path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
                 .io_context(|| format!("open({})", volume.path.display()))?;
-            let (uid, gid) =
-                (rustix::fs::Uid::from_raw(stat.st_uid), rustix::fs::Gid::from_raw(stat.st_gid));
+            let (uid, gid) = (rustix::fs::Uid::from_raw(stat.st_uid), rustix::fs::Gid::from_raw(stat.st_gid));
             let _ = rustix::fs::fchown(&data, Some(uid), Some(gid));
             let _ = rustix::fs::fchmod(&data, Mode::from_raw_mode(stat.st_mode & 0o7777));
         }

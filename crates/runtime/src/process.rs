@@ -140,7 +140,6 @@ pub(crate) fn finish(process: &Process, last: &Last<'_>) -> Result<Infallible> {
 
 /// The calling process becomes the init of its pid namespace for good; only its new child returns.
 fn become_init() -> Result<()> {
-    sys_process::set_undumpable()?;
     match poll::fork().map_err(Error::from).within(|| "cannot run an init process".into())? {
         poll::Fork::Child => {
             reaper::lead_terminal();

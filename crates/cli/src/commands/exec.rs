@@ -58,11 +58,8 @@ impl Verb for Exec {
         if let Some(path) = self.workdir.as_deref().filter(|path| !path.starts_with('/')) {
             return Err(Error::invalid(format!("invalid working directory `{path}`: it must be absolute")));
         }
-        let hello = (!self.detach).then_some(Hello {
-            stdin: self.interactive,
-            stdout: true,
-            stderr: !self.tty,
-        });
+        let hello =
+            (!self.detach).then_some(Hello { stdin: self.interactive, stdout: true, stderr: !self.tty });
         if let Some(hello) = hello {
             front::check_terminal(app, self.tty, hello)?;
         }

@@ -46,7 +46,9 @@ impl Verb for Inspect {
         let engine = app.engine()?;
         let kind = self.r#type.as_deref().filter(|kind| !kind.is_empty());
         if let Some(other) = kind.filter(|kind| !matches!(*kind, "container" | "image" | "volume")) {
-            return Err(Error::invalid(format!("unknown type: \"{other}\": must be container, image or volume")));
+            return Err(Error::invalid(format!(
+                "unknown type: \"{other}\": must be container, image or volume"
+            )));
         }
         let wants = |this: &str| kind.is_none_or(|kind| kind == this);
         print(app, self.format.as_deref(), &self.names, |text| {
@@ -58,7 +60,9 @@ impl Verb for Inspect {
             ];
             for (this, find) in attempts.into_iter().filter(|(this, _)| wants(this)) {
                 match find() {
-                    Err(error) if matches!(error.kind(), Kind::NotFound | Kind::InvalidInput) && kind.is_none() => {
+                    Err(error)
+                        if matches!(error.kind(), Kind::NotFound | Kind::InvalidInput) && kind.is_none() =>
+                    {
                         if error.kind() == Kind::InvalidInput && this == "container" {
                             return Err(error);
                         }

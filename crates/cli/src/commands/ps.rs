@@ -56,7 +56,8 @@ impl Verb for Ps {
             found.truncate(last as usize);
         }
         let options = Options { truncate: !self.no_trunc, now: app.now() };
-        let sizes = self.size || (self.format.is_some() && style.mentions("Size") && !matches!(style, Style::Json));
+        let sizes =
+            self.size || (self.format.is_some() && style.mentions("Size") && !matches!(style, Style::Json));
         let rows = found
             .iter()
             .map(|c| {
@@ -79,7 +80,9 @@ fn facts(engine: &Engine, filters: &Filters) -> Result<FilterFacts> {
             Ok(image) => ancestors.push(image.id.to_string()),
             // No image, no container of it.
             Err(error) if error.kind() == Kind::NotFound => {}
-            Err(error) => return Err(Error::invalid(format!("invalid filter 'ancestor={text}'")).because(error)),
+            Err(error) => {
+                return Err(Error::invalid(format!("invalid filter 'ancestor={text}'")).because(error));
+            }
         }
     }
     Ok(FilterFacts { before: created("before")?, since: created("since")?, ancestors })

@@ -50,8 +50,7 @@ impl Verb for Run {
             Ok(started) => started,
             Err(error) => {
                 if removes {
-                    let options =
-                        robot_env_engine::RemoveContainerOptions { force: true, volumes: true };
+                    let options = robot_env_engine::RemoveContainerOptions { force: true, volumes: true };
                     let _ = engine.remove(id, options);
                     engine.empty_trash_later();
                 }
@@ -117,7 +116,10 @@ fn create(app: &App, engine: &Engine, flags: &ContainerFlags, wanted: Wanted) ->
     if flags.pull == "always" {
         pull(app, engine, &wanted.spec, flags.quiet)?;
     }
-    let request = CreateRequest { spec: wanted.spec, name: flags.name.as_deref().map(|name| name.strip_prefix('/').unwrap_or(name).to_owned()) };
+    let request = CreateRequest {
+        spec: wanted.spec,
+        name: flags.name.as_deref().map(|name| name.strip_prefix('/').unwrap_or(name).to_owned()),
+    };
     let created = match engine.create(request.clone()) {
         Err(error) if error.kind() == Kind::NotFound && lacks_image(engine, &request.spec) => {
             if flags.pull == "never" {

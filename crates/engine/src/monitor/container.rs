@@ -9,11 +9,11 @@ use jiff::Timestamp;
 use oci_spec::runtime::Spec;
 use robot_env_diag::{Context, Error, IoContext, Kind, Result, Within};
 use robot_env_runtime::{self as runtime, Create, Created, ExternalRuntime};
-use robot_env_spec::plan;
+use robot_env_spec::{IpcMode, ResolvedMount, plan};
 use robot_env_sys::cgroup::{self, Cgroup, Hierarchies};
 use robot_env_sys::fs::{self as sys_fs, Durability};
 use robot_env_sys::poll::SignalFd;
-use robot_env_sys::{process, socket};
+use robot_env_sys::{mount, namespace, process, socket};
 
 use crate::engine::Engine;
 use crate::launch::{Answer, Orders};
@@ -22,6 +22,7 @@ use crate::monitor::log::LogWriter;
 use crate::monitor::supervise::{Audience, ProcessIo, supervise};
 use crate::monitor::{adopt_terminal, restart, streams};
 use crate::record::{ContainerRecord, ExitRecord, ProcessRecord, State, StateRecord};
+use crate::resolve::file_mount;
 use crate::rootfs::Rootfs;
 use crate::stream::ExitNotice;
 
@@ -88,9 +89,7 @@ fn prepare(engine: Engine, orders: &Orders) -> Result<(Monitor, StateRecord)> {
 impl Monitor {
     /// Makes the process and lets it run; the state says so before anybody hears of it.
     fn start(&self, state: &StateRecord) -> Result<Started> {
-        let started = self
-            .make()
-            .within(|| format!("cannot start container `{}`", self.record.name))?;
+        let started = self.make().within(|| format!("cannot start container `{}`", self.record.name))?;
         let running = StateRecord {
             state: State::Running {
                 process: ProcessRecord {
@@ -123,13 +122,12 @@ impl Monitor {
         let rootfs = Rootfs::of(engine, record)?;
         let mut resolved = engine.resolve_start(record, &rootfs, &host)?;
         self.mount_images(&mut resolved.mounts)?;
+        self.mount_shared_memory(&mut resolved.mounts)?;
         let planned = plan(&record.spec, &record.image_config, &host, &resolved)?;
         let spec = planned.spec;
         if let Some(process) = spec.process() {
-            rootfs.make_directory(
-                &process.cwd().to_string_lossy(),
-                (resolved.user.uid, resolved.user.gid),
-            )?;
+            rootfs
+                .make_directory(&process.cwd().to_string_lossy(), (resolved.user.uid, resolved.user.gid))?;
         }
         write_config(&self.run, &spec)?;
         let tty = record.spec.tty;
@@ -178,12 +176,15 @@ impl Monitor {
         warnings: Vec<String>,
     ) -> Result<Started> {
         if self.record.spec.init {
-            return Err(Error::new(Kind::Unsupported, format!("--init does not work with the runtime `{name}`")));
+            return Err(Error::new(
+                Kind::Unsupported,
+                format!("--init does not work with the runtime `{name}`"),
+            ));
         }
         self.own_mounts()?;
         let anchor = self.run.join("rootfs");
         let target = sys_fs::open_directory(&anchor)?;
-        robot_env_sys::mount::attach(rootfs.mount(), target.as_fd())?;
+        mount::attach(rootfs.mount(), target.as_fd())?;
         let mut external = ExternalRuntime::new(name);
         external.root = Some(self.engine.paths.run_root().join("runtimes"));
         let id = self.record.id.as_str();
@@ -208,7 +209,7 @@ impl Monitor {
     }
 
     /// Images among the mounts, mounted read-only where only this monitor and its children see.
-    fn mount_images(&self, mounts: &mut Vec<robot_env_spec::ResolvedMount>) -> Result<()> {
+    fn mount_images(&self, mounts: &mut Vec<ResolvedMount>) -> Result<()> {
         let images = self.record.mounts.iter().filter(|point| point.kind == "image");
         for (index, point) in images.enumerate() {
             if index == 0 {
@@ -220,11 +221,30 @@ impl Monitor {
         Ok(())
     }
 
+    /// Whoever shares another container's IPC namespace shares its `/dev/shm`. A mount can be cloned
+    /// only from within its namespace, so this monitor goes there for a moment.
+    fn mount_shared_memory(&self, mounts: &mut Vec<ResolvedMount>) -> Result<()> {
+        let IpcMode::Container(id) = &self.record.spec.ipc else { return Ok(()) };
+        if mounts.iter().any(|mount| mount.target == "/dev/shm") {
+            return Ok(());
+        }
+        self.own_mounts()?;
+        let own = namespace::open("/proc/self/ns/mnt")?;
+        let theirs = namespace::open(&self.engine.namespace_of(id, "mnt")?)?;
+        namespace::join(theirs.as_fd(), libc::CLONE_NEWNS)?;
+        let shared = mount::clone_path("/dev/shm", false);
+        namespace::join(own.as_fd(), libc::CLONE_NEWNS)?;
+        let directory = self.run.join("shm");
+        crate::paths::make_directory(&directory, 0o700)?;
+        mount::attach(shared?.as_fd(), sys_fs::open_directory(&directory)?.as_fd())?;
+        mounts.push(file_mount(&directory.to_string_lossy(), "/dev/shm"));
+        Ok(())
+    }
+
     fn own_mounts(&self) -> Result<()> {
-        robot_env_sys::namespace::unshare(libc::CLONE_NEWNS)?;
-        let propagation = robot_env_sys::mount::PropagationFlags::DOWNSTREAM
-            | robot_env_sys::mount::PropagationFlags::REC;
-        Ok(robot_env_sys::mount::set_propagation("/", propagation)?)
+        namespace::unshare(libc::CLONE_NEWNS)?;
+        let propagation = mount::PropagationFlags::DOWNSTREAM | mount::PropagationFlags::REC;
+        Ok(mount::set_propagation("/", propagation)?)
     }
 
     /// Cares for the process, and for those that the restart policy makes after it.
@@ -291,8 +311,7 @@ impl Monitor {
         let mut health = HealthCheck::of(&self.engine, &self.record);
         // The monitor of an idle container should cost next to nothing.
         process::trim_memory();
-        let watched =
-            supervise(started.pidfd.as_fd(), &mut started.io, audience, &mut log, &mut health);
+        let watched = supervise(started.pidfd.as_fd(), &mut started.io, audience, &mut log, &mut health);
         let mut error = watched.err().map(|error| error.to_report().to_string());
         let code = process::wait(&started.pidfd).unwrap_or_else(|failure| {
             error.get_or_insert_with(|| failure.to_string());
@@ -301,7 +320,8 @@ impl Monitor {
         if let Some(log) = &mut log {
             log.finish();
             if log.dropped > 0 {
-                error.get_or_insert_with(|| format!("{} pieces of the log could not be written", log.dropped));
+                error
+                    .get_or_insert_with(|| format!("{} pieces of the log could not be written", log.dropped));
             }
         }
         ExitRecord {
@@ -326,7 +346,11 @@ impl Monitor {
         if let Ok(now) = self.engine.records.load(&self.record.id) {
             *state = now.state;
         }
-        let policy = self.engine.records.load(&self.record.id).map_or(self.record.spec.restart, |c| c.record.spec.restart);
+        let policy = self
+            .engine
+            .records
+            .load(&self.record.id)
+            .map_or(self.record.spec.restart, |c| c.record.spec.restart);
         let decision = restart::decide(policy, exit.code, state, backoff, ran);
         state.state = match decision {
             restart::Decision::Stay => State::Exited { exit: exit.clone() },
@@ -352,7 +376,7 @@ impl Monitor {
     fn clean_up(&self, started: &Started) {
         if let Some(external) = &started.external {
             let _ = external.delete(self.record.id.as_str(), true);
-            let _ = robot_env_sys::mount::detach(&self.run.join("rootfs").to_string_lossy());
+            let _ = mount::detach(&self.run.join("rootfs").to_string_lossy());
         }
         if let Some(cgroup) = &started.cgroup {
             cgroup.kill();
@@ -374,7 +398,8 @@ pub(super) fn is_own(name: &str) -> bool {
 }
 
 fn write_config(run: &Path, spec: &Spec) -> Result<()> {
-    let bytes = serde_json::to_vec(spec).context(Kind::Internal, || "cannot write the runtime spec".into())?;
+    let bytes =
+        serde_json::to_vec(spec).context(Kind::Internal, || "cannot write the runtime spec".into())?;
     let path = run.join("config.json");
     fs::write(&path, bytes).io_context(|| format!("cannot write `{}`", path.display()))
 }

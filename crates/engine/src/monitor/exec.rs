@@ -90,9 +90,8 @@ pub(super) struct Place {
 impl Place {
     pub(super) fn of(engine: &Engine, container: &Container) -> Result<Place> {
         let name = &container.record.name;
-        let not_running = || {
-            Error::new(Kind::Conflict, format!("container {} is not running", container.record.id))
-        };
+        let not_running =
+            || Error::new(Kind::Conflict, format!("container {} is not running", container.record.id));
         let process = container.state.state.process().ok_or_else(not_running)?.clone();
         let pidfd = process::pidfd_open(process.pid).map_err(|_| not_running())?;
         if process::start_time(process.pid) != Some(process.start_time) {

@@ -62,12 +62,18 @@ impl<'a> HealthCheck<'a> {
 
     /// The health of a container whose process has just begun.
     pub(super) fn initial(record: &ContainerRecord) -> Option<Health> {
-        schedule(record).map(|_| Health { status: HealthStatus::Starting, failing_streak: 0, log: Vec::new() })
+        schedule(record).map(|_| Health {
+            status: HealthStatus::Starting,
+            failing_streak: 0,
+            log: Vec::new(),
+        })
     }
 
     fn pause(&self, starting: bool) -> Duration {
         match &self.schedule {
-            Some(schedule) if starting && self.began.elapsed() < schedule.start_period => schedule.start_interval,
+            Some(schedule) if starting && self.began.elapsed() < schedule.start_period => {
+                schedule.start_interval
+            }
             Some(schedule) => schedule.interval,
             None => Duration::ZERO,
         }
@@ -108,10 +114,8 @@ impl<'a> HealthCheck<'a> {
 
     fn finish(&mut self, result: HealthResult) {
         self.running = None;
-        let (in_start, retries) = self
-            .schedule
-            .as_ref()
-            .map_or((false, 1), |s| (self.began.elapsed() < s.start_period, s.retries));
+        let (in_start, retries) =
+            self.schedule.as_ref().map_or((false, 1), |s| (self.began.elapsed() < s.start_period, s.retries));
         let Ok(_lock) = self.engine.records.lock(&self.record.id) else { return };
         let Ok(container) = self.engine.records.load(&self.record.id) else { return };
         let mut state = container.state;
@@ -132,9 +136,12 @@ impl<'a> HealthCheck<'a> {
 
 impl Aside for HealthCheck<'_> {
     fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
-        self.running.iter().flat_map(|probe| {
-            std::iter::once(probe.pidfd.as_fd()).chain(probe.outputs.iter().map(AsFd::as_fd))
-        }).collect()
+        self.running
+            .iter()
+            .flat_map(|probe| {
+                std::iter::once(probe.pidfd.as_fd()).chain(probe.outputs.iter().map(AsFd::as_fd))
+            })
+            .collect()
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -187,13 +194,15 @@ impl Probe {
 
     fn read(&mut self) {
         let (mut buffer, output) = ([0u8; 4096], &mut self.output);
-        self.outputs.retain(|fd| loop {
-            match rustix::io::read(fd, &mut buffer) {
-                Ok(0) => return false,
-                Ok(n) => output.extend_from_slice(&buffer[..n.min(OUTPUT.saturating_sub(output.len()))]),
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return true,
-                Err(_) => return false,
+        self.outputs.retain(|fd| {
+            loop {
+                match rustix::io::read(fd, &mut buffer) {
+                    Ok(0) => return false,
+                    Ok(n) => output.extend_from_slice(&buffer[..n.min(OUTPUT.saturating_sub(output.len()))]),
+                    Err(Errno::INTR) => {}
+                    Err(Errno::AGAIN) => return true,
+                    Err(_) => return false,
+                }
             }
         });
     }
@@ -255,7 +264,12 @@ mod tests {
     use super::*;
 
     fn result(exit_code: i32) -> HealthResult {
-        HealthResult { start: Timestamp::UNIX_EPOCH, end: Timestamp::UNIX_EPOCH, exit_code, output: String::new() }
+        HealthResult {
+            start: Timestamp::UNIX_EPOCH,
+            end: Timestamp::UNIX_EPOCH,
+            exit_code,
+            output: String::new(),
+        }
     }
 
     #[test]

@@ -2,16 +2,24 @@
 //!
 //! A line is `{"log":"text\n","stream":"stdout","time":"RFC 3339 with nanoseconds"}`. A line of
 //! output longer than [`PIECE`] bytes is cut into pieces, all but the last without `\n`; readers
-//! join them. A disk that is full drops lines and counts them; the container is never blocked.
+//! join them. A disk that is full drops lines and counts them; the container is never blocked, but
+//! for the time in which a file of the driver `local` is compressed when the next one is full
+//! before that is done.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use flate2::{Compression, GzBuilder};
 use jiff::Timestamp;
 use robot_env_spec::{LogConfig, LogDriver};
+use robot_env_sys::poll::{self, Fork};
+use robot_env_sys::process;
+use rustix::event::{PollFd, PollFlags};
 
+use crate::logs::numbered;
 use crate::stream::Stream;
 
 const PIECE: usize = 16 * 1024;
@@ -25,6 +33,9 @@ pub(crate) struct LogWriter {
     size: u64,
     limit: u64,
     files: u32,
+    compresses: bool,
+    /// The process that compresses the last file.
+    compressor: Option<OwnedFd>,
     partial: [Vec<u8>; 2],
     /// Lines that could not be written.
     pub(crate) dropped: u64,
@@ -42,6 +53,9 @@ impl LogWriter {
             size: 0,
             limit: config.max_size.unwrap_or(DEFAULT_SIZE).max(1),
             files: config.max_file.unwrap_or(DEFAULT_FILES).max(1),
+            compresses: config.driver == LogDriver::Local
+                && config.as_given.get("compress").is_none_or(|value| value != "false"),
+            compressor: None,
             partial: [Vec::new(), Vec::new()],
             dropped: 0,
         };
@@ -71,7 +85,8 @@ impl LogWriter {
         }
         self.partial[slot].extend_from_slice(bytes);
         while self.partial[slot].len() >= PIECE {
-            let piece: Vec<u8> = self.partial[slot].drain(..PIECE).collect();
+            let end = piece_end(&self.partial[slot]);
+            let piece: Vec<u8> = self.partial[slot].drain(..end).collect();
             push_line(&mut lines, stream, &piece);
         }
         self.append(&lines);
@@ -106,27 +121,80 @@ impl LogWriter {
     }
 
     fn rotate(&mut self) {
-        let numbered = |n: u32| {
-            let mut name = self.path.clone().into_os_string();
-            name.push(format!(".{n}"));
-            PathBuf::from(name)
-        };
+        if let Some(compressor) = self.compressor.take() {
+            let _ = rustix::event::poll(&mut [PollFd::new(&compressor, PollFlags::IN)], None);
+        }
         if self.files == 1 {
             let _ = fs::remove_file(&self.path);
-        } else {
-            for n in (1..self.files - 1).rev() {
-                let _ = fs::rename(numbered(n), numbered(n + 1));
-            }
-            let _ = fs::rename(&self.path, numbered(1));
+            return self.reopen();
         }
+        for number in (1..self.files).rev() {
+            for compressed in [false, true] {
+                let from = numbered(&self.path, number, compressed);
+                if number + 1 < self.files {
+                    let _ = fs::rename(from, numbered(&self.path, number + 1, compressed));
+                } else {
+                    let _ = fs::remove_file(from);
+                }
+            }
+        }
+        let _ = fs::rename(&self.path, numbered(&self.path, 1, false));
         self.reopen();
+        if self.compresses {
+            self.compressor = compress_aside(&self.path);
+        }
     }
+}
+
+/// Compresses the file that was rotated last, in a process of its own: the container's output goes
+/// on meanwhile. Where this process may not fork it is done here. What fails leaves the file as it
+/// is, and readers cope.
+fn compress_aside(path: &Path) -> Option<OwnedFd> {
+    let Ok(Fork::Parent(pid)) = poll::fork().map(|fork| match fork {
+        Fork::Parent(pid) => Fork::Parent(pid),
+        Fork::Child => {
+            // The monitor's lock and the container's pipes must not outlive the monitor here.
+            let _ = process::close_all_but(&[0, 1, 2]);
+            let _ = rustix::process::nice(10);
+            let _ = compress(path);
+            poll::exit_now(0)
+        }
+    }) else {
+        let _ = compress(path);
+        return None;
+    };
+    process::pidfd_open(pid).ok()
+}
+
+/// Makes `.1.gz` of `.1`. The header says which file it was, for readers that have that one open.
+fn compress(path: &Path) -> io::Result<()> {
+    let from = numbered(path, 1, false);
+    let mut source = File::open(&from)?;
+    let mut unfinished = path.as_os_str().to_owned();
+    unfinished.push(".compressing");
+    let file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o640).open(&unfinished)?;
+    let header = GzBuilder::new().comment(source.metadata()?.ino().to_string());
+    let mut encoder = header.write(file, Compression::fast());
+    let done = io::copy(&mut source, &mut encoder)
+        .and_then(|_| encoder.finish())
+        .and_then(|_| fs::rename(&unfinished, numbered(path, 1, true)))
+        .and_then(|()| fs::remove_file(&from));
+    if done.is_err() {
+        let _ = fs::remove_file(&unfinished);
+    }
+    done
+}
+
+/// Where a piece ends: [`PIECE`] bytes, or a little less so that no character is cut in two.
+fn piece_end(bytes: &[u8]) -> usize {
+    let continues = |at: usize| bytes.get(at).is_some_and(|byte| byte & 0xc0 == 0x80);
+    (PIECE - 3..=PIECE).rev().find(|end| !continues(*end)).unwrap_or(PIECE)
 }
 
 fn push_pieces(lines: &mut Vec<u8>, stream: Stream, line: &[u8]) {
     let mut rest = line;
     while rest.len() > PIECE {
-        let (piece, tail) = rest.split_at(PIECE);
+        let (piece, tail) = rest.split_at(piece_end(rest));
         push_line(lines, stream, piece);
         rest = tail;
     }

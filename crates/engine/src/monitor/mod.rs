@@ -20,6 +20,8 @@ use robot_env_runtime::{Console, Stdio};
 use robot_env_sys::{poll, process};
 
 pub(crate) use exec::ExecOrder;
+#[cfg(test)]
+pub(crate) use log::LogWriter;
 
 use crate::engine::Engine;
 use crate::launch::{Answer, Orders, Role};
