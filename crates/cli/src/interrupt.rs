@@ -1,12 +1,16 @@
-//! Ctrl-C while registries are talked to: what was begun is taken back, and then the command ends.
+//! Ctrl-C: while registries are talked to, what was begun is taken back, and then the command ends;
+//! commands that watch something end at their next look.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use robot_env_diag::Result;
 use robot_env_registry::Client;
 use robot_env_sys::poll::{SignalFd, exit_now, pipe};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
+
+use crate::verb::Exit;
 
 /// Does something with `client`; SIGINT, SIGTERM and SIGHUP cancel it. A second one ends the
 /// process at once: what is left then is cleaned up by a later command.
@@ -38,4 +42,37 @@ pub(crate) fn interruptible<T>(client: &Client, act: impl FnOnce() -> Result<T>)
         drop(end);
         done
     })
+}
+
+/// SIGINT, SIGTERM and SIGHUP for a command that watches something until it is told to stop.
+pub(crate) struct Interrupts(SignalFd);
+
+impl Interrupts {
+    /// From now on these signals wait here.
+    pub(crate) fn new() -> Result<Interrupts> {
+        Ok(Interrupts(SignalFd::new(&[
+            Signal::INT.as_raw(),
+            Signal::TERM.as_raw(),
+            Signal::HUP.as_raw(),
+        ])?))
+    }
+
+    /// The exit that a signal which has arrived stands for.
+    pub(crate) fn exit(&self) -> Option<Exit> {
+        self.0.next().map(|signal| Exit((128 + signal) as u8))
+    }
+
+    /// Waits so long, or until a signal arrives.
+    pub(crate) fn wait(&self, patience: Duration) -> Option<Exit> {
+        let time =
+            Timespec { tv_sec: patience.as_secs() as i64, tv_nsec: i64::from(patience.subsec_nanos()) };
+        let _ = poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&time));
+        self.exit()
+    }
+}
+
+impl AsFd for Interrupts {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
 }

@@ -9,15 +9,21 @@ mod exec;
 mod front;
 mod history;
 mod image_inspect;
+mod image_prune;
 mod images;
+mod import;
 mod inspect;
+mod load;
 mod login;
 mod logout;
+mod logs;
 mod ps;
 mod pull;
 mod push;
 mod rm;
+mod rmi;
 mod run;
+mod save;
 mod start;
 mod tag;
 mod version;
@@ -33,6 +39,7 @@ pub(crate) const ENTRIES: &[Entry] = &[
     entry::<attach::Attach>(),
     entry::<exec::Exec>(),
     entry::<ps::Ps>(),
+    entry::<logs::Logs>(),
     entry::<control::Stop>(),
     entry::<control::Restart>(),
     entry::<control::Kill>(),
@@ -47,9 +54,14 @@ pub(crate) const ENTRIES: &[Entry] = &[
     entry::<pull::Pull>(),
     entry::<push::Push>(),
     entry::<images::Images>(),
+    entry::<rmi::Rmi>(),
     entry::<history::History>(),
     entry::<image_inspect::ImageInspect>(),
+    entry::<image_prune::ImagePrune>(),
     entry::<tag::Tag>(),
+    entry::<save::Save>(),
+    entry::<load::Load>(),
+    entry::<import::Import>(),
     entry::<login::Login>(),
     entry::<logout::Logout>(),
     entry::<version::Version>(),

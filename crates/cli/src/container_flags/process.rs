@@ -89,8 +89,8 @@ pub(super) fn log_config(driver: Option<&str>, options: &[String]) -> Result<Log
                 max_size = Some(quantity::bytes(value).ok().filter(|n| *n > 0).ok_or_else(bad)? as u64);
             }
             "max-file" => max_file = Some(value.parse().ok().filter(|n| *n > 0).ok_or_else(bad)?),
-            // The files are never compressed and a slow log never blocks the program.
-            "compress" if value == "false" => {}
+            // `local` compresses by itself; a slow log never blocks the program.
+            "compress" if value == "false" || (driver == LogDriver::Local && value == "true") => {}
             "mode" if value == "non-blocking" => {}
             _ => {
                 return Err(Error::new(
