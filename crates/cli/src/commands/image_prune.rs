@@ -71,6 +71,10 @@ impl Verb for ImagePrune {
             }
         }
         let lines = removal.lines("untagged", "deleted")?;
+        if lines.is_empty() {
+            // What removed containers and killed commands have left.
+            removal.collect()?;
+        }
         if !lines.is_empty() {
             app.print(&format!("Deleted Images:\n{}\n\n", lines.join("\n")))?;
         }

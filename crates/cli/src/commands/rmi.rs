@@ -82,12 +82,18 @@ impl<'e> Removal<'e> {
             })
             .collect();
         if self.gone.iter().any(|gone| matches!(gone, Gone::Image(_))) {
-            let collected = self.engine.store().collect(&CollectOptions::default())?;
-            self.bytes += collected.bytes;
-            let went = self.layers.iter().filter(|chain| collected.layers.contains(chain));
+            let collected = self.collect()?;
+            let went = self.layers.iter().filter(|chain| collected.contains(chain));
             lines.extend(went.map(|chain| format!("{deleted}: {chain}")));
         }
         Ok(lines)
+    }
+
+    /// Moves what nothing needs any more to the trash; gives the layers among it.
+    pub(super) fn collect(&mut self) -> Result<Vec<ChainId>> {
+        let collected = self.engine.store().collect(&CollectOptions::default())?;
+        self.bytes += collected.bytes;
+        Ok(collected.layers)
     }
 
     /// Removes what `text` means: a name, or an image with all that are left.
@@ -121,8 +127,9 @@ impl<'e> Removal<'e> {
         for name in untagged.references {
             self.note_untagged(name, &image.id);
         }
-        // Whoever uses it keeps it, without a name.
-        if untagged.remaining > 0 || !users.is_empty() {
+        // A container that runs keeps its image, without a name; a stopped one keeps its layers.
+        let kept = users.iter().any(|user| user.state.state.is_active()) || (!users.is_empty() && !force);
+        if untagged.remaining > 0 || kept {
             return Ok(());
         }
         self.delete(image, prune)
