@@ -88,12 +88,18 @@ fn is_writable(directory: &Path) -> bool {
 
 /// The cgroup that systemd has delegated to the user's session manager, if it can be written.
 fn delegated(own: &str, root: &Path) -> Option<String> {
-    let path = own.lines().find_map(|line| line.strip_prefix("0::"))?;
-    let end = path.find("/user@").map(|at| path[at + 1..].find('/').map_or(path.len(), |n| at + 1 + n))?;
-    let base = &path[..end];
+    let base = session_manager(own)?;
     let directory = root.join(base.trim_start_matches('/'));
     let controllers = fs::read_to_string(directory.join("cgroup.controllers")).ok()?;
     (is_writable(&directory) && controllers.split_whitespace().any(|c| c == "pids")).then(|| base.to_owned())
+}
+
+/// The cgroup of the user's session manager in the text of `/proc/self/cgroup`. A process outside of
+/// it (a login by ssh: `session-3.scope`) cannot be moved into it, nor can its children.
+fn session_manager(own: &str) -> Option<&str> {
+    let path = own.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let at = path.find("/user@")? + 1;
+    Some(path[at..].find('/').map_or(path, |end| &path[..at + end]))
 }
 
 /// Reads mountinfo (proc(5)). `has_controllers` says whether the unified hierarchy at a path has
@@ -177,7 +183,7 @@ impl Hierarchies {
     /// The cgroup at `path` with the controllers that every container has and those of `extra`;
     /// nothing is made or checked.
     pub fn cgroup(&self, path: &str, extra: &[&str]) -> Cgroup {
-        let below = format!("{}{path}", self.base);
+        let below = format!("{}/{}", self.base, path.trim_start_matches('/'));
         let below = below.trim_start_matches('/');
         let directories = match self.version {
             Version::None => BTreeMap::new(),
@@ -532,54 +538,4 @@ fn remove_tree(directory: &Path) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HYBRID: &str = "\
-36 35 0:30 / /sys/fs/cgroup rw - tmpfs tmpfs rw
-37 36 0:31 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu
-38 36 0:32 / /sys/fs/cgroup/devices rw,relatime - cgroup cgroup rw,devices
-39 36 0:33 / /sys/fs/cgroup/pids rw,relatime - cgroup cgroup rw,pids
-40 36 0:34 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd
-41 36 0:35 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw
-";
-
-    #[test]
-    fn a_unified_hierarchy_without_controllers_does_not_count() {
-        let (version, mounts) = parse_mounts(HYBRID, |_| true);
-        assert_eq!(version, Version::V1);
-        assert_eq!(mounts["devices"], Path::new("/sys/fs/cgroup/devices"));
-        let pure = "36 35 0:30 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
-        assert_eq!(parse_mounts(pure, |_| true).0, Version::V2);
-        assert_eq!(parse_mounts(pure, |_| false).0, Version::None);
-        assert_eq!(parse_mounts("", |_| true).0, Version::None);
-    }
-
-    #[test]
-    fn the_delegated_cgroup_is_the_session_managers() {
-        assert_eq!(delegated("0::/user.slice/a.scope\n", Path::new("/nonexistent")), None);
-    }
-
-    #[test]
-    fn privileged_a_process_enters_freezes_and_is_killed() {
-        let found = detect();
-        if !found.is_writable() {
-            println!("skipped: no writable cgroups here");
-            return;
-        }
-        let path = format!("/robot-env-test-{}", std::process::id());
-        let limit =
-            Setting { controller: "pids", file: "pids.max".into(), value: "10".into(), optional: false };
-        let cgroup = found.create(&path, &[limit]).unwrap();
-        assert_eq!(cgroup.number("pids", "pids.max"), Some(10));
-        let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
-        cgroup.add(child.id() as i32).unwrap();
-        assert_eq!(cgroup.processes(), [child.id() as i32]);
-        cgroup.freeze(true).unwrap();
-        cgroup.freeze(false).unwrap();
-        cgroup.kill();
-        assert!(!child.wait().unwrap().success());
-        cgroup.remove();
-        assert!(cgroup.read("pids", "pids.max").is_none());
-    }
-}
+mod tests;
