@@ -50,11 +50,7 @@ pub(crate) struct Interrupts(SignalFd);
 impl Interrupts {
     /// From now on these signals wait here.
     pub(crate) fn new() -> Result<Interrupts> {
-        Ok(Interrupts(SignalFd::new(&[
-            Signal::INT.as_raw(),
-            Signal::TERM.as_raw(),
-            Signal::HUP.as_raw(),
-        ])?))
+        Ok(Interrupts(SignalFd::new(&[Signal::INT.as_raw(), Signal::TERM.as_raw(), Signal::HUP.as_raw()])?))
     }
 
     /// The exit that a signal which has arrived stands for.

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,6 +12,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use robot_env_diag::{IoContext, Result};
 use serde::{Deserialize, Serialize};
+
+use crate::watch::Watch;
 
 /// Bytes after which the log starts anew; one older file is kept.
 const LIMIT: u64 = 8 * 1024 * 1024;
@@ -79,12 +82,16 @@ pub struct EventReader {
     file: Option<BufReader<fs::File>>,
     inode: u64,
     partial: String,
+    /// Whether the current file is known to be full, and was read to its end since.
+    drained: bool,
+    watch: Option<Watch>,
 }
 
 impl EventReader {
     /// A reader that begins with the oldest event that is kept, or, for `new_only`, with the next.
     pub fn open(log: PathBuf, new_only: bool) -> Result<Self> {
-        let mut reader = EventReader { log, file: None, inode: 0, partial: String::new() };
+        let mut reader =
+            EventReader { log, file: None, inode: 0, partial: String::new(), drained: false, watch: None };
         reader.reopen();
         if new_only && let Some(file) = &mut reader.file {
             file.seek(SeekFrom::End(0)).io_context(|| "cannot read events".into())?;
@@ -118,11 +125,14 @@ impl EventReader {
             let n = file.read_line(&mut self.partial).io_context(|| "cannot read events".into())?;
             if n == 0 {
                 let moved = fs::metadata(&self.log).is_ok_and(|m| m.ino() != self.inode);
-                if moved {
-                    self.file = None;
-                    continue;
+                if !moved {
+                    return Ok(None);
                 }
-                return Ok(None);
+                // What came between the end and the rotation is read first.
+                if std::mem::replace(&mut self.drained, true) {
+                    (self.file, self.drained) = (None, false);
+                }
+                continue;
             }
             if self.partial.ends_with('\n') {
                 let line = std::mem::take(&mut self.partial);
@@ -133,9 +143,13 @@ impl EventReader {
         }
     }
 
-    /// How long to wait before asking again.
-    pub fn pause() -> Duration {
-        Duration::from_millis(20)
+    /// Waits until there may be an event, `also` can be read, or `patience` is over.
+    pub fn wait(&mut self, also: Option<BorrowedFd<'_>>, patience: Duration) {
+        if let Some(watch) = &self.watch {
+            return watch.wait(also, patience);
+        }
+        // What was written before the watch began is looked for first.
+        self.watch = Some(Watch::new(self.log.parent().unwrap_or(Path::new("/"))));
     }
 }
 

@@ -42,7 +42,8 @@ impl Verb for Logs {
 
     fn run(self, app: &App) -> Result<Exit> {
         let now = app.now();
-        let moment = |text: &Option<String>| text.as_deref().map(|text| quantity::moment(text, now)).transpose();
+        let moment =
+            |text: &Option<String>| text.as_deref().map(|text| quantity::moment(text, now)).transpose();
         let options = LogOptions {
             stdout: true,
             stderr: true,
@@ -52,7 +53,10 @@ impl Verb for Logs {
             tail: self.tail.parse().ok(),
             follow: self.follow,
         };
-        if options.tail.is_none() && !matches!(self.tail.as_str(), "all" | "") && self.tail.parse::<i64>().is_err() {
+        if options.tail.is_none()
+            && !matches!(self.tail.as_str(), "all" | "")
+            && self.tail.parse::<i64>().is_err()
+        {
             return Err(Error::invalid(format!("invalid argument `{}` for --tail", self.tail))
                 .with_hint("write a number of lines, or `all`"));
         }

@@ -5,6 +5,7 @@ use crate::verb::{Entry, entry};
 mod attach;
 mod completion;
 mod control;
+mod events;
 mod exec;
 mod front;
 mod history;
@@ -29,7 +30,12 @@ mod tag;
 mod version;
 
 /// Words that only stand before others.
-pub(crate) const GROUPS: &[(&str, &str)] = &[("container", "Manage containers"), ("image", "Manage images")];
+pub(crate) const GROUPS: &[(&str, &str)] = &[
+    ("container", "Manage containers"),
+    ("image", "Manage images"),
+    ("system", "Manage the engine"),
+    ("volume", "Manage volumes"),
+];
 
 /// Every command.
 pub(crate) const ENTRIES: &[Entry] = &[
@@ -40,6 +46,7 @@ pub(crate) const ENTRIES: &[Entry] = &[
     entry::<exec::Exec>(),
     entry::<ps::Ps>(),
     entry::<logs::Logs>(),
+    entry::<events::Events>(),
     entry::<control::Stop>(),
     entry::<control::Restart>(),
     entry::<control::Kill>(),
