@@ -202,6 +202,13 @@ fn prepare(joiner: Joiner<'_>) -> Result<Infallible> {
     }
     finish(
         request.process,
-        &Last { filter, preserve_fds: request.preserve_fds, init: false, sync, gate: None, before_program: &|| Ok(()) },
+        &Last {
+            filter,
+            preserve_fds: request.preserve_fds,
+            init: false,
+            sync,
+            gate: None,
+            before_program: &|| Ok(()),
+        },
     )
 }

@@ -41,6 +41,10 @@ pub struct ExternalProcess {
 }
 
 impl ExternalRuntime {
+    /// The version that a bundle's config should name: every runtime takes it, while some (crun
+    /// before 1.9) refuse every other.
+    pub const SPEC_VERSION: &str = "1.0.2";
+
     /// A runtime with its own defaults.
     pub fn new(program: impl Into<PathBuf>) -> Self {
         ExternalRuntime { program: program.into(), root: None, arguments: Vec::new() }
@@ -60,6 +64,9 @@ impl ExternalRuntime {
     }
 
     /// Makes and starts a further process; its exit is for the caller to wait for.
+    ///
+    /// Some runtimes (crun) leave what they could not execute as a zombie: a subreaper has to reap
+    /// its children then, or the container, whose pid namespace waits for them, never ends.
     pub fn exec(
         &self,
         id: &str,
@@ -234,12 +241,18 @@ fn failure(said: &str, status: ExitStatus) -> Error {
         .find_map(message)
         .or_else(|| said.lines().rev().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned))
         .unwrap_or_else(|| status.to_string());
-    let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
-    let kind = if has(&["executable file not found", "no such file or directory"]) && text.contains("exec") {
+    // runc has its own small words, crun those of strerror(3).
+    let lower = text.to_lowercase();
+    let has = |words: &[&str]| words.iter().any(|word| lower.contains(word));
+    let about_program = lower.contains("exec");
+    let kind = if about_program && has(&["file not found", "not found in $path", "no such file or directory"])
+    {
         Kind::CommandNotFound
-    } else if has(&["permission denied", "exec format error", "is a directory"]) && text.contains("exec") {
+    } else if about_program
+        && has(&["permission denied", "not permitted", "exec format error", "is a directory"])
+    {
         Kind::CommandNotExecutable
-    } else if has(&["does not exist", "not exist"]) {
+    } else if has(&["does not exist", "not exist", "/status`: no such file or directory"]) {
         Kind::NotFound
     } else {
         Kind::Internal
@@ -267,7 +280,22 @@ mod tests {
                 Kind::CommandNotFound,
                 "exec: \"x\": executable file not found in $PATH",
             ),
+            (
+                json("executable file `x` not found in $PATH: No such file or directory"),
+                Kind::CommandNotFound,
+                "executable file `x` not found in $PATH: No such file or directory",
+            ),
+            (
+                json("open executable: Operation not permitted"),
+                Kind::CommandNotExecutable,
+                "open executable: Operation not permitted",
+            ),
             (json("exec /x: exec format error"), Kind::CommandNotExecutable, "exec /x: exec format error"),
+            (
+                "2026-01-01T00:00:00Z: error opening file `/r/c/status`: No such file or directory\n".into(),
+                Kind::NotFound,
+                "2026-01-01T00:00:00Z: error opening file `/r/c/status`: No such file or directory",
+            ),
             ("container does not exist\n\n".into(), Kind::NotFound, "container does not exist"),
             (String::new(), Kind::Internal, "exit status: 1"),
         ] {

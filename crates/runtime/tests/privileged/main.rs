@@ -44,6 +44,7 @@ const TESTS: &[Test] = &tests![
     outside::privileged_a_container_lives_its_life_by_commands,
     outside::privileged_commands_clean_up_after_failures,
     outside::privileged_runc_runs_our_bundles,
+    outside::privileged_crun_runs_our_bundles,
     rootless::privileged_an_ordinary_user_runs_containers,
 ];
 

@@ -1,13 +1,14 @@
 //! The runtime's command line, and other runtimes by theirs.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use robot_env_diag::Kind;
 use robot_env_runtime::{Console, ExternalRuntime, Status, Stdio, command};
 use robot_env_sys::poll::{Fork, exit_now, fork, replace_stdio};
-use robot_env_sys::process;
+use robot_env_sys::{mount, namespace, process};
+use rustix::mount::MountPropagationFlags as PropagationFlags;
 use serde_json::json;
 
 use crate::place::{Place, streams, text};
@@ -40,6 +41,7 @@ fn run(place: &Place, args: &[&str]) -> (i32, String, String) {
 
 fn bundle(place: &Place, args: &[&str], change: impl FnOnce(&mut serde_json::Value)) -> String {
     let spec = place.spec(args, |s| {
+        s["ociVersion"] = json!(ExternalRuntime::SPEC_VERSION);
         s["linux"]["cgroupsPath"] = json!(format!("/robot-env-test/{}", place.id()));
         change(s);
     });
@@ -160,16 +162,28 @@ pub(crate) fn privileged_commands_clean_up_after_failures() {
 }
 
 pub(crate) fn privileged_runc_runs_our_bundles() {
-    let Some(place) = Place::new("runc") else { return };
-    let Some(runc) = ["/usr/sbin/runc", "/usr/bin/runc"].map(PathBuf::from).into_iter().find(|p| p.exists())
-    else {
-        println!("skipped: needs runc");
+    other_runtime("runc");
+}
+
+/// It reads a v2 tree beside v1 controllers as if the machine had cgroup v2, so it sees none.
+pub(crate) fn privileged_crun_runs_our_bundles() {
+    if rustix::process::geteuid().is_root() && Path::new("/sys/fs/cgroup/unified").exists() {
+        namespace::unshare(libc::CLONE_NEWNS).unwrap();
+        mount::set_propagation("/", PropagationFlags::PRIVATE | PropagationFlags::REC).unwrap();
+        mount::detach("/sys/fs/cgroup/unified").unwrap();
+    }
+    other_runtime("crun");
+}
+
+fn other_runtime(name: &str) {
+    let Some(place) = Place::new(name) else { return };
+    let paths = ["/usr/sbin", "/usr/bin"].map(|directory| Path::new(directory).join(name));
+    let Some(program) = paths.into_iter().find(|path| path.exists()) else {
+        println!("skipped: needs {name}");
         return;
     };
-    drive(
-        &place,
-        ExternalRuntime { root: Some(place.directory.join("state")), ..ExternalRuntime::new(runc) },
-    );
+    let root = Some(place.directory.join("state"));
+    drive(&place, ExternalRuntime { root, ..ExternalRuntime::new(program) });
 }
 
 fn drive(place: &Place, runtime: ExternalRuntime) {
@@ -193,11 +207,36 @@ fn drive(place: &Place, runtime: ExternalRuntime) {
     let inside = place.spec(&["nothing"], |_| {});
     let error = runtime.exec("c", &place.directory, inside.process().as_ref().unwrap(), null()).unwrap_err();
     assert_eq!(error.kind(), Kind::CommandNotFound, "{error:?}");
+    process::reap_others(container.pid);
+    if robot_env_sys::cgroup::detect().is_writable() {
+        runtime.pause("c").unwrap();
+        assert_eq!(runtime.state("c").unwrap().status, Status::Paused);
+        runtime.resume("c").unwrap();
+        assert_eq!(runtime.state("c").unwrap().status, Status::Running);
+    }
+    let error = runtime.delete("c", false).unwrap_err();
+    assert!(runtime.state("c").is_ok(), "a running one stays: {error:?}");
     runtime.kill("c", 9).unwrap();
     assert_eq!(process::wait(&container.pidfd).unwrap(), 137);
     assert_eq!(text(output), "up\n");
     runtime.delete("c", true).unwrap();
     assert_eq!(runtime.state("c").unwrap_err().kind(), Kind::NotFound);
+    bundle(place, &["nothing"], |_| {});
+    let error = runtime.create("d", &place.directory, null()).unwrap_err();
+    assert_eq!(error.kind(), Kind::CommandNotFound, "{error:?}");
+    assert_eq!(runtime.state("d").unwrap_err().kind(), Kind::NotFound, "nothing of it is left");
+    bundle(place, &["sh", "-c", "tty; stty size"], |s| s["process"]["terminal"] = json!(true));
+    let container = runtime.create("t", &place.directory, Console::Terminal { size: (0, 0) }).unwrap();
+    let master = container.master.unwrap();
+    robot_env_sys::terminal::set_size(&master, (33, 99)).unwrap();
+    runtime.start("t").unwrap();
+    assert_eq!(process::wait(&container.pidfd).unwrap(), 0);
+    let mut said = [0; 100];
+    let length = rustix::io::read(&master, &mut said).unwrap();
+    let said = String::from_utf8_lossy(&said[..length]).into_owned();
+    assert!(said.starts_with("/dev/"), "{said}");
+    assert!(said.ends_with("33 99\r\n"), "{said}");
+    runtime.delete("t", true).unwrap();
     let scratch = std::fs::read_dir(&place.directory).unwrap().flatten();
     assert!(
         !scratch
