@@ -7,6 +7,8 @@ use robot_env_diag::{Kind, Result};
 use robot_env_spec::{ContainerId, HostFacts};
 use robot_env_store::{OverlayXattr, SnapshotKey, Store, StoreOptions};
 
+use robot_env_sys::cgroup::{self, Hierarchies};
+
 use crate::events::{self, Event, EventReader};
 use crate::facts;
 use crate::paths::Paths;
@@ -70,7 +72,12 @@ impl Engine {
 
     /// Facts about the host, as they are now.
     pub fn host_facts(&self) -> HostFacts {
-        facts::read(self.rootless, self.single_id)
+        self.host_facts_with(&cgroup::detect())
+    }
+
+    /// The same for somebody who has looked at the control groups.
+    pub(crate) fn host_facts_with(&self, cgroup: &Hierarchies) -> HostFacts {
+        facts::read(self.rootless, self.single_id, cgroup)
     }
 
     /// The container that `text` names (a whole id, a name, or a unique prefix of an id), as it is
@@ -125,11 +132,6 @@ impl Engine {
     /// Tells everybody of an event about something else: `kind` is `image` or `volume`.
     pub fn tell_of(&self, kind: &str, action: &str, id: &str, attributes: BTreeMap<String, String>) {
         events::append(&self.paths.events(), &Event::now(kind, action, id, attributes));
-    }
-
-    /// Where compiled seccomp filters are kept.
-    pub(crate) fn seccomp_cache(&self) -> PathBuf {
-        self.paths.run_root().join("seccomp")
     }
 
     pub(crate) fn host_cgroup_path(&self, record: &ContainerRecord) -> String {

@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use robot_env_spec::{CgroupVersion, HostFacts};
-use robot_env_sys::{capability, cgroup};
+use robot_env_sys::capability;
+use robot_env_sys::cgroup::{self, Hierarchies};
 
 /// Reads them. What cannot be read is as if it were not there.
-pub(crate) fn read(rootless: bool, single_id: bool) -> HostFacts {
+pub(crate) fn read(rootless: bool, single_id: bool, cgroup: &Hierarchies) -> HostFacts {
     let uname = rustix::system::uname();
     let release = uname.release().to_string_lossy().into_owned();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse().ok());
-    let cgroup = cgroup::detect();
     HostFacts {
         architecture: std::env::consts::ARCH.to_owned(),
         kernel: (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)),
@@ -28,7 +28,7 @@ pub(crate) fn read(rootless: bool, single_id: bool) -> HostFacts {
         may_raise_limits: !rootless && capability::has_effective("CAP_SYS_RESOURCE"),
         apparmor: fs::read_to_string("/sys/module/apparmor/parameters/enabled")
             .is_ok_and(|text| text.starts_with('Y')),
-        cpus: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
+        cpus: rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count().max(1)),
         hostname: uname.nodename().to_string_lossy().into_owned(),
         groups: rustix::process::getgroups().unwrap_or_default().iter().map(|gid| gid.as_raw()).collect(),
     }

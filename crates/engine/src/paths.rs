@@ -15,7 +15,7 @@ use robot_env_spec::ContainerId;
 /// ROOT/volumes/<name>/{volume.json, _data/}
 /// RUN/containers/<id>/{monitor.lock, attach.sock, config.json, rootfs/,
 ///                      hosts, hostname, resolv.conf}
-/// RUN/events.log
+/// RUN/{events.log, seccomp/}
 /// ```
 #[derive(Clone, Debug)]
 pub struct Paths {
@@ -64,6 +64,11 @@ impl Paths {
         self.root.join("volumes")
     }
 
+    /// Compiled seccomp filters, by what they were compiled from.
+    pub fn seccomp(&self) -> PathBuf {
+        self.run.join("seccomp")
+    }
+
     /// The log of events.
     pub fn events(&self) -> PathBuf {
         self.run.join("events.log")
@@ -82,7 +87,8 @@ impl Paths {
         make_directory(&self.containers(), 0o710)?;
         make_directory(&self.names(), 0o710)?;
         make_directory(&self.volumes(), 0o711)?;
-        make_directory(&self.run.join("containers"), 0o710)
+        make_directory(&self.run.join("containers"), 0o710)?;
+        make_directory(&self.seccomp(), 0o700)
     }
 }
 

@@ -24,6 +24,7 @@ use crate::monitor::{adopt_terminal, restart, streams};
 use crate::record::{ContainerRecord, ExitRecord, ProcessRecord, State, StateRecord};
 use crate::resolve::file_mount;
 use crate::rootfs::Rootfs;
+use crate::rootless;
 use crate::stream::ExitNotice;
 
 /// A process that was made, with what is kept of its making.
@@ -82,6 +83,10 @@ fn prepare(engine: Engine, orders: &Orders) -> Result<(Monitor, StateRecord)> {
         .records
         .monitor_lock(&orders.id)?
         .ok_or_else(|| Error::new(Kind::Conflict, "the container has a monitor already"))?;
+    if engine.rootless {
+        // Only makes the next command's search short.
+        let _ = rootless::hold(engine.paths.run_root());
+    }
     let container = engine.records.load(&orders.id)?;
     Ok((Monitor { engine, record: container.record, run, _alive: alive }, container.state))
 }
@@ -118,26 +123,30 @@ impl Monitor {
 
     fn make(&self) -> Result<Started> {
         let (engine, record) = (&self.engine, &self.record);
-        let host = engine.host_facts();
+        let hierarchies = cgroup::detect();
+        let host = engine.host_facts_with(&hierarchies);
         let rootfs = Rootfs::of(engine, record)?;
         let mut resolved = engine.resolve_start(record, &rootfs, &host)?;
         self.mount_images(&mut resolved.mounts)?;
         self.mount_shared_memory(&mut resolved.mounts)?;
         let planned = plan(&record.spec, &record.image_config, &host, &resolved)?;
-        let spec = planned.spec;
+        let mut spec = planned.spec;
         if let Some(process) = spec.process() {
             rootfs
                 .make_directory(&process.cwd().to_string_lossy(), (resolved.user.uid, resolved.user.gid))?;
         }
+        let external = record.spec.runtime.as_deref().filter(|name| !is_own(name));
+        if external.is_some() {
+            spec.set_version(ExternalRuntime::SPEC_VERSION.into());
+        }
         write_config(&self.run, &spec)?;
         let tty = record.spec.tty;
         let (console, mut io) = streams(tty, record.spec.stdin_open, record.spec.stdin_once)?;
-        if let Some(name) = record.spec.runtime.as_deref().filter(|name| !is_own(name)) {
+        if let Some(name) = external {
             return self.make_external(name, console, io, rootfs, planned.warnings);
         }
-        let hierarchies = cgroup::detect();
         let path = resolved.cgroup_path.clone();
-        let seccomp_cache = engine.seccomp_cache();
+        let seccomp_cache = engine.paths.seccomp();
         let created: Created = runtime::create(Create {
             id: record.id.as_str(),
             spec: &spec,
@@ -343,14 +352,11 @@ impl Monitor {
     ) -> restart::Decision {
         // A container that cannot be locked is being removed.
         let Ok(_lock) = self.engine.records.lock(&self.record.id) else { return restart::Decision::Stay };
+        let mut policy = self.record.spec.restart;
         if let Ok(now) = self.engine.records.load(&self.record.id) {
             *state = now.state;
+            policy = now.record.spec.restart;
         }
-        let policy = self
-            .engine
-            .records
-            .load(&self.record.id)
-            .map_or(self.record.spec.restart, |c| c.record.spec.restart);
         let decision = restart::decide(policy, exit.code, state, backoff, ran);
         state.state = match decision {
             restart::Decision::Stay => State::Exited { exit: exit.clone() },

@@ -150,7 +150,7 @@ impl Place {
             let made = external.exec(&self.id, &bundle, planned, console)?;
             return Ok((made.pid, made.pidfd, made.master));
         }
-        let cache = engine.seccomp_cache();
+        let cache = engine.paths.seccomp();
         let created = runtime::exec(Exec {
             pid: self.process.pid,
             pidfd: self.pidfd.as_fd(),

@@ -3,10 +3,11 @@
 
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{Cgroup, Version, write};
-use crate::{CallError, CallResult};
+use super::{Cgroup, Version};
+use crate::{CallError, CallResult, ErrnoContext};
 
 /// What is allowed or denied; a later rule counts before an earlier one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,9 +64,20 @@ impl Cgroup {
         let Some(directory) = self.directory("devices") else {
             return Err(CallError::new("write(devices.deny): no such controller", Errno::NOENT));
         };
-        for rule in rules {
-            let file = if rule.allow { "devices.allow" } else { "devices.deny" };
-            write(&directory.join(file), &rule.text())?;
+        let open = |name: &str| {
+            let path = directory.join(name);
+            rustix::fs::open(&path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+                .call(|| format!("open({})", path.display()))
+        };
+        let (allow, deny) = (open("devices.allow")?, open("devices.deny")?);
+        for (index, rule) in rules.iter().enumerate() {
+            // What a later rule says again need not be said now.
+            if rules[index + 1..].contains(rule) {
+                continue;
+            }
+            let (file, name) = if rule.allow { (&allow, "allow") } else { (&deny, "deny") };
+            let text = rule.text();
+            rustix::io::write(file, text.as_bytes()).call(|| format!("write(devices.{name}, {text})"))?;
         }
         Ok(())
     }
