@@ -4,7 +4,10 @@ use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use robot_env_diag::{Error, Result, Within};
+use robot_env_sys::ErrnoContext;
+use robot_env_sys::fs::is_kernel_file_system;
 use rustix::fs::{FileType, OFlags};
+use rustix::io::Errno;
 
 use crate::archive::Shown;
 use crate::directories::open_directory;
@@ -12,7 +15,7 @@ use crate::make;
 use crate::options::Skipped;
 use crate::pack::Packer;
 use crate::path;
-use crate::walk::walk;
+use crate::walk::{Item, walk};
 
 /// What of a tree goes into a tar, and under which name.
 #[derive(Clone, Debug, Default)]
@@ -39,6 +42,9 @@ pub struct Exported {
 /// Writes the directory `tree` as a tar: sorted, with hardlinks, xattrs, devices and sparse files,
 /// no whiteouts. Symbolic links are stored and never followed.
 ///
+/// What is mounted below comes along, but for the kernel's own file systems (`/proc`, `/sys`): their
+/// directories are there, and empty.
+///
 /// Files that change meanwhile (a running container) are stored as they are found; one that gets
 /// shorter while it is read ends in zeros.
 pub fn export(tree: BorrowedFd<'_>, out: &mut dyn Write, options: &ExportOptions) -> Result<Exported> {
@@ -47,7 +53,7 @@ pub fn export(tree: BorrowedFd<'_>, out: &mut dyn Write, options: &ExportOptions
         walk(top, &mut |visit| {
             let in_tar = path::join(prefix, visit.path);
             match packer.add(visit.dir, &visit.item.name, &visit.item.stat, &in_tar, visit.path) {
-                Ok(()) => Ok(true),
+                Ok(()) => Ok(!(visit.is_directory() && leads_to_kernel(top, visit.dir, visit.item)?)),
                 // It went away since its directory was listed.
                 Err(error) if error.kind() == robot_env_diag::Kind::NotFound => Ok(false),
                 Err(error) => Err(error.within(format!("cannot export `{}`", Shown(visit.path)))),
@@ -73,4 +79,17 @@ pub fn export(tree: BorrowedFd<'_>, out: &mut dyn Write, options: &ExportOptions
     }
     let packed = packer.finish()?;
     Ok(Exported { tar_size: packed.size, entries: packed.entries, skipped: packed.skipped })
+}
+
+/// Whether a directory is where a file system of the kernel's begins.
+fn leads_to_kernel(top: BorrowedFd<'_>, dir: BorrowedFd<'_>, item: &Item) -> Result<bool> {
+    let here = rustix::fs::fstat(top).call(|| "fstat(top)".to_owned())?;
+    if here.st_dev == item.stat.st_dev {
+        return Ok(false);
+    }
+    match open_directory(dir, &item.name, OFlags::PATH) {
+        Ok(fd) => Ok(is_kernel_file_system(fd)?),
+        Err(call) if matches!(call.errno(), Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(false),
+        Err(call) => Err(call.into()),
+    }
 }

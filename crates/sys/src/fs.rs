@@ -10,6 +10,7 @@ use crate::{CallResult, ErrnoContext};
 
 mod copy;
 mod file;
+mod kind;
 mod tree;
 
 pub use copy::copy_tree;
@@ -18,6 +19,7 @@ pub use file::{
     read_bounded, rename_noreplace, space, spread_directories_at, sync_directory, temporary_name, write_all,
     write_atomic,
 };
+pub use kind::is_kernel_file_system;
 pub use tree::{Removal, Usage, remove_tree_at, usage};
 
 /// Opens a directory of the caller's by O_PATH.
