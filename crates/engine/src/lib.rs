@@ -11,7 +11,9 @@
 //! as long as it lives.
 
 pub mod attach;
+mod commit;
 mod control;
+mod copy;
 mod create;
 mod engine;
 mod events;
@@ -33,10 +35,13 @@ pub mod rootless;
 mod start;
 pub mod stream;
 mod update;
+mod view;
 mod volume;
 mod watch;
 
+pub use commit::CommitRequest;
 pub use control::StopOptions;
+pub use copy::{ContainerFiles, PathStat};
 pub use create::{CreateRequest, Created};
 pub use engine::{Engine, EngineOptions};
 pub use events::{Event, EventReader, append};
@@ -49,4 +54,5 @@ pub use records::Container;
 pub use remove::RemoveContainerOptions;
 pub use start::Started;
 pub use update::UpdateRequest;
+pub use view::Access;
 pub use volume::{Volume, VolumeRequest};

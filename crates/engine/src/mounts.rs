@@ -231,7 +231,7 @@ fn make_source(source: &str, create: bool) -> Result<()> {
 }
 
 /// A directory inside a volume or an image: links in it may not lead out.
-fn directory_below(volume: &str, subpath: &str) -> Result<String> {
+pub(crate) fn directory_below(volume: &str, subpath: &str) -> Result<String> {
     let root = sys_fs::open_directory(Path::new(volume))?;
     let found = sys_fs::open_in_root(root.as_fd(), subpath, rustix::fs::OFlags::PATH).map_err(|error| {
         Error::new(Kind::InvalidInput, format!("cannot find `{subpath}` in it")).because(error)
