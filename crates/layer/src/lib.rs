@@ -12,7 +12,7 @@
 //! - [`Decoder`] and [`Encoder`] do the compression of layers.
 //!
 //! Everything works on directory descriptors; nothing that a tar says is trusted, and its names are
-//! never resolved by joining strings. All of it is synchronous, holds no state between calls and
+//! never resolved by joining strings. All of it is synchronous (one option aside, no threads), holds no state between calls and
 //! needs memory that a hostile layer cannot raise beyond a bound.
 //!
 //! This crate deliberately knows no store, no image, no registry and no mount: it doesn't know
@@ -35,6 +35,7 @@ mod compression;
 mod directories;
 mod export;
 mod extract;
+mod hashing;
 mod inherit;
 mod lower;
 mod make;

@@ -5,12 +5,13 @@ use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use robot_env_diag::{Error, Kind, Result};
-use robot_env_oci::{Algorithm, Digest, Hasher};
+use robot_env_oci::Digest;
 use robot_env_sys::ErrnoContext;
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use crate::archive::{EntryKind, EntryWriter, Meta, Segment, Shown, Tap, Time, Xattr, io_error, padding};
+use crate::hashing::Hashing;
 use crate::make;
 use crate::options::Skipped;
 use crate::recipe::{RecipeWriter, next_extent};
@@ -35,7 +36,7 @@ pub(crate) struct Packed {
 pub(crate) struct Packer<'a> {
     out: &'a mut dyn Write,
     buffer: Vec<u8>,
-    hasher: Option<Hasher>,
+    hashing: Option<Hashing>,
     recipe: Option<RecipeWriter<'a>>,
     headers: EntryWriter,
     /// First name in the tar of files with several links, by device and inode.
@@ -48,7 +49,7 @@ impl<'a> Packer<'a> {
         Packer {
             out,
             buffer: Vec::with_capacity(BUFFER),
-            hasher: hash.then(|| Hasher::new(Algorithm::Sha256)),
+            hashing: hash.then(Hashing::here),
             recipe,
             headers: EntryWriter::default(),
             links: HashMap::new(),
@@ -60,6 +61,11 @@ impl<'a> Packer<'a> {
                 skipped: Skipped::default(),
             },
         }
+    }
+
+    /// Hashes in a thread of its own; called before anything is added.
+    pub(crate) fn hash_beside(&mut self) {
+        self.hashing = Some(Hashing::beside());
     }
 
     /// Adds the entry `name` of `dir` (not an `O_PATH` descriptor's concern) under `tar_path`;
@@ -141,7 +147,7 @@ impl<'a> Packer<'a> {
         if let Some(recipe) = self.recipe.take() {
             recipe.finish()?;
         }
-        self.packed.digest = self.hasher.take().map(Hasher::finish);
+        self.packed.digest = self.hashing.take().and_then(Hashing::finish);
         Ok(self.packed)
     }
 
@@ -227,12 +233,12 @@ impl<'a> Packer<'a> {
     }
 
     fn drain(&mut self) -> Result<()> {
-        if let Some(hasher) = &mut self.hasher {
-            hasher.update(&self.buffer);
-        }
         self.out.write_all(&self.buffer).map_err(write_failed)?;
         self.packed.size += self.buffer.len() as u64;
-        self.buffer.clear();
+        match &mut self.hashing {
+            Some(hashing) => hashing.take(&mut self.buffer),
+            None => self.buffer.clear(),
+        }
         if self.buffer.capacity() > 2 * BUFFER {
             self.buffer = Vec::with_capacity(BUFFER);
         }

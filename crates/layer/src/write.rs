@@ -21,6 +21,8 @@ use crate::xattr::{self, Place};
 pub struct WriteOptions {
     /// Which attributes overlay used.
     pub xattr_namespace: Overlay,
+    /// Hashes in a thread of its own, which pays for a large layer.
+    pub hash_beside: bool,
 }
 
 /// A layer that was made.
@@ -59,6 +61,9 @@ pub fn write_layer(
     };
     let opaque = options.xattr_namespace.opaque();
     let mut packer = Packer::new(out, true, recipe);
+    if options.hash_beside {
+        packer.hash_beside();
+    }
     let mut beside = Beside::new(Lowers::new(lowers, opaque));
     walk(upper, &mut |visit| {
         let name = &visit.item.name[..];

@@ -222,5 +222,6 @@ fn write(
         OverlayXattr::Trusted => Overlay::Trusted,
         OverlayXattr::User => Overlay::User,
     };
-    write_layer(snapshot.upper.as_fd(), &lowers, out, recipe, &WriteOptions { xattr_namespace })
+    let options = WriteOptions { xattr_namespace, hash_beside: true };
+    write_layer(snapshot.upper.as_fd(), &lowers, out, recipe, &options)
 }
