@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use robot_env_diag::{Error, Kind, Result};
 use robot_env_oci::{ImageConfig, Platform, RuntimeConfig};
-use robot_env_spec::{ContainerId, ContainerSpec, IpcMode, NetworkMode, PidMode, check_name};
+use robot_env_spec::{ContainerId, ContainerSpec, IpcMode, MountSource, NetworkMode, PidMode, check_name};
 use robot_env_store::{ImageRecord, SnapshotOptions};
 use robot_env_sys::fs::Durability;
 use robot_env_sys::process::parse_signal;
@@ -56,6 +56,7 @@ impl Engine {
             spec.labels.entry(key.clone()).or_insert_with(|| value.clone());
         }
         let id = ContainerId::from_random(random()?);
+        let claim = uses_volumes(&spec, &runtime).then(|| self.claim_volumes(false)).transpose()?;
         let mounts = self.mount_points(&spec, &runtime)?;
         let mut record = ContainerRecord {
             id: id.clone(),
@@ -68,6 +69,7 @@ impl Engine {
             mounts,
         };
         let made = self.publish(&mut record, name).and_then(|()| {
+            drop(claim);
             self.make_snapshot(&record, &image)?;
             self.fill_volumes(&record)
         });
@@ -140,6 +142,12 @@ pub(crate) fn random<const N: usize>() -> Result<[u8; N]> {
         }
     }
     Ok(bytes)
+}
+
+/// Whether the container may be given volumes.
+fn uses_volumes(spec: &ContainerSpec, image: &RuntimeConfig) -> bool {
+    let named = spec.mounts.iter().any(|mount| matches!(mount.source, MountSource::Volume { .. }));
+    named || !spec.volumes_from.is_empty() || !image.volumes.is_empty()
 }
 
 fn check_command(spec: &ContainerSpec, image: &RuntimeConfig) -> Result<()> {

@@ -95,7 +95,12 @@ impl Engine {
     }
 
     fn discard_anonymous_volumes(&self, record: &ContainerRecord) {
-        let anonymous = record.mounts.iter().filter(|mount| mount.anonymous);
+        let mut anonymous = record.mounts.iter().filter(|mount| mount.anonymous).peekable();
+        if anonymous.peek().is_none() {
+            return;
+        }
+        // `--volumes-from` may be giving it to another one just now.
+        let Ok(_claim) = self.claim_volumes(true) else { return };
         let users = self.volume_users().unwrap_or_default();
         for name in anonymous.filter_map(|mount| mount.volume.as_deref()) {
             // `--volumes-from` may have given it to another one.

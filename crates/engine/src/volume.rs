@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
@@ -112,18 +113,17 @@ impl Engine {
         Ok(names.iter().filter_map(|name| self.volume(name).ok()).collect())
     }
 
-    /// Removes a volume with what is in it.
+    /// Removes a volume with what is in it; the space comes back when the store's trash is emptied.
     ///
     /// # Errors
     /// `Conflict` while a container, running or not, has it; `NotFound` without it.
     pub fn remove_volume(&self, name: &str) -> Result<()> {
         self.volume(name)?;
+        let _claim = self.claim_volumes(true)?;
         if let Some(user) = self.volume_users()?.get(name).and_then(|users| users.first()) {
             return Err(Error::new(Kind::Conflict, format!("remove {name}: volume is in use - [{user}]")));
         }
-        self.discard_volume(name)?;
-        self.tell_of("volume", "destroy", name, BTreeMap::from([("driver".into(), "local".into())]));
-        Ok(())
+        self.discard_volume(name)
     }
 
     /// Which containers have which volumes, by id.
@@ -138,12 +138,24 @@ impl Engine {
         Ok(users)
     }
 
-    /// Takes a volume away without asking. Its record goes first: half of it is none.
+    /// Takes a volume away without asking: into the store's trash, at once. The caller has claimed
+    /// all volumes.
     pub(crate) fn discard_volume(&self, name: &str) -> Result<()> {
+        let fail = || format!("cannot remove volume `{name}`");
         let directory = self.paths.volumes().join(name);
-        let _ = fs::remove_file(directory.join("volume.json"));
-        sys_fs::remove_tree(&directory)
-            .map_err(|error| Error::from(error).within(format!("cannot remove volume `{name}`")))
+        let trash: String = random::<16>()?.iter().map(|byte| format!("{byte:02x}")).collect();
+        match fs::rename(&directory, self.paths.root().join("trash").join(trash)) {
+            // Somebody has put it on a file system of its own; its record goes first: half of a
+            // volume is none.
+            Err(error) if matches!(error.kind(), ErrorKind::CrossesDevices | ErrorKind::ResourceBusy) => {
+                let _ = fs::remove_file(directory.join("volume.json"));
+                sys_fs::remove_tree(&directory).map_err(|error| Error::from(error).within(fail()))?;
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            done => done.io_context(fail)?,
+        }
+        self.tell_of("volume", "destroy", name, BTreeMap::from([("driver".into(), "local".into())]));
+        Ok(())
     }
 
     /// Fills the container's empty volumes with what its image has where they are mounted.
