@@ -28,6 +28,7 @@ pub struct StagedLayer<'a> {
     opened: Instant,
     fs: OwnedFd,
     moved: bool,
+    cleaning: Duration,
     /// The snapshot whose upper directory `fs` is: it gets it back unless this is committed.
     origin: Option<SnapshotKey>,
 }
@@ -70,7 +71,17 @@ impl Store {
         }
         let fs = fs::open_dir_at(&dir, "fs")?;
         failpoint!("store.stage.made");
-        Ok(StagedLayer { store: self, staging, name, dir, opened, fs, moved: false, origin: None })
+        Ok(StagedLayer {
+            store: self,
+            staging,
+            name,
+            dir,
+            opened,
+            fs,
+            moved: false,
+            cleaning: CLEANING,
+            origin: None,
+        })
     }
 
     /// Commits several layers, those below first, with one sync of the file system. When one of
@@ -161,6 +172,11 @@ impl<'a> StagedLayer<'a> {
             .map_err(|error| store.explain(error, "staged layer", "staging", 4096))
     }
 
+    /// How long dropping it may delete before it leaves the rest to the trash; a second by default.
+    pub fn clean_within(&mut self, time: Duration) {
+        self.cleaning = time;
+    }
+
     /// The tree, by O_PATH.
     pub fn fs(&self) -> BorrowedFd<'_> {
         self.fs.as_fd()
@@ -239,7 +255,7 @@ impl Drop for StagedLayer<'_> {
             // To the trash, from where it is found again should this take too long; and then the
             // space is given back at once if it can be.
             let started = Instant::now();
-            let go_on = || started.elapsed() < CLEANING;
+            let go_on = || started.elapsed() < self.cleaning;
             let removed = match self.store.trash(&self.staging, &self.name) {
                 Ok(Some(name)) => self.store.dir("trash").map(|trash| fs::remove_tree_at(trash, name, go_on)),
                 _ => Ok(fs::remove_tree_at(&self.staging, &self.name, go_on)),

@@ -9,6 +9,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::time::Duration;
 
 use robot_env_diag::{Error, Kind, Result, Within};
 use robot_env_layer::{
@@ -84,6 +85,11 @@ impl From<UnpackError> for Error {
 }
 
 impl Unpacked<'_> {
+    /// Deletes it, and leaves to the trash what takes longer than `time`.
+    pub(crate) fn discard(mut self, time: Duration) {
+        self.staged.clean_within(time);
+    }
+
     /// Its name on top of its parent.
     pub fn chain_id(&self) -> ChainId {
         ChainId::of(self.parent.as_ref(), &self.applied.diff_id)

@@ -26,6 +26,8 @@ const WINDOW: usize = 64;
 const BATCH: u64 = 64 * 1024 * 1024;
 /// How often a damaged blob is fetched.
 const TRIES: u32 = 3;
+/// How long is deleted what waited when a pull failed; the rest is left to the trash.
+const CLEANING: Duration = Duration::from_secs(1);
 /// The least time between two words about one layer.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -84,6 +86,11 @@ impl<'a> Fetch<'a> {
             }
         });
         let state = state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        // However many there are, a user who pressed Ctrl-C does not wait for long.
+        let cleaning = Instant::now();
+        for layer in state.unpacked.into_values() {
+            layer.discard(CLEANING.saturating_sub(cleaning.elapsed()));
+        }
         match state.failed {
             Some(error) => Err(error),
             None if state.committed == self.layers.len() => Ok(()),
