@@ -20,7 +20,7 @@ use crate::launch::{Answer, Orders};
 use crate::monitor::health::HealthCheck;
 use crate::monitor::log::LogWriter;
 use crate::monitor::supervise::{Audience, ProcessIo, supervise};
-use crate::monitor::{adopt_terminal, restart, streams};
+use crate::monitor::{adopt_terminal, external_runtime, own_mounts, restart, streams};
 use crate::record::{ContainerRecord, ExitRecord, ProcessRecord, State, StateRecord};
 use crate::resolve::file_mount;
 use crate::rootfs::Rootfs;
@@ -190,12 +190,11 @@ impl Monitor {
                 format!("--init does not work with the runtime `{name}`"),
             ));
         }
-        self.own_mounts()?;
+        own_mounts()?;
         let anchor = self.run.join("rootfs");
         let target = sys_fs::open_directory(&anchor)?;
         mount::attach(rootfs.mount(), target.as_fd())?;
-        let mut external = ExternalRuntime::new(name);
-        external.root = Some(self.engine.paths.run_root().join("runtimes"));
+        let external = external_runtime(&self.engine, name);
         let id = self.record.id.as_str();
         let made = external.create(id, &self.run, console)?;
         let started = Timestamp::now();
@@ -222,7 +221,7 @@ impl Monitor {
         let images = self.record.mounts.iter().filter(|point| point.kind == "image");
         for (index, point) in images.enumerate() {
             if index == 0 {
-                self.own_mounts()?;
+                own_mounts()?;
             }
             let directory = self.run.join(format!("image-{index}"));
             mounts.push(self.engine.mount_image(point, &directory)?);
@@ -237,7 +236,7 @@ impl Monitor {
         if mounts.iter().any(|mount| mount.target == "/dev/shm") {
             return Ok(());
         }
-        self.own_mounts()?;
+        own_mounts()?;
         let own = namespace::open("/proc/self/ns/mnt")?;
         let theirs = namespace::open(&self.engine.namespace_of(id, "mnt")?)?;
         namespace::join(theirs.as_fd(), libc::CLONE_NEWNS)?;
@@ -248,12 +247,6 @@ impl Monitor {
         mount::attach(shared?.as_fd(), sys_fs::open_directory(&directory)?.as_fd())?;
         mounts.push(file_mount(&directory.to_string_lossy(), "/dev/shm"));
         Ok(())
-    }
-
-    fn own_mounts(&self) -> Result<()> {
-        namespace::unshare(libc::CLONE_NEWNS)?;
-        let propagation = mount::PropagationFlags::DOWNSTREAM | mount::PropagationFlags::REC;
-        Ok(mount::set_propagation("/", propagation)?)
     }
 
     /// Cares for the process, and for those that the restart policy makes after it.
@@ -382,7 +375,12 @@ impl Monitor {
     fn clean_up(&self, started: &Started) {
         if let Some(external) = &started.external {
             let _ = external.delete(self.record.id.as_str(), true);
-            let _ = mount::detach(&self.run.join("rootfs").to_string_lossy());
+        }
+        // Mounts of this monitor's own; most have none.
+        for entry in fs::read_dir(&self.run).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                let _ = mount::detach(&entry.path().to_string_lossy());
+            }
         }
         if let Some(cgroup) = &started.cgroup {
             cgroup.kill();

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use oci_spec::runtime::Spec;
 use robot_env_diag::{Error, IoContext, Kind, Result, Within};
-use robot_env_runtime::{self as runtime, Console, Exec, ExternalRuntime};
+use robot_env_runtime::{self as runtime, Console, Exec};
 use robot_env_spec::{HostFacts, ProcessOverrides, ResolvedUser, plan_exec, resolve_user};
 use robot_env_sys::cgroup::{self, Cgroup};
 use robot_env_sys::{fs as sys_fs, process};
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::engine::Engine;
 use crate::launch::{Answer, Orders};
 use crate::monitor::supervise::{Audience, Nothing, ProcessIo, supervise};
-use crate::monitor::{adopt_terminal, streams};
+use crate::monitor::{adopt_terminal, external_runtime, own_mounts, streams};
 use crate::record::ProcessRecord;
 use crate::records::{Container, read_json};
 use crate::stream::ExitNotice;
@@ -144,8 +144,8 @@ impl Place {
         console: Console,
     ) -> Result<(i32, OwnedFd, Option<OwnedFd>)> {
         if let Some(name) = self.process.runtime.as_deref().filter(|name| !super::container::is_own(name)) {
-            let mut external = ExternalRuntime::new(name);
-            external.root = Some(engine.paths.run_root().join("runtimes"));
+            own_mounts()?;
+            let external = external_runtime(engine, name);
             let bundle = engine.paths.run_root().join("containers").join(&self.id);
             let made = external.exec(&self.id, &bundle, planned, console)?;
             return Ok((made.pid, made.pidfd, made.master));

@@ -14,10 +14,11 @@ mod supervise;
 
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use robot_env_diag::{Context, Kind, Result};
-use robot_env_runtime::{Console, Stdio};
-use robot_env_sys::{poll, process};
+use robot_env_runtime::{Console, ExternalRuntime, Stdio};
+use robot_env_sys::{cgroup, mount, namespace, poll, process};
 
 pub(crate) use exec::ExecOrder;
 #[cfg(test)]
@@ -72,6 +73,26 @@ fn null() -> Result<OwnedFd> {
     use rustix::fs::{Mode, OFlags};
     rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .context(Kind::Internal, || "cannot open `/dev/null`".into())
+}
+
+/// Gives this process, which has one thread, a mount namespace of its own that passes nothing on to
+/// the host's.
+fn own_mounts() -> Result<()> {
+    namespace::unshare(libc::CLONE_NEWNS)?;
+    let propagation = mount::PropagationFlags::DOWNSTREAM | mount::PropagationFlags::REC;
+    Ok(mount::set_propagation("/", propagation)?)
+}
+
+/// Another runtime, for a caller with mounts of its own. `crun` refuses control groups of version 1
+/// beside a `unified` hierarchy, which has no controllers then: it is hidden.
+fn external_runtime(engine: &Engine, name: &str) -> ExternalRuntime {
+    const UNIFIED: &str = "/sys/fs/cgroup/unified";
+    if cgroup::detect().version() == cgroup::Version::V1 && Path::new(UNIFIED).exists() {
+        let _ = mount::detach(UNIFIED);
+    }
+    let mut external = ExternalRuntime::new(name);
+    external.root = Some(engine.paths.run_root().join("runtimes"));
+    external
 }
 
 /// Takes the terminal's master into the streams.
