@@ -36,7 +36,8 @@ impl Engine {
         let container = self.container(text)?;
         let state = &container.state.state;
         let Some(process) = state.process() else {
-            let why = if state.is_active() { "is restarting, wait until it is running" } else { "is not running" };
+            let why =
+                if state.is_active() { "is restarting, wait until it is running" } else { "is not running" };
             return Err(Error::new(Kind::Conflict, format!("container {} {why}", container.record.id)));
         };
         let pids = processes_of(&container, process);
@@ -48,7 +49,7 @@ impl Engine {
             return Ok(Processes { titles: TITLES.map(str::to_owned).to_vec(), rows });
         }
         check(arguments)?;
-        filter(&ask_ps(arguments)?, &pids)
+        filter(&ask_ps(arguments, &pids)?, &pids)
     }
 }
 
@@ -72,7 +73,13 @@ fn processes_of(container: &Container, first: &ProcessRecord) -> BTreeSet<i32> {
     let mut found = BTreeSet::from([first.pid]);
     loop {
         let before = found.len();
-        found.extend(parents.iter().filter(|(_, parent)| found.contains(parent)).map(|(pid, _)| *pid).collect::<Vec<_>>());
+        found.extend(
+            parents
+                .iter()
+                .filter(|(_, parent)| found.contains(parent))
+                .map(|(pid, _)| *pid)
+                .collect::<Vec<_>>(),
+        );
         if found.len() == before {
             return found;
         }
@@ -165,7 +172,8 @@ impl Line {
 
     fn cells(&self, host: &Host) -> Vec<String> {
         let user = host.users.get(&self.uid).cloned().unwrap_or_else(|| self.uid.to_string());
-        let started = Timestamp::from_second(host.boot + (self.start / host.ticks) as i64).unwrap_or(host.now);
+        let started =
+            Timestamp::from_second(host.boot + (self.start / host.ticks) as i64).unwrap_or(host.now);
         let age = (host.now.as_second() - started.as_second()).max(1) as u64;
         let seconds = self.time / host.ticks;
         vec![
@@ -229,15 +237,26 @@ fn check(arguments: &[String]) -> Result<()> {
     Ok(())
 }
 
-fn ask_ps(arguments: &[String]) -> Result<String> {
-    let output = Command::new("ps").args(arguments).stdin(Stdio::null()).output().map_err(|error| {
-        let failed = Error::new(Kind::Unavailable, "cannot list processes: `ps` cannot be started");
-        if error.kind() == std::io::ErrorKind::NotFound {
-            failed.because(error).with_hint("leave out the arguments of `ps`, or install it (procps)")
-        } else {
-            failed.because(error)
-        }
-    })?;
+/// What the host's `ps` says. It is asked for these processes; some of its options cannot be used
+/// together with that, and then it chooses by itself.
+fn ask_ps(arguments: &[String], pids: &BTreeSet<i32>) -> Result<String> {
+    let list: Vec<String> = pids.iter().map(i32::to_string).collect();
+    let ask = |arguments: &[String]| {
+        Command::new("ps").args(arguments).stdin(Stdio::null()).output().map_err(|error| {
+            let failed = Error::new(Kind::Unavailable, "cannot list processes: `ps` cannot be started");
+            if error.kind() == std::io::ErrorKind::NotFound {
+                failed.because(error).with_hint("leave out the arguments of `ps`, or install it (procps)")
+            } else {
+                failed.because(error)
+            }
+        })
+    };
+    let mut chosen = vec![format!("-q{}", list.join(","))];
+    chosen.extend_from_slice(arguments);
+    let mut output = ask(&chosen)?;
+    if !output.status.success() {
+        output = ask(arguments)?;
+    }
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
@@ -249,7 +268,8 @@ fn ask_ps(arguments: &[String]) -> Result<String> {
 /// The lines whose processes are the container's.
 fn filter(output: &str, pids: &BTreeSet<i32>) -> Result<Processes> {
     let mut lines = output.lines();
-    let titles: Vec<String> = lines.next().unwrap_or_default().split_whitespace().map(str::to_owned).collect();
+    let titles: Vec<String> =
+        lines.next().unwrap_or_default().split_whitespace().map(str::to_owned).collect();
     let Some(column) = titles.iter().position(|title| title == "PID") else {
         return Err(Error::invalid("couldn't find PID field in ps output"));
     };
@@ -286,7 +306,15 @@ mod tests {
         let line = Line::parse(42, &stat, status, b"sleep\x00100\x00").unwrap();
         assert_eq!(
             line,
-            Line { uid: 1000, pid: 42, parent: 7, terminal: 34817, time: 200, start: 9000, command: "sleep 100".into() }
+            Line {
+                uid: 1000,
+                pid: 42,
+                parent: 7,
+                terminal: 34817,
+                time: 200,
+                start: 9000,
+                command: "sleep 100".into()
+            }
         );
         let host = Host {
             users: BTreeMap::from([(1000, "robot".into())]),
@@ -304,9 +332,14 @@ mod tests {
 
     #[test]
     fn texts() {
-        for (number, want) in
-            [(0, "?"), (34816, "pts/0"), (1025, "tty1"), (1088, "ttyS0"), (0x501, "console"), (35072, "pts/256")]
-        {
+        for (number, want) in [
+            (0, "?"),
+            (34816, "pts/0"),
+            (1025, "tty1"),
+            (1088, "ttyS0"),
+            (0x501, "console"),
+            (35072, "pts/256"),
+        ] {
             assert_eq!(terminal_text(number), want);
         }
         for (seconds, want) in [(0, "00:00:00"), (3723, "01:02:03"), (259_200, "3-00:00:00")] {

@@ -5,7 +5,7 @@ use std::fs;
 use jiff::Timestamp;
 use robot_env_diag::Result;
 use robot_env_spec::NetworkMode;
-use robot_env_sys::cgroup::Usage;
+use robot_env_sys::cgroup::{self, Usage, Version};
 use robot_env_sys::process;
 
 use crate::control::container_cgroup;
@@ -90,8 +90,7 @@ impl Engine {
             return Sample { time, ..Sample::default() };
         };
         let (machine_nanoseconds, cpus) = machine_cpu(&fs::read_to_string("/proc/stat").unwrap_or_default());
-        let own_network =
-            !matches!(container.record.spec.network, NetworkMode::Host | NetworkMode::None);
+        let own_network = !matches!(container.record.spec.network, NetworkMode::Host | NetworkMode::None);
         Sample {
             time,
             running: true,
@@ -119,6 +118,37 @@ fn machine_cpu(text: &str) -> (u64, u32) {
     let ticks: u64 = all.split_whitespace().take(8).filter_map(|word| word.parse::<u64>().ok()).sum();
     let is_cpu = |line: &&str| line.starts_with("cpu") && !line.starts_with("cpu ");
     (ticks * tick, text.lines().filter(is_cpu).count() as u32)
+}
+
+/// Whether containers' cgroups can have a controller: `memory`, `pids`, `cpu`, ...
+pub fn has_controller(name: &str) -> bool {
+    let hierarchies = cgroup::detect();
+    let mounts = hierarchies.mounts();
+    match hierarchies.version() {
+        Version::V1 => mounts.contains_key(name),
+        Version::V2 => mounts.get("").is_some_and(|unified| {
+            let text = fs::read_to_string(unified.join("cgroup.controllers")).unwrap_or_default();
+            text.split_whitespace().any(|found| found == name)
+        }),
+        Version::None => false,
+    }
+}
+
+/// Whether swap of containers can be limited.
+pub fn has_swap_limit() -> bool {
+    let hierarchies = cgroup::detect();
+    match hierarchies.version() {
+        Version::V1 => hierarchies
+            .mounts()
+            .get("memory")
+            .is_some_and(|memory| memory.join("memory.memsw.limit_in_bytes").exists()),
+        // Every cgroup but the root has the file, if the kernel counts swap.
+        Version::V2 => hierarchies.mounts().get("").is_some_and(|unified| {
+            let children = fs::read_dir(unified).into_iter().flatten().flatten();
+            children.map(|child| child.path().join("memory.swap.max")).any(|file| file.exists())
+        }),
+        Version::None => false,
+    }
 }
 
 /// The machine's memory in bytes.
@@ -182,14 +212,21 @@ mod tests {
     fn a_busy_cpu_is_a_hundred_percent() {
         let sample = |cpu: u64, machine: u64| Sample {
             running: true,
-            cgroup: Some(Usage { cpu_nanoseconds: cpu, memory: 100, memory_inactive_file: 40, ..Usage::default() }),
+            cgroup: Some(Usage {
+                cpu_nanoseconds: cpu,
+                memory: 100,
+                memory_inactive_file: 40,
+                ..Usage::default()
+            }),
             machine_nanoseconds: machine,
             cpus: 4,
             machine_memory: 1000,
             ..Sample::default()
         };
         // One of four CPUs, for a second.
-        assert!((sample(1_500_000_000, 4_000_000_000).cpu_percent(&sample(500_000_000, 0)) - 100.0).abs() < 1e-9);
+        assert!(
+            (sample(1_500_000_000, 4_000_000_000).cpu_percent(&sample(500_000_000, 0)) - 100.0).abs() < 1e-9
+        );
         assert!(sample(5, 0).cpu_percent(&sample(0, 0)).abs() < 1e-9);
         assert_eq!((sample(0, 0).memory(), sample(0, 0).memory_limit()), (60, 1000));
         assert_eq!((Sample::default().memory(), Sample::default().memory_limit()), (0, 0));

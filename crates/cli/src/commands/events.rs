@@ -32,8 +32,20 @@ pub(crate) struct Events {
 }
 
 const FILTERS: &[&str] = &[
-    "config", "container", "daemon", "event", "image", "label", "network", "node", "plugin", "scope", "secret",
-    "service", "type", "volume",
+    "config",
+    "container",
+    "daemon",
+    "event",
+    "image",
+    "label",
+    "network",
+    "node",
+    "plugin",
+    "scope",
+    "secret",
+    "service",
+    "type",
+    "volume",
 ];
 
 /// How long nothing may come before the time is looked at.
@@ -50,7 +62,8 @@ impl Verb for Events {
             Some(text) => Format::Template(Template::parse(text)?),
         };
         let now = app.now();
-        let moment = |text: &Option<String>| text.as_deref().map(|text| quantity::moment(text, now)).transpose();
+        let moment =
+            |text: &Option<String>| text.as_deref().map(|text| quantity::moment(text, now)).transpose();
         let (since, until) = (moment(&self.since)?, moment(&self.until)?);
         let engine = app.engine()?;
         let interrupts = Interrupts::new()?;
@@ -73,7 +86,8 @@ impl Verb for Events {
                 return Ok(Exit::SUCCESS);
             }
             let left = until.map(|until| until.duration_since(Timestamp::now()));
-            let left = left.map(|left| Duration::try_from(left).unwrap_or_default() + Duration::from_millis(1));
+            let left =
+                left.map(|left| Duration::try_from(left).unwrap_or_default() + Duration::from_millis(1));
             reader.wait(Some(interrupts.as_fd()), left.unwrap_or(PATIENCE));
             if let Some(exit) = interrupts.exit() {
                 return Ok(exit);
@@ -123,7 +137,8 @@ fn text(event: &Event) -> String {
     let mut line =
         format!("{} {} {} {}", when.strftime("%Y-%m-%dT%H:%M:%S.%9f%:z"), event.kind, event.action, event.id);
     if !event.attributes.is_empty() {
-        let words: Vec<String> = event.attributes.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let words: Vec<String> =
+            event.attributes.iter().map(|(key, value)| format!("{key}={value}")).collect();
         line.push_str(&format!(" ({})", words.join(", ")));
     }
     robot_env_diag::Escaped(&line).to_string()
@@ -149,7 +164,9 @@ fn matches(event: &Event, filters: &Filters) -> bool {
             .all(of_kind)
         && filters.any("image", |value| {
             let id = event.id.strip_prefix("sha256:").unwrap_or(&event.id);
-            value == event.id || value == image || repository(image) == value
+            value == event.id
+                || value == image
+                || repository(image) == value
                 || (event.kind == "image" && value.len() >= 12 && id.starts_with(value))
         })
 }
@@ -184,14 +201,26 @@ mod tests {
     #[test]
     fn formats() {
         let line = text(&event("start"));
-        assert!(line.ends_with(" container start 0123456789abcdef (a=1, image=ros:noetic, name=web)"), "{line}");
+        assert!(
+            line.ends_with(" container start 0123456789abcdef (a=1, image=ros:noetic, name=web)"),
+            "{line}"
+        );
         assert!(line.contains(":01.500000007"), "{line}");
         for (format, want) in [
-            ("{{.Type}} {{.Action}} {{.Actor.ID}} {{.Actor.Attributes.name}}", "container start 0123456789abcdef web"),
-            ("{{.Status}} {{.ID}} {{.From}} {{.Scope}} {{.Time}}", "start 0123456789abcdef ros:noetic local 1"),
+            (
+                "{{.Type}} {{.Action}} {{.Actor.ID}} {{.Actor.Attributes.name}}",
+                "container start 0123456789abcdef web",
+            ),
+            (
+                "{{.Status}} {{.ID}} {{.From}} {{.Scope}} {{.Time}}",
+                "start 0123456789abcdef ros:noetic local 1",
+            ),
             ("{{json .Actor.Attributes}}", r#"{"a":"1","image":"ros:noetic","name":"web"}"#),
         ] {
-            assert_eq!(Format::Template(Template::parse(format).unwrap()).print(&event("start")).unwrap(), want);
+            assert_eq!(
+                Format::Template(Template::parse(format).unwrap()).print(&event("start")).unwrap(),
+                want
+            );
         }
         let json = Format::Json.print(&event("start")).unwrap();
         let whole = Format::Template(Template::parse("{{json .}}").unwrap()).print(&event("start")).unwrap();
@@ -219,7 +248,11 @@ mod tests {
             (&["volume=x"], false),
         ] {
             let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
-            assert_eq!(matches(&event("start"), &Filters::parse(&words, FILTERS).unwrap()), want, "{words:?}");
+            assert_eq!(
+                matches(&event("start"), &Filters::parse(&words, FILTERS).unwrap()),
+                want,
+                "{words:?}"
+            );
         }
         let only = |word: &str| Filters::parse(&[word.to_owned()], FILTERS).unwrap();
         assert!(matches(&event("exec_create: ls"), &only("event=exec_create")));

@@ -8,16 +8,19 @@ mod control;
 mod events;
 mod exec;
 mod front;
+mod fsck;
 mod history;
 mod image_inspect;
 mod image_prune;
 mod images;
 mod import;
+mod info;
 mod inspect;
 mod load;
 mod login;
 mod logout;
 mod logs;
+mod prune;
 mod ps;
 mod pull;
 mod push;
@@ -26,8 +29,13 @@ mod rmi;
 mod run;
 mod save;
 mod start;
+mod stats;
+mod system_df;
+mod system_prune;
 mod tag;
+mod top;
 mod version;
+mod volume;
 
 /// Words that only stand before others.
 pub(crate) const GROUPS: &[(&str, &str)] = &[
@@ -47,6 +55,8 @@ pub(crate) const ENTRIES: &[Entry] = &[
     entry::<ps::Ps>(),
     entry::<logs::Logs>(),
     entry::<events::Events>(),
+    entry::<top::Top>(),
+    entry::<stats::Stats>(),
     entry::<control::Stop>(),
     entry::<control::Restart>(),
     entry::<control::Kill>(),
@@ -71,6 +81,16 @@ pub(crate) const ENTRIES: &[Entry] = &[
     entry::<import::Import>(),
     entry::<login::Login>(),
     entry::<logout::Logout>(),
+    entry::<prune::ContainerPrune>(),
+    entry::<volume::VolumeCreate>(),
+    entry::<volume::VolumeLs>(),
+    entry::<volume::VolumeInspect>(),
+    entry::<volume::VolumeRm>(),
+    entry::<volume::VolumePrune>(),
+    entry::<system_df::SystemDf>(),
+    entry::<system_prune::SystemPrune>(),
+    entry::<fsck::SystemFsck>(),
+    entry::<info::Info>(),
     entry::<version::Version>(),
     entry::<completion::Completion>(),
 ];

@@ -3,7 +3,7 @@ use robot_env_diag::Result;
 use robot_env_wire::{API_VERSION, MIN_API_VERSION, Version as Shape, VersionReply};
 
 use crate::app::App;
-use crate::format::{Template, Value};
+use crate::format::{Field, Template, Value};
 use crate::verb::{Exit, Verb};
 
 /// Show the version
@@ -15,7 +15,7 @@ pub(crate) struct Version {
 }
 
 const TEXT: &str = "Client:\n Version:           {{.Client.Version}}\n API version:       {{.Client.ApiVersion}}\n \
-OS/Arch:           {{.Client.Os}}/{{.Client.Arch}}\n\nServer:\n Engine:\n  Version:          {{.Server.Version}}\n  \
+OS/Arch:           {{.Client.Os}}/{{.Client.Arch}}\n\nServer: robot-env (no daemon: the command is the engine)\n Engine:\n  Version:          {{.Server.Version}}\n  \
 API version:      {{.Server.ApiVersion}} (minimum version {{.Server.MinAPIVersion}})\n  \
 OS/Arch:          {{.Server.Os}}/{{.Server.Arch}}\n  Kernel:           {{.Server.KernelVersion}}";
 
@@ -32,7 +32,16 @@ impl Verb for Version {
             arch: robot_env_oci::Platform::host().architecture,
             kernel_version: kernel.trim().to_owned(),
         };
-        let value = Value::of(&VersionReply { client: own.clone(), server: own });
+        let mut value = Value::of(&VersionReply { client: own.clone(), server: own });
+        if let Value::Struct(sides) = &mut value {
+            for side in sides {
+                if let Value::Struct(fields) = &mut side.value {
+                    // Its name in Go, where templates look it up.
+                    let version = API_VERSION.into();
+                    fields.push(Field { name: "APIVersion".into(), value: version, in_json: false });
+                }
+            }
+        }
         app.print_line(&match self.format.as_deref() {
             Some("json") => value.to_json(),
             Some(text) if !text.is_empty() => Template::parse(text)?.print(&value)?,

@@ -35,7 +35,7 @@ pub(crate) fn environment(files: &[String], given: &[String], ambient: &Ambient)
 }
 
 /// Labels of the files, then those of `--label`.
-pub(super) fn labels(
+pub(crate) fn labels(
     files: &[String],
     given: &[String],
     ambient: &Ambient,

@@ -15,7 +15,7 @@ use clap::{ArgAction, Args};
 use robot_env_diag::Result;
 use robot_env_spec::ContainerSpec;
 
-pub(crate) use environment::environment;
+pub(crate) use environment::{environment, labels, map};
 pub(crate) use limits::LimitFlags;
 pub(crate) use process::restart_policy;
 

@@ -5,6 +5,8 @@ pub(crate) mod container;
 pub(crate) mod image;
 pub(crate) mod volume;
 
+use crate::format::{Field, Value};
+
 /// The text cut to `width` signs, the last of which says that something is missing.
 pub(crate) fn ellipsis(text: &str, width: usize) -> String {
     if text.chars().count() <= width {
@@ -26,6 +28,18 @@ pub(crate) fn short(id: &str) -> &str {
 /// Labels as lists show them: `a=1,b=2`.
 pub(crate) fn labels(labels: &std::collections::BTreeMap<String, String>) -> String {
     labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+}
+
+/// A row with further fields, or with other values of those that it has.
+pub(crate) fn with<const N: usize>(row: Value, more: [(&str, String); N]) -> Value {
+    let Value::Struct(mut fields) = row else { return row };
+    for (name, text) in more {
+        match fields.iter_mut().find(|field| field.name == name) {
+            Some(field) => field.value = text.into(),
+            None => fields.push(Field { name: name.to_owned(), value: text.into(), in_json: true }),
+        }
+    }
+    Value::Struct(fields)
 }
 
 #[cfg(test)]

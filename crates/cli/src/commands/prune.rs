@@ -1,0 +1,106 @@
+//! What the commands that prune share.
+
+use clap::Args;
+use robot_env_diag::{Kind, Result};
+use robot_env_engine::{Engine, Pruned};
+
+use super::rmi::Removal;
+use crate::app::App;
+use crate::filter::Filters;
+use crate::format::human;
+use crate::rows::image::Named;
+use crate::verb::{Exit, Verb};
+
+/// Remove all containers that do not run
+#[derive(Args)]
+pub(crate) struct ContainerPrune {
+    /// Only what matches: label, until
+    #[arg(long, value_name = "KEY=VALUE")]
+    filter: Vec<String>,
+    /// Do not ask
+    #[arg(short, long)]
+    force: bool,
+}
+
+impl Verb for ContainerPrune {
+    const SPELLINGS: &'static [&'static str] = &["container prune"];
+
+    fn run(self, app: &App) -> Result<Exit> {
+        let filters = Filters::parse(&self.filter, &["label", "label!", "until"])?;
+        let question =
+            "WARNING! This will remove all stopped containers.\nAre you sure you want to continue?";
+        filters.until(app.now())?;
+        if !self.force && !app.confirm(question)? {
+            return Ok(Exit::SUCCESS);
+        }
+        let engine = app.engine()?;
+        let pruned = containers(app, &engine, &filters)?;
+        tell(app, "Containers", &pruned.names)?;
+        finish(app, &engine, pruned.bytes)?;
+        Ok(Exit::SUCCESS)
+    }
+}
+
+/// Removes the containers that do not run and that the filters `label` and `until` let through.
+pub(super) fn containers(app: &App, engine: &Engine, filters: &Filters) -> Result<Pruned> {
+    let until = filters.until(app.now())?;
+    engine.prune_containers(|container| {
+        let record = &container.record;
+        filters.labels(&record.spec.labels) && until.is_none_or(|until| record.created <= until)
+    })
+}
+
+/// Removes the volumes that no container has: the anonymous ones, or `all`.
+pub(super) fn volumes(engine: &Engine, all: bool, filters: &Filters) -> Result<Pruned> {
+    engine.prune_volumes(|volume| (all || volume.anonymous) && filters.labels(&volume.labels))
+}
+
+/// Removes the images that no container has, made from them or mounted: those without a tag, or
+/// `all`. Gives the lines that say what went; layers that nothing needs go in any case.
+pub(super) fn images(app: &App, engine: &Engine, all: bool, filters: &Filters) -> Result<Pruned> {
+    let until = filters.until(app.now())?;
+    let store = engine.store();
+    let names = store.names()?;
+    let labelled = filters.has("label") || filters.has("label!");
+    let mut removal = Removal::new(engine);
+    for record in store.images()? {
+        let own = names.iter().filter(|name| name.image == record.id);
+        let own: Vec<_> = own.map(|name| name.reference.clone()).collect();
+        if !all && own.iter().any(|name| name.tag().is_some()) {
+            continue;
+        }
+        let config = if labelled { Some(store.config(&record.id)?.into_value().config) } else { None };
+        let labels = config.as_ref().map(|config| config.labels.clone()).unwrap_or_default();
+        let named = Named { record, names: own, config };
+        if !filters.labels(&labels) || until.is_some_and(|until| named.created() > until) {
+            continue;
+        }
+        // Asked for each anew: a container may have been made of it meanwhile.
+        if engine.images_in_use()?.contains_key(&named.record.id) {
+            continue;
+        }
+        match removal.delete(&named.record, false) {
+            // Somebody else removed it.
+            Err(error) if error.kind() == Kind::NotFound => {}
+            other => other?,
+        }
+    }
+    let names = removal.lines("untagged", "deleted")?;
+    if names.is_empty() {
+        removal.collect()?;
+    }
+    Ok(Pruned { names, bytes: removal.bytes })
+}
+
+/// Says what went.
+pub(super) fn tell(app: &App, what: &str, names: &[String]) -> Result<()> {
+    if names.is_empty() { Ok(()) } else { app.print(&format!("Deleted {what}:\n{}\n\n", names.join("\n"))) }
+}
+
+/// Says how much space comes back, and gives it back when the command has ended.
+pub(super) fn finish(app: &App, engine: &Engine, bytes: u64) -> Result<()> {
+    app.print_line(&format!("Total reclaimed space: {}", human::decimal(bytes)))?;
+    engine.sweep()?;
+    engine.empty_trash_later();
+    Ok(())
+}

@@ -1,0 +1,75 @@
+use clap::Args;
+use robot_env_diag::{Error, Result};
+
+use super::prune;
+use crate::app::App;
+use crate::filter::Filters;
+use crate::verb::{Exit, Verb};
+
+/// Remove what nothing needs: stopped containers, unused images, and with --volumes anonymous volumes
+#[derive(Args)]
+pub(crate) struct SystemPrune {
+    /// Remove all images that no container uses, not only those without a name
+    #[arg(short, long)]
+    all: bool,
+    /// Only what matches: label, until
+    #[arg(long, value_name = "KEY=VALUE")]
+    filter: Vec<String>,
+    /// Do not ask
+    #[arg(short, long)]
+    force: bool,
+    /// Remove anonymous volumes that no container has, too
+    #[arg(long)]
+    volumes: bool,
+}
+
+impl Verb for SystemPrune {
+    const SPELLINGS: &'static [&'static str] = &["system prune"];
+
+    fn run(self, app: &App) -> Result<Exit> {
+        let filters = Filters::parse(&self.filter, &["label", "label!", "until"])?;
+        if self.volumes && filters.has("until") {
+            return Err(Error::invalid("the \"until\" filter is not supported with \"--volumes\""));
+        }
+        filters.until(app.now())?;
+        if !self.force && !app.confirm(&self.question())? {
+            return Ok(Exit::SUCCESS);
+        }
+        let engine = app.engine()?;
+        let pruned = prune::containers(app, &engine, &filters)?;
+        prune::tell(app, "Containers", &pruned.names)?;
+        let mut bytes = pruned.bytes;
+        if self.volumes {
+            let pruned = prune::volumes(&engine, false, &filters)?;
+            prune::tell(app, "Volumes", &pruned.names)?;
+            bytes += pruned.bytes;
+        }
+        let pruned = prune::images(app, &engine, self.all, &filters)?;
+        prune::tell(app, "Images", &pruned.names)?;
+        prune::finish(app, &engine, bytes + pruned.bytes)?;
+        Ok(Exit::SUCCESS)
+    }
+}
+
+impl SystemPrune {
+    fn question(&self) -> String {
+        let mut lines = vec!["WARNING! This will remove:", "  - all stopped containers"];
+        if self.volumes {
+            lines.push("  - all anonymous volumes not used by at least one container");
+        }
+        lines.push(if self.all {
+            "  - all images without at least one container associated to them"
+        } else {
+            "  - all dangling images"
+        });
+        let mut text = lines.join("\n");
+        if !self.filter.is_empty() {
+            text.push_str("\n\n  Items to be pruned will be filtered with:");
+            for filter in &self.filter {
+                text.push_str(&format!("\n  - {filter}"));
+            }
+        }
+        text.push_str("\n\nAre you sure you want to continue?");
+        text
+    }
+}
