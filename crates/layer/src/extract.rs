@@ -58,7 +58,8 @@ const LATER_LIMIT: usize = 1 << 18;
 /// Extracts `tar` (decompressed) into the directory `dest`, merging directories and replacing
 /// everything else. No name has a meaning as a whiteout. Names and the parents of hardlink targets
 /// may pass symbolic links that stay inside `dest`; one that leads out is refused with
-/// [`Kind::Denied`], whatever a container does meanwhile. Missing parents are made (0755).
+/// [`Kind::Denied`], whatever a container does meanwhile. Missing parents are made (0755). `dest`
+/// itself stays as it is, whatever an entry `./` says of it, as Docker has it.
 pub fn extract(tar: impl Read, dest: BorrowedFd<'_>, options: &ExtractOptions) -> Result<Extracted> {
     let owner = match options.owner {
         ExtractOwner::Keep => Owner::Entry,
@@ -113,8 +114,7 @@ impl<R: Read> Extraction<'_, R> {
             if entry.kind != EntryKind::Directory {
                 return Err(Error::new(Kind::Corrupt, "it has no name"));
             }
-            let dest = self.dest;
-            return self.directory(dest, path, b".", entry, true);
+            return Ok(());
         }
         let (parent, name) = path::split(path);
         let dir = match self.last.take() {

@@ -3,10 +3,14 @@
 use crate::verb::{Entry, entry};
 
 mod attach;
+mod commit;
 mod completion;
 mod control;
+mod cp;
+mod diff;
 mod events;
 mod exec;
+mod export;
 mod front;
 mod fsck;
 mod history;
@@ -66,6 +70,10 @@ pub(crate) const ENTRIES: &[Entry] = &[
     entry::<rm::Rm>(),
     entry::<control::Rename>(),
     entry::<control::Update>(),
+    entry::<cp::Cp>(),
+    entry::<diff::Diff>(),
+    entry::<commit::Commit>(),
+    entry::<export::Export>(),
     entry::<inspect::Inspect>(),
     entry::<inspect::ContainerInspect>(),
     entry::<pull::Pull>(),
