@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
@@ -145,9 +145,8 @@ impl Engine {
         Ok(out)
     }
 
-    /// Mounts an image read-only at `directory`, which the caller's mount namespace must keep to
-    /// itself, and gives the bind that takes it into the container.
-    pub(crate) fn mount_image(&self, point: &MountPoint, directory: &Path) -> Result<ResolvedMount> {
+    /// The tree of an image that is mounted, as a mount that nobody sees.
+    pub(crate) fn image_mount(&self, point: &MountPoint) -> Result<OwnedFd> {
         let image = self.store.resolve(&point.source)?;
         let lowers: Vec<OwnedFd> =
             image.layers.iter().rev().map(|chain| self.store.layer_dir(chain)).collect::<Result<_>>()?;
@@ -157,9 +156,19 @@ impl Engine {
         let lowers: Vec<_> = lowers.iter().map(AsFd::as_fd).collect();
         let userxattr = self.store.overlay_xattr() == OverlayXattr::User;
         let request = OverlayRequest { lowers: &lowers, upper: None, volatile: false, userxattr };
-        let tree = mount::overlay(&request)?;
+        Ok(mount::overlay(&request)?)
+    }
+
+    /// Mounts such a tree at `directory`, which the caller's mount namespace must keep to itself, and
+    /// gives the bind that takes it into the container.
+    pub(crate) fn attach_image(
+        &self,
+        point: &MountPoint,
+        tree: BorrowedFd<'_>,
+        directory: &Path,
+    ) -> Result<ResolvedMount> {
         crate::paths::make_directory(directory, 0o700)?;
-        mount::attach(tree.as_fd(), sys_fs::open_directory(directory)?.as_fd())?;
+        mount::attach(tree, sys_fs::open_directory(directory)?.as_fd())?;
         let subpath = match point.spec.as_ref().map(|spec| &spec.source) {
             Some(MountSource::Image { subpath, .. }) => subpath.clone(),
             _ => None,

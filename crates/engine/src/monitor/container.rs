@@ -218,13 +218,15 @@ impl Monitor {
 
     /// Images among the mounts, mounted read-only where only this monitor and its children see.
     fn mount_images(&self, mounts: &mut Vec<ResolvedMount>) -> Result<()> {
-        let images = self.record.mounts.iter().filter(|point| point.kind == "image");
-        for (index, point) in images.enumerate() {
-            if index == 0 {
-                own_mounts()?;
-            }
+        let images: Vec<_> = self.record.mounts.iter().filter(|point| point.kind == "image").collect();
+        // The store is open in the mount namespace that is left here: its trees are cloned before.
+        let trees = images.iter().map(|point| self.engine.image_mount(point)).collect::<Result<Vec<_>>>()?;
+        if !trees.is_empty() {
+            own_mounts()?;
+        }
+        for (index, (point, tree)) in images.into_iter().zip(&trees).enumerate() {
             let directory = self.run.join(format!("image-{index}"));
-            mounts.push(self.engine.mount_image(point, &directory)?);
+            mounts.push(self.engine.attach_image(point, tree.as_fd(), &directory)?);
         }
         Ok(())
     }

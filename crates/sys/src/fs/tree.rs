@@ -273,6 +273,8 @@ fn clear_flags(file: impl AsFd) {
 pub struct Usage {
     /// Bytes on the disk; a file with several names counts once.
     pub bytes: u64,
+    /// Sum of the lengths of all but directories: what Docker calls the size.
+    pub length: u64,
     /// Inodes, the directory itself included.
     pub inodes: u64,
 }
@@ -287,6 +289,9 @@ pub fn usage(dir: impl AsFd) -> CallResult<Usage> {
         let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
         if directory || stat.st_nlink == 1 || seen.insert((stat.st_dev, stat.st_ino)) {
             usage.bytes += stat.st_blocks as u64 * 512;
+            if !directory {
+                usage.length = usage.length.saturating_add(stat.st_size.unsigned_abs());
+            }
             usage.inodes += 1;
         }
     };
