@@ -7,6 +7,7 @@
 //! is written and kept with the image. The manifest goes last.
 
 mod blob;
+mod gzip;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};

@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 
 use robot_env_diag::{Error, Kind, Result, Within};
 use robot_env_layer::{Compression, Encoder, assemble};
-use robot_env_oci::{Algorithm, Descriptor, Hasher, Repository};
+use robot_env_oci::{Algorithm, Descriptor, Digest, Hasher, Repository};
 use robot_env_registry::{Client, Expected};
 use robot_env_store::{LayerRecord, Store};
 
 use super::Outgoing;
+use super::gzip::gzip;
 use crate::unpack::{PIECE, PIECES, Pieces};
 use crate::{Amount, Observer};
 
@@ -195,28 +196,41 @@ impl Tar<'_> {
         })?;
         let tree = self.store.layer_dir(chain)?;
         let out = Packed { full, empty, piece: Vec::with_capacity(PIECE), stop: self.stop };
-        let mut tar =
-            HashedTar { out: Encoder::new(out, compression)?, hasher: Hasher::new(Algorithm::Sha256), done };
         done.store(0, Ordering::Relaxed);
-        assemble(recipe, tree.as_fd(), &mut tar).within(what)?;
-        let digest = tar.hasher.finish();
-        if digest != *self.record.diff_id.digest() {
-            let reason = format!("its tar has the digest {digest} instead of {}", self.record.diff_id);
-            return Err(Error::new(Kind::Corrupt, format!("layer `{}` is damaged", chain.short()))
-                .because(Error::new(Kind::Corrupt, reason)));
+        let fill = |out: &mut dyn Write| -> Result<()> {
+            let mut tar = HashedTar { out, hasher: Hasher::new(Algorithm::Sha256), done };
+            assemble(recipe, tree.as_fd(), &mut tar).within(what)?;
+            self.check(&tar.hasher.finish())
+        };
+        let mut out = if compression == Compression::Gzip {
+            gzip(out, |out| fill(out))?
+        } else {
+            let mut encoder = Encoder::new(out, compression)?;
+            fill(&mut encoder)?;
+            encoder.finish()?
+        };
+        out.flush().map_err(robot_env_registry::error_of)
+    }
+
+    fn check(&self, digest: &Digest) -> Result<()> {
+        if digest == self.record.diff_id.digest() {
+            return Ok(());
         }
-        tar.out.finish()?.flush().map_err(robot_env_registry::error_of)
+        let chain = &self.record.chain_id;
+        let reason = format!("its tar has the digest {digest} instead of {}", self.record.diff_id);
+        Err(Error::new(Kind::Corrupt, format!("layer `{}` is damaged", chain.short()))
+            .because(Error::new(Kind::Corrupt, reason)))
     }
 }
 
 /// Hashes the tar on its way to the compressor.
-struct HashedTar<'a, W: Write> {
-    out: Encoder<W>,
+struct HashedTar<'a> {
+    out: &'a mut dyn Write,
     hasher: Hasher,
     done: &'a AtomicU64,
 }
 
-impl<W: Write> Write for HashedTar<'_, W> {
+impl Write for HashedTar<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.out.write_all(bytes)?;
         self.hasher.update(bytes);
