@@ -5,7 +5,6 @@ use robot_env_diag::{Error, Kind, Result};
 use robot_env_oci::{ImageConfig, Platform, RuntimeConfig};
 use robot_env_spec::{ContainerId, ContainerSpec, IpcMode, MountSource, NetworkMode, PidMode, check_name};
 use robot_env_store::{ImageRecord, SnapshotOptions};
-use robot_env_sys::fs::Durability;
 use robot_env_sys::process::parse_signal;
 
 use crate::engine::{Engine, snapshot_key};
@@ -68,29 +67,32 @@ impl Engine {
             image_config: runtime,
             mounts,
         };
-        let made = self.publish(&mut record, name).and_then(|()| {
-            drop(claim);
+        // Held until the container is there: whoever finds its directory without a record, and the
+        // lock free, knows that its maker was killed.
+        let lock = self.records.begin(&id)?;
+        let made = self.name(&mut record, name).and_then(|()| {
             self.make_snapshot(&record, &image)?;
-            self.fill_volumes(&record)
+            self.fill_volumes(&record)?;
+            self.records.publish(&record)
         });
         if let Err(error) = made {
             self.forget(&record);
             return Err(error);
         }
+        drop((claim, lock));
         self.tell(&record, "create", &[]);
         Ok(Created { id, name: record.name, warnings })
     }
 
-    /// Gives the record a name and makes it visible.
-    fn publish(&self, record: &mut ContainerRecord, name: Option<String>) -> Result<()> {
-        let durability = if record.spec.auto_remove { Durability::NoSync } else { Durability::Sync };
+    /// Takes the name that the user wants, or makes one up.
+    fn name(&self, record: &mut ContainerRecord, name: Option<String>) -> Result<()> {
         if let Some(name) = name {
             record.name = name;
-            return self.records.create(record, durability);
+            return self.records.take_name(&record.name, &record.id);
         }
         for attempt in 0.. {
             record.name = names::of(random()?, attempt);
-            match self.records.create(record, durability) {
+            match self.records.take_name(&record.name, &record.id) {
                 Err(error) if error.kind() == Kind::Conflict && attempt < 100 => {}
                 done => return done,
             }

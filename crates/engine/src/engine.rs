@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use robot_env_diag::{Kind, Result};
+use robot_env_diag::{Error, Kind, Result};
 use robot_env_spec::{ContainerId, HostFacts};
 use robot_env_store::{OverlayXattr, SnapshotKey, Store, StoreOptions};
 
@@ -92,12 +92,46 @@ impl Engine {
         self.reconciled(container)
     }
 
-    /// All containers, the newest first. One that is being made or removed is left out.
+    /// All containers, the newest first. One that is being made or removed is left out, and so is
+    /// one that cannot be read: see [`Engine::containers_and_damage`].
     pub fn containers(&self) -> Result<Vec<Container>> {
-        let mut all: Vec<Container> =
-            self.records.ids()?.iter().filter_map(|id| self.container_by_id(id).ok()).collect();
+        Ok(self.containers_and_damage()?.0)
+    }
+
+    /// All containers, the newest first, and what is wrong with those whose records cannot be read.
+    pub fn containers_and_damage(&self) -> Result<(Vec<Container>, Vec<Error>)> {
+        let (mut all, mut damage) = (Vec::new(), Vec::new());
+        for id in self.records.ids()? {
+            match self.container_by_id(&id) {
+                Ok(container) => all.push(container),
+                Err(error) if error.kind() == Kind::NotFound => {}
+                Err(error) => {
+                    let corrupt = error.kind() == Kind::Corrupt;
+                    let error = error.within(format!("cannot read container `{}`", id.short()));
+                    damage.push(match corrupt {
+                        true => error.with_hint(format!("`rm -f {}` removes it", id.short())),
+                        false => error,
+                    });
+                }
+            }
+        }
         all.sort_by(|a, b| (b.record.created, &b.record.id).cmp(&(a.record.created, &a.record.id)));
-        Ok(all)
+        Ok((all, damage))
+    }
+
+    /// Whether every container's record can be read: where one cannot, nobody knows what it needs.
+    pub(crate) fn check_records(&self) -> Result<()> {
+        for id in self.records.ids()? {
+            match self.records.load_record(&id) {
+                Err(error) if error.kind() != Kind::NotFound => {
+                    return Err(
+                        error.within(format!("container `{}` may need it, and cannot be read", id.short()))
+                    );
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Bytes that a container has written, and those with its image's.

@@ -80,7 +80,7 @@ impl Engine {
             None => (None, None),
         };
         let command = order.args.join(" ");
-        let (pid, _) = launch(self, Role::Exec, id, &order, client)?;
+        let (pid, _) = launch(self, Role::Exec, id, &order, client, None)?;
         self.tell(&container.record, &format!("exec_start: {command}"), &[]);
         Ok(ExecStarted { pid, attachment })
     }

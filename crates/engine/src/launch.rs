@@ -3,7 +3,9 @@
 //! The front and the monitor share a socket pair. The front sends what the monitor is to do (one
 //! JSON document, then end of file); the monitor answers with one [`Answer`] when the process
 //! runs, or cannot, and closes. A second socket, if there is one, becomes the monitor's first
-//! client, so that not a byte of the process's output is missed.
+//! client, so that not a byte of the process's output is missed. A container's monitor also
+//! inherits the container's lock, until its state says that it runs: when the front is killed
+//! meanwhile, nobody else can start or remove the container.
 
 use std::ffi::{CString, OsString};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -18,6 +20,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::engine::{Engine, EngineOptions};
+use crate::records::ContainerLock;
 
 /// The first argument of a process that is a monitor. Users never write it.
 pub const MONITOR: &str = "monitor";
@@ -46,13 +49,15 @@ pub(crate) enum Answer {
     Failed(Report),
 }
 
-/// Starts a monitor and waits until its process runs. `client` is the monitor's end of a stream.
+/// Starts a monitor and waits until its process runs. `client` is the monitor's end of a stream,
+/// `lock` the container's if its state is going to change.
 pub(crate) fn launch(
     engine: &Engine,
     role: Role,
     id: &ContainerId,
     request: &impl Serialize,
     client: Option<OwnedFd>,
+    lock: Option<&ContainerLock>,
 ) -> Result<(i32, Vec<String>)> {
     let program = shield::program()?;
     let (near, far) = socket::pair()?;
@@ -73,6 +78,7 @@ pub(crate) fn launch(
         OsString::from(id.as_str()),
         number(Some(far.as_raw_fd())),
         number(client.as_ref().map(AsRawFd::as_raw_fd)),
+        number(lock.map(|lock| lock.as_fd().as_raw_fd())),
     ]
     .iter()
     .map(|arg: &OsString| text(arg))
@@ -101,6 +107,9 @@ pub(crate) fn launch(
                 process::keep_over_exec(far.as_fd())?;
                 if let Some(client) = &client {
                     process::keep_over_exec(client.as_fd())?;
+                }
+                if let Some(lock) = lock {
+                    process::keep_over_exec(lock.as_fd())?;
                 }
                 process::reset_signals();
                 // Nothing of the user's terminal, directory or environment is a monitor's.
@@ -163,6 +172,8 @@ pub(crate) struct Orders {
     pub(crate) id: ContainerId,
     /// The first client.
     pub(crate) client: Option<OwnedFd>,
+    /// The container's lock: dropped once its state says that it runs.
+    pub(crate) lock: Option<OwnedFd>,
     control: OwnedFd,
 }
 
@@ -170,7 +181,7 @@ impl Orders {
     /// Reads the arguments that [`launch`] wrote (those behind [`MONITOR`]).
     pub(crate) fn parse(args: &[OsString]) -> Result<Orders> {
         let bad = || Error::invalid("`monitor` is for the program itself");
-        let [flags, root, run, id, control, client] = args else { return Err(bad()) };
+        let [flags, root, run, id, control, client, lock] = args else { return Err(bad()) };
         let flags = flags.to_str().ok_or_else(bad)?;
         let descriptor = |arg: &OsString| -> Result<Option<OwnedFd>> {
             let text = arg.to_str().ok_or_else(bad)?;
@@ -191,6 +202,7 @@ impl Orders {
             id: id.to_str().ok_or_else(bad)?.parse()?,
             control: descriptor(control)?.ok_or_else(bad)?,
             client: descriptor(client)?,
+            lock: descriptor(lock)?,
         })
     }
 

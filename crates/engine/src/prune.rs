@@ -93,6 +93,7 @@ impl Engine {
         // Nobody is about to be given one.
         let _claim = self.claim_volumes(true)?;
         let users = self.volume_users()?;
+        self.check_records().within(|| "cannot tell which volumes are unused".into())?;
         let mut pruned = Pruned::default();
         for volume in self.volumes()? {
             if users.contains_key(&volume.name) || !wanted(&volume) {

@@ -3,14 +3,16 @@
 use std::fs;
 
 use jiff::Timestamp;
+use oci_spec::runtime::Spec;
 use robot_env_diag::Result;
+use robot_env_spec::ContainerId;
 use robot_env_sys::cgroup;
 use robot_env_sys::fs::Durability;
 use robot_env_sys::process;
 
 use crate::engine::Engine;
 use crate::record::{ExitRecord, ProcessRecord, State};
-use crate::records::{Container, ContainerLock};
+use crate::records::{Container, ContainerLock, read_json};
 
 impl Engine {
     /// The container as it is: a record that says "running" without a monitor behind it is wrong,
@@ -62,6 +64,28 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// Takes away what a killed monitor has left of a container that does not run: processes, its
+    /// cgroup, its run directory. For somebody who holds the container's lock, or knows that there is
+    /// no such container any more.
+    pub(crate) fn clean_after_kill(&self, id: &ContainerId) {
+        let run = self.paths.container_run(id);
+        // A monitor that ends by itself takes it away.
+        let config = run.join("config.json");
+        if !config.exists() || self.records.has_monitor(id) {
+            return;
+        }
+        // Half of one was written by somebody who was killed before there was a cgroup.
+        if let Ok(Some(spec)) = read_json::<Spec>(&config)
+            && let Some(path) = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref())
+            && path.file_name().is_some_and(|name| name == id.as_str())
+        {
+            end_cgroup(&path.to_string_lossy());
+        }
+        let _ = fs::remove_dir_all(run);
+    }
+}
+
 /// Ends what is left of a container: its first process, if it is still that one, and everything in
 /// its cgroup.
 fn kill_leftovers(process: &ProcessRecord) {
@@ -71,14 +95,20 @@ fn kill_leftovers(process: &ProcessRecord) {
         let _ = process::signal(&pidfd, libc::SIGKILL);
     }
     if let Some(path) = &process.cgroup {
-        let cgroup = cgroup::detect().cgroup(path, &[]);
-        cgroup.kill();
-        for _ in 0..1000 {
-            if cgroup.processes().is_empty() {
-                break;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(1));
-        }
-        cgroup.remove();
+        end_cgroup(path);
     }
+}
+
+/// Kills everything in a cgroup and removes it.
+pub(crate) fn end_cgroup(path: &str) {
+    // In every hierarchy: limits may have asked for more than each container has.
+    let cgroup = cgroup::detect().with_every_controller().cgroup(path, &[]);
+    cgroup.kill();
+    for _ in 0..1000 {
+        if cgroup.processes().is_empty() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    cgroup.remove();
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::path::Path;
 
@@ -10,6 +10,7 @@ use robot_env_diag::{Context, Error, IoContext, Kind, Result, Within};
 use robot_env_spec::ContainerId;
 use robot_env_sys::fs::Durability;
 use robot_env_sys::{fs as sys_fs, lock};
+use rustix::io::Errno;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -42,31 +43,114 @@ impl Records {
         Records { paths }
     }
 
-    /// Publishes a new container: its directory, its records, and last its name.
-    pub(crate) fn create(&self, record: &ContainerRecord, durability: Durability) -> Result<()> {
-        let directory = self.paths.container(&record.id);
+    /// Begins a new container: its directory, locked. Nobody sees the container before
+    /// [`Records::publish`]; when its maker is killed, the lock is free, and whoever sweeps finds a
+    /// directory without a record that nobody holds.
+    pub(crate) fn begin(&self, id: &ContainerId) -> Result<ContainerLock> {
+        let directory = self.paths.container(id);
         make_directory(&directory, 0o710)?;
-        write_json(&directory, "container.json", record, durability)?;
-        let link = self.paths.names().join(&record.name);
-        loop {
-            match symlink(record.id.as_str(), &link) {
-                Ok(()) => return Ok(()),
-                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                    if let Some(owner) = self.owner_of(&record.name) {
-                        let _ = fs::remove_dir_all(&directory);
-                        return Err(name_in_use(&record.name, &owner));
-                    }
-                    // A killed process left the name behind without a container.
-                    fs::remove_file(&link)
-                        .io_context(|| format!("cannot free the name `{}`", record.name))?;
-                }
-                Err(error) => {
-                    let _ = fs::remove_dir_all(&directory);
-                    return Err(error)
-                        .io_context(|| format!("cannot give container the name `{}`", record.name));
-                }
-            }
+        let lock = open_lock(&directory.join("lock"), true)
+            .and_then(|file| {
+                lock::lock_exclusive(file.as_fd()).map_err(std::io::Error::from)?;
+                Ok(ContainerLock { file: file.into() })
+            })
+            .io_context(|| format!("cannot lock `{}`", directory.display()));
+        if lock.is_err() {
+            let _ = fs::remove_dir_all(&directory);
         }
+        lock
+    }
+
+    /// Makes a container that was begun visible: the last step of its making.
+    pub(crate) fn publish(&self, record: &ContainerRecord) -> Result<()> {
+        write_json(&self.paths.container(&record.id), "container.json", record, durability_of(record))
+    }
+
+    /// Takes a name for a container whose lock the caller holds.
+    ///
+    /// # Errors
+    /// `Conflict` when it is another container's.
+    pub(crate) fn take_name(&self, name: &str, id: &ContainerId) -> Result<()> {
+        let link = self.paths.names().join(name);
+        let fail = || format!("cannot give container the name `{name}`");
+        match symlink(id.as_str(), &link) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            done => return done.io_context(fail),
+        }
+        // What a killed process left of a name is replaced by one at a time.
+        let names = open_lock(&self.paths.names().join(".lock"), true).io_context(fail)?;
+        lock::lock_exclusive(names.as_fd()).context(Kind::Internal, fail)?;
+        if let Some(owner) = self.holder_of(name)? {
+            return Err(name_in_use(name, &owner));
+        }
+        match fs::remove_file(&link) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).io_context(|| format!("cannot free the name `{name}`"));
+            }
+            _ => {}
+        }
+        match symlink(id.as_str(), &link) {
+            // Somebody who found the name free was quicker.
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => match self.target_of(name) {
+                Some(owner) => Err(name_in_use(name, &owner)),
+                None => Err(error).io_context(fail),
+            },
+            done => done.io_context(fail),
+        }
+    }
+
+    /// The id that a name leads to, whether there is such a container or not.
+    fn target_of(&self, name: &str) -> Option<ContainerId> {
+        fs::read_link(self.paths.names().join(name)).ok()?.to_str()?.parse().ok()
+    }
+
+    /// Whose a name is: a container's that has it, or one's that is being made, renamed or removed
+    /// just now. `None` for what a killed process left behind.
+    fn holder_of(&self, name: &str) -> Result<Option<ContainerId>> {
+        let Some(id) = self.target_of(name) else { return Ok(None) };
+        let directory = self.paths.container(&id);
+        let has_it = || match read_json::<ContainerRecord>(&directory.join("container.json")) {
+            Ok(record) => record.is_some_and(|record| record.name == name),
+            // A damaged one keeps what it may have had.
+            Err(_) => true,
+        };
+        if has_it() {
+            return Ok(Some(id));
+        }
+        let Ok(file) = open_lock(&directory.join("lock"), false) else { return Ok(None) };
+        let free = lock::try_lock_exclusive(file.as_fd())
+            .context(Kind::Internal, || format!("cannot lock container `{}`", id.short()))?;
+        // Its maker may have ended between the two looks.
+        Ok((!free || has_it()).then_some(id))
+    }
+
+    /// Whether a name leads to a container that has another one, or to none: for [`Engine::sweep`].
+    ///
+    /// [`Engine::sweep`]: crate::Engine::sweep
+    pub(crate) fn free_stale_name(&self, name: &str) -> Result<()> {
+        let link = self.paths.names().join(name);
+        let names = open_lock(&self.paths.names().join(".lock"), true)
+            .io_context(|| format!("cannot free the name `{name}`"))?;
+        lock::lock_exclusive(names.as_fd()).context(Kind::Internal, || "cannot lock the names".into())?;
+        if self.holder_of(name)?.is_none() {
+            let _ = fs::remove_file(link);
+        }
+        Ok(())
+    }
+
+    /// The lock of a container's directory, if nobody holds it and it is older than a moment: what
+    /// has no record then is what a killed process left behind. A maker takes it at once.
+    pub(crate) fn lock_leftover(&self, id: &ContainerId) -> Option<ContainerLock> {
+        const MOMENT: std::time::Duration = std::time::Duration::from_secs(60);
+        let directory = self.paths.container(id);
+        let Ok(file) = open_lock(&directory.join("lock"), false) else {
+            let made = fs::metadata(&directory).and_then(|found| found.modified()).ok()?;
+            let file =
+                made.elapsed().is_ok_and(|age| age > MOMENT).then(|| fs::File::open(&directory).ok())??;
+            return Some(ContainerLock { file: file.into() });
+        };
+        let free = lock::try_lock_exclusive(file.as_fd()).unwrap_or(false);
+        (free && !directory.join("container.json").exists()).then(|| ContainerLock { file: file.into() })
     }
 
     /// The id behind a name, if its container exists.
@@ -118,11 +202,15 @@ impl Records {
 
     /// One container.
     pub(crate) fn load(&self, id: &ContainerId) -> Result<Container> {
-        let directory = self.paths.container(id);
-        let record = read_json::<ContainerRecord>(&directory.join("container.json"))?
-            .ok_or_else(|| Error::not_found(format!("No such container: {id}")))?;
-        let state = read_json::<StateRecord>(&directory.join("state.json"))?.unwrap_or_default();
-        Ok(Container { record, state })
+        let record = self.load_record(id)?;
+        let state = read_json::<StateRecord>(&self.paths.container(id).join("state.json"))?;
+        Ok(Container { record, state: state.unwrap_or_default() })
+    }
+
+    /// What a container is, whatever has become of it.
+    pub(crate) fn load_record(&self, id: &ContainerId) -> Result<ContainerRecord> {
+        read_json(&self.paths.container(id).join("container.json"))?
+            .ok_or_else(|| Error::not_found(format!("No such container: {id}")))
     }
 
     pub(crate) fn save(&self, record: &ContainerRecord) -> Result<()> {
@@ -146,20 +234,16 @@ impl Records {
         }
     }
 
-    /// Gives a container another name.
+    /// All names that lead to a container.
+    pub(crate) fn names_of(&self, id: &ContainerId) -> Vec<String> {
+        let entries = fs::read_dir(self.paths.names()).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        names.filter(|name| self.target_of(name).as_ref() == Some(id)).collect()
+    }
+
+    /// Gives a container, whose lock the caller holds, another name.
     pub(crate) fn rename(&self, record: &mut ContainerRecord, name: &str) -> Result<()> {
-        let link = self.paths.names().join(name);
-        if let Err(error) = symlink(record.id.as_str(), &link) {
-            match (error.kind(), self.owner_of(name)) {
-                (std::io::ErrorKind::AlreadyExists, Some(owner)) => return Err(name_in_use(name, &owner)),
-                (std::io::ErrorKind::AlreadyExists, None) => {
-                    let _ = fs::remove_file(&link);
-                    symlink(record.id.as_str(), &link)
-                        .io_context(|| format!("cannot give container the name `{name}`"))?;
-                }
-                _ => return Err(error).io_context(|| format!("cannot give container the name `{name}`")),
-            }
-        }
+        self.take_name(name, &record.id)?;
         let old = std::mem::replace(&mut record.name, name.to_owned());
         match self.save(record) {
             Ok(()) => {
@@ -178,24 +262,21 @@ impl Records {
     /// the container.
     pub(crate) fn lock(&self, id: &ContainerId) -> Result<ContainerLock> {
         let path = self.paths.container(id).join("lock");
-        let file =
-            fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(
-                |error| {
-                    if error.kind() == std::io::ErrorKind::NotFound {
-                        Error::not_found(format!("No such container: {id}"))
-                    } else {
-                        Error::new(Kind::of_io(&error), format!("cannot lock container `{}`", id.short()))
-                            .because(error)
-                    }
-                },
-            )?;
+        let file = open_lock(&path, true).map_err(|error| {
+            if error.kind() == std::io::ErrorKind::NotFound {
+                Error::not_found(format!("No such container: {id}"))
+            } else {
+                Error::new(Kind::of_io(&error), format!("cannot lock container `{}`", id.short()))
+                    .because(error)
+            }
+        })?;
         lock::lock_exclusive(file.as_fd())
             .context(Kind::Internal, || format!("cannot lock container `{}`", id.short()))?;
         // It may have been removed while this waited.
         if !self.paths.container(id).join("container.json").exists() {
             return Err(Error::not_found(format!("No such container: {id}")));
         }
-        Ok(ContainerLock { _file: file.into() })
+        Ok(ContainerLock { file: file.into() })
     }
 
     /// Takes the lock that says "a monitor cares for this container"; `None` if one does already.
@@ -221,6 +302,12 @@ impl Records {
         Ok(taken.then(|| file.into()))
     }
 
+    /// The pid of the monitor that cares for the container.
+    pub(crate) fn monitor_of(&self, id: &ContainerId) -> Option<i32> {
+        let text = fs::read_to_string(self.paths.container_run(id).join("monitor.lock")).ok()?;
+        text.trim().parse().ok().filter(|_| self.has_monitor(id))
+    }
+
     /// Whether a monitor cares for the container.
     pub(crate) fn has_monitor(&self, id: &ContainerId) -> bool {
         let path = self.paths.container_run(id).join("monitor.lock");
@@ -231,9 +318,19 @@ impl Records {
     }
 }
 
-/// A container's lock; dropped, it is free.
+/// A container's lock; it is free when this and every copy of its descriptor are closed.
 pub(crate) struct ContainerLock {
-    _file: OwnedFd,
+    file: OwnedFd,
+}
+
+impl AsFd for ContainerLock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+fn open_lock(path: &Path, create: bool) -> std::io::Result<fs::File> {
+    fs::OpenOptions::new().create(create).truncate(false).write(true).mode(0o600).open(path)
 }
 
 fn name_in_use(name: &str, owner: &ContainerId) -> Error {
@@ -246,12 +343,20 @@ fn name_in_use(name: &str, owner: &ContainerId) -> Error {
     )
 }
 
-/// Reads a JSON document; `None` if the file does not exist.
+/// Reads a JSON document of at most 16 MiB; `None` if the file does not exist.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
-    let bytes = match fs::read(path) {
+    const LIMIT: u64 = 16 << 20;
+    let bytes = match sys_fs::read_bounded(rustix::fs::CWD, path, LIMIT) {
         Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).io_context(|| format!("cannot read `{}`", path.display())),
+        Err(error) if error.errno() == Errno::NOENT => return Ok(None),
+        Err(error) => {
+            // A record that is no file, or a huge one, is not what was written.
+            let kind = match error.errno() {
+                Errno::FBIG | Errno::INVAL | Errno::LOOP => Kind::Corrupt,
+                errno => Kind::of_errno(errno.raw_os_error()),
+            };
+            return Err(error).context(kind, || format!("cannot read `{}`", path.display()));
+        }
     };
     serde_json::from_slice(&bytes)
         .map(Some)

@@ -27,7 +27,12 @@ impl Engine {
     /// # Errors
     /// `Conflict` while it runs, unless `force` says so.
     pub fn remove(&self, text: &str, options: RemoveContainerOptions) -> Result<ContainerId> {
-        let container = self.container(text)?;
+        let container = match self.container(text) {
+            Err(error) if error.kind() == Kind::Corrupt => {
+                return self.remove_damaged(text, options, error);
+            }
+            other => other?,
+        };
         let id = container.record.id.clone();
         if container.state.state.is_active() {
             if !options.force {
@@ -47,6 +52,7 @@ impl Engine {
             if container.state.state.is_active() {
                 return Err(Error::new(Kind::Conflict, format!("container {id} was started meanwhile")));
             }
+            self.clean_after_kill(&id);
             if options.volumes {
                 self.discard_anonymous_volumes(&container.record);
             }
@@ -57,6 +63,53 @@ impl Engine {
             Err(error) if error.kind() == Kind::NotFound => Ok(id),
             other => other.map(|()| id),
         }
+    }
+
+    /// Removes a container whose records cannot be read: with `force` alone, because nobody can tell
+    /// what it is. Its volumes stay.
+    fn remove_damaged(
+        &self,
+        text: &str,
+        options: RemoveContainerOptions,
+        error: Error,
+    ) -> Result<ContainerId> {
+        let id = self.records.find(text)?;
+        if !options.force {
+            return Err(error
+                .within(format!("cannot remove container `{}`: it is damaged", id.short()))
+                .with_hint(format!("`rm -f {}` removes it all the same", id.short())));
+        }
+        if let Some(monitor) = self.records.monitor_of(&id) {
+            // The monitor then ends by itself.
+            for child in children(monitor) {
+                if let Ok(pidfd) = process::pidfd_open(child) {
+                    let _ = process::signal(&pidfd, libc::SIGKILL);
+                }
+            }
+            self.await_monitor(&id);
+        }
+        let gone = |error: &Error| error.kind() == Kind::NotFound;
+        let lock = match self.records.lock(&id) {
+            // It wanted to be removed when it ended.
+            Err(error) if gone(&error) => return Ok(id),
+            other => other?,
+        };
+        self.clean_after_kill(&id);
+        let record = self.paths.container(&id).join("container.json");
+        match fs::remove_file(&record) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::new(Kind::of_io(&error), format!("cannot remove `{}`", record.display()))
+                    .because(error));
+            }
+            _ => {}
+        }
+        for name in self.records.names_of(&id) {
+            self.records.free_name(&name, &id);
+        }
+        self.forget_files(&id);
+        drop(lock);
+        self.tell_of("container", "destroy", id.as_str(), std::collections::BTreeMap::new());
+        Ok(id)
     }
 
     /// Kills a container that runs, and waits until its monitor has gone.
@@ -101,7 +154,11 @@ impl Engine {
         }
         // `--volumes-from` may be giving it to another one just now.
         let Ok(_claim) = self.claim_volumes(true) else { return };
-        let users = self.volume_users().unwrap_or_default();
+        // Where nobody knows whose they are, they stay.
+        let Ok(users) = self.volume_users() else { return };
+        if self.check_records().is_err() {
+            return;
+        }
         for name in anonymous.filter_map(|mount| mount.volume.as_deref()) {
             // `--volumes-from` may have given it to another one.
             if users.get(name).is_none_or(|ids| ids.iter().all(|id| id == record.id.as_str())) {
@@ -132,23 +189,40 @@ impl Engine {
     /// Takes away everything of a container whose record is gone or was never whole.
     pub(crate) fn forget(&self, record: &ContainerRecord) {
         self.records.free_name(&record.name, &record.id);
-        let _ = self.store.remove_snapshot(&snapshot_key(&record.id));
-        let _ = fs::remove_dir_all(self.paths.container(&record.id));
-        let _ = fs::remove_dir_all(self.paths.container_run(&record.id));
+        self.forget_files(&record.id);
     }
 
-    /// Removes what killed processes have left of containers that do not exist: snapshots,
-    /// directories, names.
+    fn forget_files(&self, id: &ContainerId) {
+        let _ = self.store.remove_snapshot(&snapshot_key(id));
+        let _ = fs::remove_dir_all(self.paths.container(id));
+        let _ = fs::remove_dir_all(self.paths.container_run(id));
+    }
+
+    /// Removes what killed processes have left of containers that do not exist (snapshots,
+    /// directories, names), and of those that do not run (processes, cgroups).
     pub fn sweep(&self) -> Result<()> {
-        const AGE: std::time::Duration = std::time::Duration::from_secs(60);
         for id in self.records.ids()? {
-            let directory = self.paths.container(&id);
-            let old = fs::metadata(&directory)
-                .and_then(|m| m.modified())
-                .is_ok_and(|time| time.elapsed().is_ok_and(|age| age > AGE));
-            if old && !directory.join("container.json").exists() {
-                let _ = self.store.remove_snapshot(&snapshot_key(&id));
-                let _ = fs::remove_dir_all(&directory);
+            if !self.paths.container(&id).join("container.json").exists() {
+                if let Some(_lock) = self.records.lock_leftover(&id) {
+                    self.clean_after_kill(&id);
+                    self.forget_files(&id);
+                }
+            } else if self.paths.container_run(&id).join("config.json").exists()
+                && !self.records.has_monitor(&id)
+                && let Ok(lock) = self.records.lock(&id)
+                && let Ok(container) = self.records.load(&id)
+                && self.reconciled_under(container, &lock).is_ok_and(|now| !now.state.state.is_active())
+            {
+                self.clean_after_kill(&id);
+            }
+        }
+        for entry in fs::read_dir(self.paths.run_root().join("containers")).into_iter().flatten().flatten() {
+            if let Some(id) = entry.file_name().to_str().and_then(|name| name.parse::<ContainerId>().ok())
+                && !self.paths.container(&id).exists()
+                && !self.records.has_monitor(&id)
+            {
+                self.clean_after_kill(&id);
+                let _ = fs::remove_dir_all(entry.path());
             }
         }
         for key in self.store.snapshot_keys()? {
@@ -161,9 +235,8 @@ impl Engine {
         for entry in fs::read_dir(self.paths.names()).into_iter().flatten().flatten() {
             if let Ok(name) = entry.file_name().into_string()
                 && !name.starts_with('.')
-                && self.records.owner_of(&name).is_none()
             {
-                let _ = fs::remove_file(entry.path());
+                let _ = self.records.free_stale_name(&name);
             }
         }
         Ok(())
@@ -190,4 +263,10 @@ impl Engine {
             Err(_) => drop(self.store.empty_trash(None)),
         }
     }
+}
+
+/// The children of a process that has one thread, as a monitor does.
+fn children(pid: i32) -> Vec<i32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    text.split_whitespace().filter_map(|child| child.parse().ok()).collect()
 }

@@ -47,6 +47,9 @@ impl Engine {
             }
             State::Created | State::Failed { .. } | State::Exited { .. } => {}
         }
+        // A monitor of its last life may still have to clean up.
+        self.await_monitor(&id);
+        self.clean_after_kill(&id);
         let (attachment, client) = match hello {
             Some(hello) => {
                 let (near, far) = socket::pair()?;
@@ -54,11 +57,17 @@ impl Engine {
             }
             None => (None, None),
         };
-        let started = launch(self, Role::Container, &id, &(), client);
+        let started = launch(self, Role::Container, &id, &(), client, Some(&lock));
         match started {
             Ok((_, warnings)) => Ok(Started { attachment, warnings }),
             Err(error) => {
-                self.note_failure(&container, &error);
+                self.await_monitor(&id);
+                // A monitor that was killed has left a state that says "running", and maybe processes.
+                let now = self.records.load(&id).and_then(|now| self.reconciled_under(now, &lock));
+                if now.is_ok_and(|now| now.state.state == container.state.state) {
+                    self.note_failure(&container, &error);
+                }
+                self.clean_after_kill(&id);
                 Err(error)
             }
         }

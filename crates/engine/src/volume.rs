@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
-use robot_env_diag::{Error, IoContext, Kind, Result};
+use robot_env_diag::{Error, IoContext, Kind, Result, Within};
 use robot_env_spec::check_volume_name;
 use robot_env_sys::fs::{self as sys_fs, Durability};
 use rustix::fs::{Mode, OFlags};
@@ -123,6 +123,7 @@ impl Engine {
         if let Some(user) = self.volume_users()?.get(name).and_then(|users| users.first()) {
             return Err(Error::new(Kind::Conflict, format!("remove {name}: volume is in use - [{user}]")));
         }
+        self.check_records().within(|| format!("cannot remove volume `{name}`"))?;
         self.discard_volume(name)
     }
 
@@ -130,8 +131,8 @@ impl Engine {
     pub fn volume_users(&self) -> Result<BTreeMap<String, Vec<String>>> {
         let mut users: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for id in self.records.ids()? {
-            let Ok(container) = self.records.load(&id) else { continue };
-            for name in container.record.mounts.iter().filter_map(|m| m.volume.as_ref()) {
+            let Ok(record) = self.records.load_record(&id) else { continue };
+            for name in record.mounts.iter().filter_map(|m| m.volume.as_ref()) {
                 users.entry(name.clone()).or_default().push(id.as_str().to_owned());
             }
         }

@@ -50,7 +50,8 @@ impl Verb for Ps {
         let facts = facts(&engine, &filters)?;
         let last = if self.latest { 1 } else { self.last };
         let all = self.all || last > 0 || container::wants_all(&filters);
-        let mut found: Vec<Container> = engine.containers()?;
+        let (mut found, damage): (Vec<Container>, _) = engine.containers_and_damage()?;
+        damage.iter().for_each(|error| app.show(error));
         found.retain(|c| (all || c.state.state.is_active()) && container::matches(c, &filters, &facts));
         if last > 0 {
             found.truncate(last as usize);

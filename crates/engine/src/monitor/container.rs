@@ -38,6 +38,17 @@ struct Started {
     warnings: Vec<String>,
 }
 
+/// A process that waits to become the container's program.
+struct Ready {
+    gate: Gate,
+    process: Started,
+}
+
+enum Gate {
+    Own(Created),
+    External(ExternalRuntime),
+}
+
 /// A container's monitor at work.
 pub(super) struct Monitor {
     pub(super) engine: Engine,
@@ -48,11 +59,13 @@ pub(super) struct Monitor {
 }
 
 /// Runs the monitor of a container until nothing is left to do for it.
-pub(super) fn run(engine: Engine, orders: Orders) {
+pub(super) fn run(engine: Engine, mut orders: Orders) {
     let prepared = prepare(engine, &orders).and_then(|(monitor, state)| {
         let started = monitor.start(&state)?;
         Ok((monitor, state, started))
     });
+    // What the state says holds without it.
+    drop(orders.lock.take());
     match prepared {
         Ok((monitor, state, started)) => {
             let answer = Answer::Running { pid: started.pid, warnings: started.warnings.clone() };
@@ -92,9 +105,11 @@ fn prepare(engine: Engine, orders: &Orders) -> Result<(Monitor, StateRecord)> {
 }
 
 impl Monitor {
-    /// Makes the process and lets it run; the state says so before anybody hears of it.
+    /// Makes the process and lets it run. The state says so before a single instruction of the
+    /// image is executed: a process that nobody could find again there never is.
     fn start(&self, state: &StateRecord) -> Result<Started> {
-        let started = self.make().within(|| format!("cannot start container `{}`", self.record.name))?;
+        let within = || format!("cannot start container `{}`", self.record.name);
+        let Ready { gate, process: mut started } = self.make().within(within)?;
         let running = StateRecord {
             state: State::Running {
                 process: ProcessRecord {
@@ -111,17 +126,32 @@ impl Monitor {
             ..state.clone()
         };
         if let Err(error) = self.engine.records.save_state(&self.record.id, &running, Durability::NoSync) {
-            // Nobody could find the process: it must not be.
             let _ = process::signal(&started.pidfd, libc::SIGKILL);
             let _ = process::wait(&started.pidfd);
             self.clean_up(&started);
+            return Err(error);
+        }
+        let begun = match gate {
+            Gate::Own(created) => created.start().map(drop),
+            Gate::External(external) => {
+                let begun = external.start(self.record.id.as_str());
+                if begun.is_err() {
+                    let _ = external.delete(self.record.id.as_str(), true);
+                }
+                started.external = Some(external);
+                begun
+            }
+        };
+        if let Err(error) = begun.within(within) {
+            self.clean_up(&started);
+            let _ = self.engine.records.save_state(&self.record.id, state, Durability::NoSync);
             return Err(error);
         }
         self.engine.tell(&self.record, "start", &[]);
         Ok(started)
     }
 
-    fn make(&self) -> Result<Started> {
+    fn make(&self) -> Result<Ready> {
         let (engine, record) = (&self.engine, &self.record);
         let hierarchies = cgroup::detect();
         let host = engine.host_facts_with(&hierarchies);
@@ -160,18 +190,18 @@ impl Monitor {
             gate: None,
             init: record.spec.init,
         })?;
-        let started = Timestamp::now();
-        let running = created.start()?;
-        adopt_terminal(&mut io, running.master)?;
-        Ok(Started {
-            pid: running.pid,
-            pidfd: running.pidfd,
-            cgroup: running.cgroup,
+        let copy = |fd: &OwnedFd| fd.try_clone().io_context(|| "cannot copy a descriptor".into());
+        adopt_terminal(&mut io, created.master.as_ref().map(copy).transpose()?)?;
+        let process = Started {
+            pid: created.pid,
+            pidfd: copy(&created.pidfd)?,
+            cgroup: created.cgroup.clone(),
             io,
             external: None,
-            started,
+            started: Timestamp::now(),
             warnings: planned.warnings,
-        })
+        };
+        Ok(Ready { gate: Gate::Own(created), process })
     }
 
     /// Lets another OCI runtime make the process. It needs the root file system mounted where it
@@ -183,7 +213,7 @@ impl Monitor {
         mut io: ProcessIo,
         rootfs: Rootfs,
         warnings: Vec<String>,
-    ) -> Result<Started> {
+    ) -> Result<Ready> {
         if self.record.spec.init {
             return Err(Error::new(
                 Kind::Unsupported,
@@ -197,23 +227,19 @@ impl Monitor {
         let external = external_runtime(&self.engine, name);
         let id = self.record.id.as_str();
         let made = external.create(id, &self.run, console)?;
-        let started = Timestamp::now();
-        if let Err(error) = external.start(id) {
-            let _ = external.delete(id, true);
-            return Err(error);
-        }
         adopt_terminal(&mut io, made.master)?;
         let hierarchies = cgroup::detect();
         let path = self.engine.host_cgroup_path(&self.record);
-        Ok(Started {
+        let process = Started {
             pid: made.pid,
             pidfd: made.pidfd,
             cgroup: hierarchies.is_writable().then(|| hierarchies.cgroup(&path, &[])),
             io,
-            external: Some(external),
-            started,
+            external: None,
+            started: Timestamp::now(),
             warnings,
-        })
+        };
+        Ok(Ready { gate: Gate::External(external), process })
     }
 
     /// Images among the mounts, mounted read-only where only this monitor and its children see.
@@ -394,6 +420,8 @@ impl Monitor {
             cgroup.remove();
         }
         process::reap_others(0);
+        // Whoever finds it cleans up after a monitor that was killed.
+        let _ = fs::remove_file(self.run.join("config.json"));
     }
 }
 
