@@ -20,9 +20,10 @@ use crate::{Observer, Unpacker};
 
 /// How long a dead machine's lease may linger; a dead process's ends at once.
 const LEASE: Duration = Duration::from_secs(24 * 60 * 60);
-/// The most layers of an image: more than overlayfs can stack (OVL_MAX_STACK in
-/// fs/overlayfs/ovl_entry.h) would be of no use.
-const LAYERS: usize = 500;
+/// The most layers of an image. Docker refuses more than 125; overlayfs stacks 500
+/// (OVL_MAX_STACK in fs/overlayfs/ovl_entry.h), but each is opened twice while a layer is
+/// completed from those below it, and 1024 open files are a common limit.
+const LAYERS: usize = 300;
 
 /// How an image is pulled.
 #[derive(Clone, Debug, Default)]
@@ -181,7 +182,7 @@ impl Pull<'_> {
             )));
         }
         if links.len() > LAYERS {
-            let reason = format!("it has {} layers, and overlayfs stacks {LAYERS} at most", links.len());
+            let reason = format!("it has {} layers, and {LAYERS} is the most", links.len());
             return Err(Error::new(Kind::Unsupported, reason));
         }
         let mut parent = None;
@@ -193,7 +194,7 @@ impl Pull<'_> {
                     format!(
                         "its layer `{}` has the unknown format `{}`",
                         blob.digest.short(),
-                        blob.media_type
+                        excerpt(&blob.media_type)
                     ),
                 ));
             }
@@ -210,12 +211,13 @@ impl Pull<'_> {
     fn check_platform(&self, image: &Image, config: &ImageConfig) -> Result<()> {
         let offered = &config.platform;
         if !matches!(offered.os.as_str(), "" | "linux") {
-            let reason = format!("it is for `{}`, and only linux images can be used", offered.os);
+            let reason = format!("it is for `{}`, and only linux images can be used", excerpt(&offered.os));
             return Err(Error::new(Kind::Unsupported, reason));
         }
         // An index was searched for the platform; a manifest that was named itself was not.
         match &self.options.platform {
             Some(wanted) if image.chosen_for.is_none() && !offered.satisfies(wanted) => {
+                let offered = excerpt(&offered.to_string());
                 Err(Error::not_found(format!("it is for platform `{offered}` only, and not for `{wanted}`")))
             }
             _ => Ok(()),
@@ -277,4 +279,9 @@ impl Pull<'_> {
         self.store.put_image(&record)?;
         Ok(id)
     }
+}
+
+/// The beginning of a word of the image's, which may be of any length.
+fn excerpt(text: &str) -> String {
+    text.chars().take(100).collect()
 }

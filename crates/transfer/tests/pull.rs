@@ -138,7 +138,7 @@ fn what_is_here_is_not_fetched_again() {
 fn many_layers_keep_their_order() {
     let setup = Setup::new("pull-many");
     let mut builder = ImageBuilder::new();
-    for n in 0..100 {
+    for n in 0..298 {
         builder = builder.layer(&[Entry::file("same", n.to_string()), Entry::file(&format!("file-{n}"), "")]);
     }
     // Twice the very same layer, as builders make them.
@@ -146,10 +146,20 @@ fn many_layers_keep_their_order() {
     setup.registry.put_image("many", "latest", &image);
     let (pulled, seen) = setup.pull_seen("many");
     assert_eq!(pulled.unwrap().image, image_id(&image));
-    assert_eq!(seen.count("Pull complete"), 102);
-    for (n, (_, chain)) in chain(&image).links().iter().enumerate().take(100) {
+    assert_eq!(seen.count("Pull complete"), 300);
+    for (n, (_, chain)) in chain(&image).links().iter().enumerate().take(298) {
         assert_eq!(std::fs::read_to_string(setup.layer(chain).join("fs/same")).unwrap(), n.to_string());
     }
+}
+
+#[test]
+fn too_many_layers_are_refused_before_anything_is_fetched() {
+    let setup = Setup::new("pull-too-many");
+    let image = (0..301).fold(ImageBuilder::new(), |builder, _| builder.layer(&[])).build();
+    setup.registry.put_image("many", "latest", &image);
+    let error = setup.pull("many").unwrap_err();
+    assert!(error.kind() == Kind::Unsupported && text(&error).contains("301 layers"), "{error:?}");
+    assert_eq!(setup.registry.count("GET", "/blobs/"), 1, "the config only");
 }
 
 #[test]
