@@ -142,6 +142,7 @@ impl Container {
     }
 }
 
+#[allow(clippy::print_stdout)] // a skip says why
 fn skip() -> bool {
     let skip = !is_root();
     if skip {
