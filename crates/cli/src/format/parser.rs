@@ -40,10 +40,15 @@ pub(super) enum Operand {
     Group(Pipeline, Vec<String>),
 }
 
+/// How deep blocks and parentheses may lie in each other: each level is one of the stack, here and
+/// when the template is printed.
+const DEPTH_LIMIT: u32 = 200;
+
 struct Parser<'a> {
     template: &'a str,
     pieces: VecDeque<Piece>,
     loops: u32,
+    depth: u32,
     is_function: &'a dyn Fn(&str) -> bool,
 }
 
@@ -59,7 +64,7 @@ enum End {
 
 /// Reads a template; `is_function` knows the functions.
 pub(super) fn parse(template: &str, is_function: &dyn Fn(&str) -> bool) -> Result<Vec<Node>> {
-    let mut parser = Parser { template, pieces: pieces(template)?.into(), loops: 0, is_function };
+    let mut parser = Parser { template, pieces: pieces(template)?.into(), loops: 0, depth: 0, is_function };
     match parser.block()? {
         (nodes, End::Template) => Ok(nodes),
         (_, End::Closed) => Err(failure(template, "unexpected {{end}}")),
@@ -105,6 +110,16 @@ impl Parser<'_> {
     }
 
     fn control(&mut self, word: &str, rest: &[Token]) -> Result<Node> {
+        if self.depth == DEPTH_LIMIT {
+            return Err(failure(self.template, "blocks are nested too deep"));
+        }
+        self.depth += 1;
+        let node = self.control_within(word, rest);
+        self.depth -= 1;
+        node
+    }
+
+    fn control_within(&mut self, word: &str, rest: &[Token]) -> Result<Node> {
         let head = self.pipeline(rest)?;
         if head.variables.len() == 2 && word != "range" {
             return Err(failure(self.template, &format!("too many declarations in {word}")));
@@ -138,6 +153,17 @@ impl Parser<'_> {
     }
 
     fn pipeline(&self, tokens: &[Token]) -> Result<Pipeline> {
+        let mut depth = 0u32;
+        for token in tokens {
+            match token {
+                Token::Open => depth += 1,
+                Token::Close(_) => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            if depth > DEPTH_LIMIT {
+                return Err(failure(self.template, "max expression depth exceeded"));
+            }
+        }
         let mut at = 0;
         let pipeline = self.pipeline_at(tokens, &mut at)?;
         if at < tokens.len() {

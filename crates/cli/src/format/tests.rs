@@ -220,3 +220,16 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn nesting_has_a_limit() {
+    let blocks = |depth: usize| format!("{}x{}", "{{if 1}}".repeat(depth), "{{end}}".repeat(depth));
+    let chain = |depth: usize| format!("{{{{if 1}}}}x{}{{{{end}}}}", "{{else if 1}}y".repeat(depth));
+    let parentheses = |depth: usize| format!("{{{{{}1{}}}}}", "(".repeat(depth), ")".repeat(depth));
+    for good in [blocks(150), chain(150), parentheses(150)] {
+        assert!(Template::parse(&good).unwrap().print(&Value::Nil).is_ok());
+    }
+    for deep in [blocks(5_000), chain(5_000), parentheses(5_000)] {
+        assert!(Template::parse(&deep).is_err());
+    }
+}
