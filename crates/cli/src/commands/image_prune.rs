@@ -44,7 +44,7 @@ impl Verb for ImagePrune {
         }
         let engine = app.engine()?;
         let store = engine.store();
-        let used: Vec<_> = engine.containers()?.into_iter().map(|container| container.record.image).collect();
+        let used = engine.images_in_use()?;
         let names = store.names()?;
         let labelled = filters.has("label") || filters.has("label!");
         let mut removal = Removal::new(&engine);
@@ -55,7 +55,7 @@ impl Verb for ImagePrune {
                 .map(|name| name.reference.clone())
                 .collect();
             let tagged = own.iter().any(|name| name.tag().is_some());
-            if used.contains(&record.id) || (!all && tagged) {
+            if used.contains_key(&record.id) || (!all && tagged) {
                 continue;
             }
             let config = if labelled { Some(store.config(&record.id)?.into_value().config) } else { None };

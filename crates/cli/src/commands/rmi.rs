@@ -162,10 +162,15 @@ impl<'e> Removal<'e> {
         self.gone.push(Gone::Name(name));
     }
 
-    /// The containers of an image, those that run first.
+    /// The containers that were made from an image or mount it, those that run first.
     fn users(&self, image: &ImageId) -> Result<Vec<Container>> {
         let mut users = self.engine.containers()?;
-        users.retain(|container| container.record.image == *image);
+        users.retain(|container| {
+            let record = &container.record;
+            let mut mounts = record.mounts.iter().filter(|mount| mount.kind == "image");
+            record.image == *image
+                || mounts.any(|mount| mount.source.parse().is_ok_and(|id: ImageId| id == *image))
+        });
         users.sort_by_key(|container| !container.state.state.is_active());
         Ok(users)
     }
