@@ -262,7 +262,9 @@ pub fn stream(data: &[u8]) {
     let frames = read(&mut rest.chunks(usize::from(*first) + 1));
     assert_eq!(frames, read(&mut std::iter::once(rest)), "pieces change nothing");
     let mut bytes = Vec::new();
-    frames.iter().for_each(|frame| frame.encode(&mut bytes));
+    for frame in &frames {
+        frame.encode(&mut bytes);
+    }
     let again: Vec<Frame> = read(&mut std::iter::once(bytes.as_slice()));
     assert_eq!(again, frames);
 }
