@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use robot_env_diag::{Error, Kind, Result};
 use robot_env_oci::{ImageConfig, Platform, RuntimeConfig};
-use robot_env_spec::{ContainerId, ContainerSpec, IpcMode, MountSource, NetworkMode, PidMode, check_name};
+use robot_env_spec::{ContainerId, ContainerSpec, IpcMode, NetworkMode, PidMode, check_name};
 use robot_env_store::{ImageRecord, SnapshotOptions};
 use robot_env_sys::process::parse_signal;
 
@@ -43,6 +43,8 @@ impl Engine {
         if let Some(name) = &name {
             check_name(name)?;
         }
+        // Nothing that it is made of is taken away as unused before its record says that it is used.
+        let claim = self.claim(false)?;
         let image = self.store.resolve(&spec.image)?;
         let config = self.store.config(&image.id)?;
         let mut warnings = Vec::new();
@@ -55,7 +57,6 @@ impl Engine {
             spec.labels.entry(key.clone()).or_insert_with(|| value.clone());
         }
         let id = ContainerId::from_random(random()?);
-        let claim = uses_volumes(&spec, &runtime).then(|| self.claim_volumes(false)).transpose()?;
         let mounts = self.mount_points(&spec, &runtime)?;
         let mut record = ContainerRecord {
             id: id.clone(),
@@ -144,12 +145,6 @@ pub(crate) fn random<const N: usize>() -> Result<[u8; N]> {
         }
     }
     Ok(bytes)
-}
-
-/// Whether the container may be given volumes.
-fn uses_volumes(spec: &ContainerSpec, image: &RuntimeConfig) -> bool {
-    let named = spec.mounts.iter().any(|mount| matches!(mount.source, MountSource::Volume { .. }));
-    named || !spec.volumes_from.is_empty() || !image.volumes.is_empty()
 }
 
 fn check_command(spec: &ContainerSpec, image: &RuntimeConfig) -> Result<()> {

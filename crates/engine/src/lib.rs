@@ -55,7 +55,7 @@ pub use launch::MONITOR;
 pub use logs::{LogEntry, LogOptions, LogReader, LogStep};
 pub use monitor::main as monitor;
 pub use paths::Paths;
-pub use prune::{DiskUsage, ImageUsage, Pruned, VolumeUsage};
+pub use prune::{DiskUsage, HoldOff, ImageUsage, Pruned, VolumeUsage};
 pub use records::Container;
 pub use remove::RemoveContainerOptions;
 pub use start::Started;

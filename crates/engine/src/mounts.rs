@@ -44,7 +44,7 @@ impl Engine {
             points.push(self.mount_point(mount)?);
         }
         for other in &spec.volumes_from {
-            let container = self.container(&other.container)?;
+            let container = self.records.load(&self.records.find(&other.container)?)?;
             for point in container.record.mounts {
                 if matches!(point.kind.as_str(), "bind" | "volume") && taken.insert(clean(&point.target)) {
                     let read_only = point.read_only || other.read_only;

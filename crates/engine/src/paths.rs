@@ -15,7 +15,7 @@ use robot_env_spec::ContainerId;
 /// ROOT/volumes/<name>/{volume.json, _data/}
 /// RUN/containers/<id>/{monitor.lock, attach.sock, config.json, rootfs/,
 ///                      hosts, hostname, resolv.conf}
-/// RUN/{events.log, seccomp/}
+/// RUN/{events.log, claims.lock, names.lock, seccomp/}
 /// ```
 #[derive(Clone, Debug)]
 pub struct Paths {
@@ -57,6 +57,16 @@ impl Paths {
     /// Names of containers.
     pub fn names(&self) -> PathBuf {
         self.containers().join("by-name")
+    }
+
+    /// Held by whoever takes a name away from a container that was never whole.
+    pub fn names_lock(&self) -> PathBuf {
+        self.run.join("names.lock")
+    }
+
+    /// Held shared by whoever makes a container, and exclusively by whoever takes away what is unused.
+    pub fn claims(&self) -> PathBuf {
+        self.run.join("claims.lock")
     }
 
     /// All volumes.

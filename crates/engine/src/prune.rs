@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
+use std::time::Duration;
 
+use jiff::Timestamp;
 use robot_env_diag::{Error, IoContext, Kind, Result, Within};
 use robot_env_oci::{ChainId, ImageId, Reference};
 use robot_env_store::ImageRecord;
@@ -12,9 +14,13 @@ use robot_env_sys::fs as sys_fs;
 use robot_env_sys::lock;
 
 use crate::engine::Engine;
+use crate::record::State;
 use crate::records::Container;
 use crate::remove::RemoveContainerOptions;
 use crate::volume::Volume;
+
+/// How long `run` may take from making a container to starting it.
+const A_MOMENT: Duration = Duration::from_secs(2);
 
 /// What was taken away.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,6 +29,12 @@ pub struct Pruned {
     pub names: Vec<String>,
     /// Bytes that are free now, or will be when the trash is empty.
     pub bytes: u64,
+}
+
+/// As long as this lives, no container is made.
+#[derive(Debug)]
+pub struct HoldOff {
+    _claim: File,
 }
 
 /// An image with its names and what it takes.
@@ -66,11 +78,13 @@ pub struct DiskUsage {
 
 impl Engine {
     /// Removes the containers that do not run and that `wanted` takes, the newest first. Volumes
-    /// stay.
+    /// stay, and so does a container that was made a moment ago: somebody is about to start it.
     pub fn prune_containers(&self, wanted: impl Fn(&Container) -> bool) -> Result<Pruned> {
         let mut pruned = Pruned::default();
         for container in self.containers()? {
-            if container.state.state.is_active() || !wanted(&container) {
+            let starts = container.state.state == State::Created
+                && Timestamp::now().duration_since(container.record.created).unsigned_abs() < A_MOMENT;
+            if starts || container.state.state.is_active() || !wanted(&container) {
                 continue;
             }
             let id = container.record.id.as_str();
@@ -91,7 +105,7 @@ impl Engine {
     /// Removes the volumes that no container has and that `wanted` takes, with what is in them.
     pub fn prune_volumes(&self, wanted: impl Fn(&Volume) -> bool) -> Result<Pruned> {
         // Nobody is about to be given one.
-        let _claim = self.claim_volumes(true)?;
+        let _claim = self.claim(true)?;
         let users = self.volume_users()?;
         self.check_records().within(|| "cannot tell which volumes are unused".into())?;
         let mut pruned = Pruned::default();
@@ -114,7 +128,10 @@ impl Engine {
     /// Where a container's record cannot be read: nobody knows what it needs.
     pub fn images_in_use(&self) -> Result<BTreeMap<ImageId, usize>> {
         self.check_records().within(|| "cannot tell which images are unused".into())?;
-        Ok(images_of(&self.containers()?))
+        // Read as they stand: whoever puts dead ones right may have to wait for who asks here.
+        let all: Vec<Container> =
+            self.records.ids()?.iter().filter_map(|id| self.records.load(id).ok()).collect();
+        Ok(images_of(&all))
     }
 
     /// What images, containers and volumes take.
@@ -177,11 +194,18 @@ impl Engine {
         Ok(self.volumes()?.into_iter().map(usage).collect())
     }
 
-    /// Keeps volumes from being removed while one is given to a container whose record does not say
-    /// so yet; or, `exclusive`, keeps them from being given while unused ones are removed. Held as
-    /// long as the file is open, and never while a container is waited for.
-    pub(crate) fn claim_volumes(&self, exclusive: bool) -> Result<File> {
-        let path = self.paths.volumes().join(".lock");
+    /// Holds off the making of containers, so that what is unused now stays so while it is taken
+    /// away.
+    pub fn hold_off(&self) -> Result<HoldOff> {
+        Ok(HoldOff { _claim: self.claim(true)? })
+    }
+
+    /// Keeps images and volumes from being taken away as unused while a container is made of them
+    /// whose record does not say so yet; or, `exclusive`, keeps containers from being made meanwhile.
+    /// Held as long as the file is open, and never while a container is waited for or put right:
+    /// one that removes itself claims, too.
+    pub(crate) fn claim(&self, exclusive: bool) -> Result<File> {
+        let path = self.paths.claims();
         let fail = || format!("cannot lock `{}`", path.display());
         let file = OpenOptions::new()
             .read(true)

@@ -153,7 +153,7 @@ impl Engine {
             return;
         }
         // `--volumes-from` may be giving it to another one just now.
-        let Ok(_claim) = self.claim_volumes(true) else { return };
+        let Ok(_claim) = self.claim(true) else { return };
         // Where nobody knows whose they are, they stay.
         let Ok(users) = self.volume_users() else { return };
         if self.check_records().is_err() {

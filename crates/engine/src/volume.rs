@@ -119,7 +119,7 @@ impl Engine {
     /// `Conflict` while a container, running or not, has it; `NotFound` without it.
     pub fn remove_volume(&self, name: &str) -> Result<()> {
         self.volume(name)?;
-        let _claim = self.claim_volumes(true)?;
+        let _claim = self.claim(true)?;
         if let Some(user) = self.volume_users()?.get(name).and_then(|users| users.first()) {
             return Err(Error::new(Kind::Conflict, format!("remove {name}: volume is in use - [{user}]")));
         }

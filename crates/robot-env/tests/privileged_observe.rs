@@ -550,3 +550,36 @@ fn privileged_info_and_version_tell_the_truth() {
     assert_eq!(version("{{.Client.Version}}"), version("{{.Server.Version}}"));
     assert_eq!(version("{{.Server.APIVersion}}"), version("{{.Client.ApiVersion}}"));
 }
+
+#[test]
+fn privileged_pruning_and_making_at_once_lose_nothing() {
+    let place = place!("race");
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let rounds = 12;
+    std::thread::scope(|scope| {
+        let pruning = scope.spawn(|| {
+            let mut times = 0;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                place.run("volume prune -a -f").ok();
+                place.run("system prune -f").ok();
+                times += 1;
+            }
+            times
+        });
+        for round in 0..rounds {
+            // What it writes into volumes that are made for it must be there when it looks again.
+            let line = format!(
+                "run -d --init --name box{round} --network none -v named{round}:/a -v /b busybox sleep 10000"
+            );
+            place.run(&line).ok();
+            for path in ["/a/x", "/b/x"] {
+                place.run(&format!("exec box{round} touch {path}")).ok();
+            }
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(pruning.join().unwrap() > 2, "there was no pruning beside it");
+    });
+    for round in 0..rounds {
+        assert_eq!(place.run(&format!("exec box{round} ls /a /b")).ok(), "/a:\nx\n\n/b:\nx");
+    }
+}

@@ -75,7 +75,8 @@ pub(super) fn images(app: &App, engine: &Engine, all: bool, filters: &Filters) -
         if !filters.labels(&labels) || until.is_some_and(|until| named.created() > until) {
             continue;
         }
-        // Asked for each anew: a container may have been made of it meanwhile.
+        // Asked for each anew: a container may have been made of it meanwhile, but not from now on.
+        let _hold_off = engine.hold_off()?;
         if engine.images_in_use()?.contains_key(&named.record.id) {
             continue;
         }
