@@ -10,6 +10,7 @@ use robot_env_layer::{Change, ChangeKind, ExportOptions, Exported, Overlay, chan
 use robot_env_oci::{Reference, RuntimeConfig};
 use robot_env_store::{ImageRecord, OverlayXattr};
 use robot_env_sys::fs::Usage;
+use robot_env_sys::poll::SignalFd;
 use robot_env_transfer::{self as transfer, CommitMode, Unpacker};
 use rustix::fs::AtFlags;
 
@@ -72,18 +73,11 @@ impl Engine {
         let container = self.container_by_id(&id)?;
         let image = match &container.state.state {
             State::Running { paused, .. } => {
-                let freeze = request.pause && !paused && self.pause(id.as_str()).is_ok();
-                let image = self.commit_as(&container.record, CommitMode::Copy, request);
-                if freeze {
-                    let thawed = self.unpause(id.as_str());
-                    // Whoever killed or stopped it meanwhile has thawed it.
-                    if let (Ok(_), Err(error)) = (&image, thawed)
-                        && !matches!(error.kind(), Kind::Conflict | Kind::NotFound)
-                    {
-                        return Err(error);
-                    }
+                if *paused || !request.pause {
+                    self.commit_as(&container.record, CommitMode::Copy, request)?
+                } else {
+                    self.commit_frozen(&container.record, request)?
                 }
-                image?
             }
             _ => {
                 let (_lock, container) = self.lock_stopped(&id)?;
@@ -103,6 +97,27 @@ impl Engine {
         ];
         self.tell(&container.record, "commit", &more);
         Ok(image)
+    }
+
+    /// Commits a running container that stands still meanwhile, where it can be made to. Signals
+    /// that would end this process wait, as nobody else would thaw it.
+    fn commit_frozen(&self, record: &ContainerRecord, request: &CommitRequest) -> Result<ImageRecord> {
+        let _later = SignalFd::new(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP])?;
+        let frozen = match self.pause(record.id.as_str()) {
+            Ok(()) => true,
+            Err(error) if error.kind() == Kind::Unsupported => false,
+            Err(error) => return Err(error),
+        };
+        let image = self.commit_as(record, CommitMode::Copy, request);
+        if !frozen {
+            return image;
+        }
+        match (self.unpause(record.id.as_str()), image) {
+            // Whoever killed it or stopped it meanwhile has thawed it.
+            (Err(error), Ok(image)) if matches!(error.kind(), Kind::Conflict | Kind::NotFound) => Ok(image),
+            (Err(error), Ok(_)) => Err(error),
+            (_, image) => image,
+        }
     }
 
     fn commit_as(
@@ -173,16 +188,14 @@ impl Engine {
             let below: Vec<BorrowedFd<'_>> = snapshot.lowers[n..].iter().map(AsFd::as_fd).collect();
             compose(&mut all, changes(upper.as_fd(), &below, namespace)?);
         }
-        let tree = self.visible(&snapshot.upper, &snapshot.lowers[..committed]);
+        // The directories that hold what was written, topmost first.
+        let written = || std::iter::once(&snapshot.upper).chain(&snapshot.lowers[..committed]);
         let mut list: Vec<Change> = all.into_iter().map(|(path, kind)| Change { kind, path }).collect();
-        without_places(&mut list, |path| tree.iter().find_map(|dir| is_empty(dir, path)).unwrap_or(false));
+        without_places(&mut list, |path| {
+            written().find_map(|dir| is_empty(dir.as_fd(), path)).unwrap_or(false)
+        });
         list.sort_by(|a, b| a.path.split(|b| *b == b'/').cmp(b.path.split(|b| *b == b'/')));
         Ok(list)
-    }
-
-    /// The directories that hold what the container wrote, topmost first.
-    fn visible<'s>(&self, upper: &'s OwnedFd, committed: &'s [OwnedFd]) -> Vec<BorrowedFd<'s>> {
-        std::iter::once(upper).chain(committed).map(AsFd::as_fd).collect()
     }
 
     /// Writes a container's own file system, without what it mounts, as a tar.
@@ -294,7 +307,7 @@ fn parent(path: &[u8]) -> &[u8] {
 }
 
 /// Whether there is an empty file or an empty directory in a layer; `None` if there is nothing.
-fn is_empty(layer: &BorrowedFd<'_>, path: &[u8]) -> Option<bool> {
+fn is_empty(layer: BorrowedFd<'_>, path: &[u8]) -> Option<bool> {
     let name = path.strip_prefix(b"/").unwrap_or(path);
     let stat = rustix::fs::statat(layer, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
     Some(match rustix::fs::FileType::from_raw_mode(stat.st_mode) {

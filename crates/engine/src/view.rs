@@ -45,7 +45,7 @@ pub enum Access {
 /// in which it goes.
 pub(crate) struct View {
     root: OwnedFd,
-    _namespace: Option<OwnedFd>,
+    namespace: Option<OwnedFd>,
     absent: Vec<Absent>,
     running: bool,
     _lock: Option<ContainerLock>,
@@ -96,7 +96,7 @@ impl Engine {
                 State::Running { process, .. } => match root_of(process)? {
                     Some(root) => {
                         let view =
-                            View { root, _namespace: None, absent: Vec::new(), running: true, _lock: None };
+                            View { root, namespace: None, absent: Vec::new(), running: true, _lock: None };
                         return Ok((view, container));
                     }
                     // It has just ended; its monitor is about to write that down.
@@ -183,7 +183,7 @@ impl Engine {
         record: &ContainerRecord,
         lock: ContainerLock,
     ) -> Result<View> {
-        let mut view = View { root, _namespace: None, absent: Vec::new(), running: false, _lock: Some(lock) };
+        let mut view = View { root, namespace: None, absent: Vec::new(), running: false, _lock: Some(lock) };
         if !mounts.is_empty() {
             let root = view.root.as_fd();
             let (namespace, absent) = apart(libc::CLONE_FS | libc::CLONE_NEWNS, || {
@@ -196,7 +196,7 @@ impl Engine {
                 }
                 Ok((namespace::open("/proc/thread-self/ns/mnt")?, absent))
             })?;
-            (view._namespace, view.absent) = (Some(namespace), absent);
+            (view.namespace, view.absent) = (Some(namespace), absent);
         }
         if record.spec.read_only {
             set_read_only(view.root(), false)?;

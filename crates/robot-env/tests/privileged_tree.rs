@@ -503,8 +503,23 @@ fn privileged_commit_makes_an_image_of_a_container() {
     assert!(host.bad(&["commit", "none"]).contains("No such container: none"));
 }
 
-/// What a kill leaves of the roots is removed with the directory; this one is a plain check that the
-/// permissions of a copied directory come along.
+#[test]
+fn privileged_an_interrupted_commit_leaves_no_container_frozen() {
+    let Some(host) = Host::new() else { return };
+    host.start("cc", &[]);
+    host.exec("cc", "/bin/busybox head -c 150000000 /dev/zero > /big");
+    let state = || host.good(&["inspect", "-f", "{{.State.Status}}", "cc"]);
+    let mut commit = host.place.command(&["commit", "cc", "made"]).spawn();
+    while state() != "paused" {
+        assert!(commit.try_wait().unwrap().is_none(), "it ended before anybody saw it frozen");
+    }
+    let pid = rustix::process::Pid::from_raw(commit.id().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let ended = commit.wait().unwrap();
+    assert!(!ended.success(), "the signal came through in the end: {ended:?}");
+    assert_eq!(state(), "running");
+}
+
 #[test]
 fn privileged_modes_and_times_come_along() {
     let Some(host) = Host::new() else { return };

@@ -59,13 +59,13 @@ impl Verb for Cp {
         }
         let (size, place) = match (rules::side(&self.source), rules::side(&self.destination)) {
             (Side::Container(container, path), Side::Host(to)) => {
-                match self.out_of_container(app, container, path, to)? {
+                match self.copy_out(app, container, path, to)? {
                     Some(done) => done,
                     None => return Ok(Exit::SUCCESS),
                 }
             }
             (Side::Host(from), Side::Container(container, path)) => {
-                self.into_container(app, from, container, path)?
+                self.copy_in(app, from, container, path)?
             }
             (Side::Container(..), Side::Container(..)) => {
                 let program = app.program();
@@ -88,7 +88,7 @@ impl Verb for Cp {
 
 impl Cp {
     /// The bytes of the tar and the destination; none if standard output was that.
-    fn out_of_container(
+    fn copy_out(
         &self,
         app: &App,
         container: &str,
@@ -133,7 +133,7 @@ impl Cp {
         Ok(Some((copied.tar_size, destination)))
     }
 
-    fn into_container(&self, app: &App, from: &str, container: &str, path: &str) -> Result<(u64, String)> {
+    fn copy_in(&self, app: &App, from: &str, container: &str, path: &str) -> Result<(u64, String)> {
         let engine = app.engine()?;
         let source = match from {
             "-" => None,

@@ -34,9 +34,10 @@ impl Source {
         let is_link =
             fs::symlink_metadata(path).map_err(|error| failed("look at", path, &error))?.is_symlink();
         let inside = path.ends_with('/') || path.ends_with("/.");
-        let real = match follow && is_link {
-            true => fs::canonicalize(path).map_err(|error| failed("follow", path, &error))?,
-            false => PathBuf::from(path),
+        let real = if follow && is_link {
+            fs::canonicalize(path).map_err(|error| failed("follow", path, &error))?
+        } else {
+            PathBuf::from(path)
         };
         let is_directory =
             inside || fs::symlink_metadata(&real).map_err(|error| failed("look at", path, &error))?.is_dir();
