@@ -526,6 +526,25 @@ fn privileged_damage_is_found_named_and_repaired() {
 }
 
 #[test]
+fn privileged_what_fsck_names_a_pull_brings_anew() {
+    let place = place!("mend");
+    let registry = robot_env_testkit::registry::TestRegistry::start();
+    registry.put_image("maps", "1", &robot_env_testkit::image::small());
+    let name = registry.name("maps:1");
+    place.run(&format!("pull -q {name}")).ok();
+    let layers = fs::read_dir(place.directory.join("root/layers")).unwrap().flatten();
+    let layer = layers.map(|entry| entry.path()).find(|path| path.join("fs/etc/hostname").exists()).unwrap();
+    fs::write(layer.join("fs/etc/hostname"), "tobor\n").unwrap();
+    let done = place.run("system fsck --repair");
+    assert!(done.code == 1 && done.out.contains(&format!("pull {name}`")), "{done:?}");
+    assert!(!done.out.contains("pull busybox"), "{done:?}");
+    assert_eq!(place.run("system fsck").code, 1, "its layer is missing");
+    place.run(&format!("pull -q {name}")).ok();
+    assert_eq!(place.run("system fsck").ok(), "nothing is damaged");
+    assert_eq!(fs::read_to_string(layer.join("fs/etc/hostname")).unwrap(), "robot\n");
+}
+
+#[test]
 fn privileged_info_and_version_tell_the_truth() {
     let place = place!("info");
     place.sleeper("--name runs");
