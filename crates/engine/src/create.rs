@@ -110,7 +110,7 @@ impl Engine {
     /// Names of other containers become ids: a rename must not lead to another container.
     fn pin_references(&self, spec: &mut ContainerSpec) -> Result<()> {
         let pin = |name: &mut String| -> Result<()> {
-            *name = self.records.find(name)?.as_str().to_owned();
+            self.records.find(name)?.as_str().clone_into(name);
             Ok(())
         };
         if let NetworkMode::Container(name) = &mut spec.network {

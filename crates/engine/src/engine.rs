@@ -107,11 +107,11 @@ impl Engine {
                 Err(error) if error.kind() == Kind::NotFound => {}
                 Err(error) => {
                     let corrupt = error.kind() == Kind::Corrupt;
-                    let error = error.within(format!("cannot read container `{}`", id.short()));
-                    damage.push(match corrupt {
-                        true => error.with_hint(format!("`rm -f {}` removes it", id.short())),
-                        false => error,
-                    });
+                    let mut error = error.within(format!("cannot read container `{}`", id.short()));
+                    if corrupt {
+                        error = error.with_hint(format!("`rm -f {}` removes it", id.short()));
+                    }
+                    damage.push(error);
                 }
             }
         }
@@ -167,11 +167,12 @@ impl Engine {
     pub fn tell_of(&self, kind: &str, action: &str, id: &str, attributes: BTreeMap<String, String>) {
         events::append(&self.paths.events(), &Event::now(kind, action, id, attributes));
     }
+}
 
-    pub(crate) fn host_cgroup_path(&self, record: &ContainerRecord) -> String {
-        let parent = record.spec.cgroup_parent.as_deref().unwrap_or("robot-env").trim_matches('/');
-        format!("{parent}/{}", record.id)
-    }
+/// Where a container's cgroup is below the hierarchies.
+pub(crate) fn cgroup_path(record: &ContainerRecord) -> String {
+    let parent = record.spec.cgroup_parent.as_deref().unwrap_or("robot-env").trim_matches('/');
+    format!("{parent}/{}", record.id)
 }
 
 /// The key of a container's snapshot.

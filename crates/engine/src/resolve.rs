@@ -13,7 +13,7 @@ use robot_env_spec::{
     ReadOnlyDepth, Resolved, ResolvedDevice, ResolvedMount, ResolvedUser, resolve_user,
 };
 
-use crate::engine::Engine;
+use crate::engine::{Engine, cgroup_path};
 use crate::record::ContainerRecord;
 use crate::rootfs::Rootfs;
 
@@ -54,21 +54,21 @@ impl Engine {
         }
         Ok(Resolved {
             id: record.id.as_str().to_owned(),
-            user: self.resolve_user(record, rootfs)?,
+            user: Self::user_of(record, rootfs)?,
             mounts,
             devices,
             network,
             ipc,
             pid,
             uts,
-            cgroup_path: host.cgroup_writable.then(|| format!("/{}", self.host_cgroup_path(record))),
+            cgroup_path: host.cgroup_writable.then(|| format!("/{}", cgroup_path(record))),
             rootfs: self.paths.container_run(&record.id).join("rootfs"),
             block_devices: block_devices(record)?,
         })
     }
 
     /// The user that the container's process is.
-    fn resolve_user(&self, record: &ContainerRecord, rootfs: &Rootfs) -> Result<ResolvedUser> {
+    fn user_of(record: &ContainerRecord, rootfs: &Rootfs) -> Result<ResolvedUser> {
         let user = record.spec.user.clone().unwrap_or_else(|| record.image_config.user.clone());
         resolve_user(
             Some(&user),
@@ -150,10 +150,8 @@ fn network_files(record: &ContainerRecord, host: &HostFacts) -> [(&'static str, 
         _ if on_host || spec.uts_host => host.hostname.clone(),
         _ => record.id.short().to_owned(),
     };
-    let mut hosts = match on_host {
-        true => fs::read_to_string("/etc/hosts").unwrap_or_default(),
-        false => String::new(),
-    };
+    let mut hosts =
+        if on_host { fs::read_to_string("/etc/hosts").unwrap_or_default() } else { String::new() };
     if hosts.is_empty() {
         hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
                  fe00::\tip6-localnet\nff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\n\

@@ -52,13 +52,14 @@ fn reap(child: i32) {
 /// Puts the calling process into a process group of its own, in front of its terminal if it has
 /// one: keys that send signals then reach it once, not also through pid 1.
 pub fn lead_terminal() {
-    // SAFETY: plain numbers; SIGTTOU, with which the kernel would stop a background process, is
-    // ignored for the duration of the call.
-    unsafe {
-        if libc::setpgid(0, 0) == 0 {
-            let before = libc::signal(libc::SIGTTOU, libc::SIG_IGN);
-            libc::tcsetpgrp(0, libc::getpgrp());
-            libc::signal(libc::SIGTTOU, before);
-        }
+    // SAFETY: plain numbers; 0 is the caller.
+    if unsafe { libc::setpgid(0, 0) } != 0 {
+        return;
     }
+    // With SIGTTOU the kernel would stop a background process that takes its terminal.
+    // SAFETY: SIG_IGN is always valid.
+    let before = unsafe { libc::signal(libc::SIGTTOU, libc::SIG_IGN) };
+    let _ = rustix::termios::tcsetpgrp(rustix::stdio::stdin(), rustix::process::getpgrp());
+    // SAFETY: `before` is what was set before.
+    unsafe { libc::signal(libc::SIGTTOU, before) };
 }

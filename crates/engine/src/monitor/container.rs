@@ -15,7 +15,7 @@ use robot_env_sys::fs::{self as sys_fs, Durability};
 use robot_env_sys::poll::SignalFd;
 use robot_env_sys::{mount, namespace, process, socket};
 
-use crate::engine::Engine;
+use crate::engine::{Engine, cgroup_path};
 use crate::launch::{Answer, Orders};
 use crate::monitor::health::HealthCheck;
 use crate::monitor::log::LogWriter;
@@ -230,7 +230,7 @@ impl Monitor {
         let made = external.create(id, &self.run, console)?;
         adopt_terminal(&mut io, made.master)?;
         let hierarchies = cgroup::detect();
-        let path = self.engine.host_cgroup_path(&self.record);
+        let path = cgroup_path(&self.record);
         let process = Started {
             pid: made.pid,
             pidfd: made.pidfd,

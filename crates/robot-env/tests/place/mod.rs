@@ -19,16 +19,16 @@ const APPLETS: &[&str] = &[
 ];
 
 /// Two roots, and the image `busybox` in them.
-pub struct Place {
-    pub directory: TemporaryDirectory,
+pub(crate) struct Place {
+    pub(crate) directory: TemporaryDirectory,
 }
 
 /// What a command did.
 #[derive(Debug)]
-pub struct Done {
-    pub code: i32,
-    pub out: String,
-    pub err: String,
+pub(crate) struct Done {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl Done {
@@ -43,7 +43,7 @@ impl Done {
 
     /// The output without its last newline, of a command that must have succeeded.
     #[track_caller]
-    pub fn ok(self) -> String {
+    pub(crate) fn ok(self) -> String {
         assert_eq!(self.code, 0, "{self:?}");
         self.out.trim_end().to_owned()
     }
@@ -52,7 +52,7 @@ impl Done {
 impl Place {
     /// A new place; `None`, with the reason printed, where there cannot be one.
     #[allow(clippy::print_stdout)] // why a test is skipped
-    pub fn new(name: &str) -> Option<Place> {
+    pub(crate) fn new(name: &str) -> Option<Place> {
         if !rustix::process::geteuid().is_root() {
             println!("skipped: needs root");
             return None;
@@ -72,7 +72,7 @@ impl Place {
     }
 
     /// The program with these arguments.
-    pub fn command(&self, args: &[&str]) -> Call {
+    pub(crate) fn command(&self, args: &[&str]) -> Call {
         let mut command = Command::new(env!("CARGO_BIN_EXE_robot-env"));
         command.arg("--root").arg(self.directory.join("root"));
         command.arg("--run-root").arg(self.directory.join("run"));
@@ -81,12 +81,12 @@ impl Place {
     }
 
     /// Runs the program with the words of `line`, which have no quotes.
-    pub fn run(&self, line: &str) -> Done {
+    pub(crate) fn run(&self, line: &str) -> Done {
         self.command(&line.split_whitespace().collect::<Vec<_>>()).run()
     }
 
     /// `run --rm busybox sh -c SCRIPT` with further flags.
-    pub fn script(&self, flags: &str, script: &str) -> Done {
+    pub(crate) fn script(&self, flags: &str, script: &str) -> Done {
         let mut args = vec!["run", "--rm", "--network", "none"];
         args.extend(flags.split_whitespace());
         args.extend(["busybox", "sh", "-c", script]);
@@ -95,20 +95,20 @@ impl Place {
 
     /// A container that runs until it is told to stop.
     #[track_caller]
-    pub fn sleeper(&self, flags: &str) -> String {
+    pub(crate) fn sleeper(&self, flags: &str) -> String {
         let line = format!("run -d --network none --init {flags} busybox sleep 10000");
         self.run(&line).ok()
     }
 
     /// A field of a container, by a Go template.
     #[track_caller]
-    pub fn field(&self, container: &str, template: &str) -> String {
+    pub(crate) fn field(&self, container: &str, template: &str) -> String {
         self.command(&["inspect", "-f", template, container]).run().ok()
     }
 
     /// Waits until a field has this value.
     #[track_caller]
-    pub fn await_field(&self, container: &str, template: &str, want: &str) {
+    pub(crate) fn await_field(&self, container: &str, template: &str, want: &str) {
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
             let done = self.command(&["inspect", "-f", template, container]).run();
@@ -121,7 +121,7 @@ impl Place {
     }
 
     /// The monitor of a running container.
-    pub fn monitor(&self, container: &str) -> i32 {
+    pub(crate) fn monitor(&self, container: &str) -> i32 {
         let pid: i32 = self.field(container, "{{.State.Pid}}").parse().unwrap();
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
         stat.rsplit_once(") ").unwrap().1.split(' ').nth(1).unwrap().parse().unwrap()
@@ -129,7 +129,7 @@ impl Place {
 
     /// Nothing of a removed container is left in the roots.
     #[track_caller]
-    pub fn assert_empty(&self) {
+    pub(crate) fn assert_empty(&self) {
         for part in ["root/containers", "root/containers/by-name", "root/snapshots", "run/containers"] {
             let entries: Vec<_> = fs::read_dir(self.directory.join(part))
                 .unwrap()
@@ -152,25 +152,25 @@ impl Drop for Place {
 }
 
 /// A call of the program.
-pub struct Call(pub Command);
+pub(crate) struct Call(pub(crate) Command);
 
 impl Call {
-    pub fn env(mut self, name: &str, value: &str) -> Call {
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Call {
         self.0.env(name, value);
         self
     }
 
-    pub fn directory(mut self, path: &Path) -> Call {
+    pub(crate) fn directory(mut self, path: &Path) -> Call {
         self.0.current_dir(path);
         self
     }
 
-    pub fn run(mut self) -> Done {
+    pub(crate) fn run(mut self) -> Done {
         Done::of(&self.0.output().expect("the program is there"))
     }
 
     /// Runs it with `input` on its standard input.
-    pub fn feed(mut self, input: &[u8]) -> Done {
+    pub(crate) fn feed(mut self, input: &[u8]) -> Done {
         use std::io::Write;
         let mut child =
             self.0.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -185,7 +185,7 @@ impl Call {
     }
 
     /// Starts it, with pipes.
-    pub fn spawn(mut self) -> Child {
+    pub(crate) fn spawn(mut self) -> Child {
         self.0.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 }
