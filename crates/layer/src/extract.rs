@@ -35,6 +35,10 @@ pub struct ExtractOptions {
     pub overwrite_dir_non_dir: bool,
     /// Who owns what is extracted.
     pub owner: ExtractOwner,
+    /// Whether nothing that is extracted may give rights that its maker need not have had: no
+    /// device nodes, no set-user-ID and set-group-ID bits, no extended attributes but `user.*`. For
+    /// what a container wrote, on its way to the host.
+    pub plain: bool,
     /// The most bytes that the tar may have; an error beyond.
     pub size_limit: Option<u64>,
 }
@@ -81,6 +85,9 @@ pub fn extract(tar: impl Read, dest: BorrowedFd<'_>, options: &ExtractOptions) -
     let mut entries = 0;
     while extraction.reader.next(&mut entry)? {
         entries += 1;
+        if options.plain && !make_plain(&mut entry, &mut extraction.maker.skipped) {
+            continue;
+        }
         path::normalise(&entry.path, &mut name)
             .and_then(|()| extraction.entry(&name, &entry))
             .within(|| format!("cannot extract `{}`", entry.name()))?;
@@ -92,6 +99,21 @@ pub fn extract(tar: impl Read, dest: BorrowedFd<'_>, options: &ExtractOptions) -
     let Extraction { reader, maker, content_size, .. } = extraction;
     let (_, tar_size, NoTap) = reader.finish();
     Ok(Extracted { tar_size, entries, content_size, skipped: maker.skipped })
+}
+
+/// Takes from an entry what gives rights; false for one that is nothing else.
+fn make_plain(entry: &mut Entry, skipped: &mut Skipped) -> bool {
+    const SET_IDS: u32 = 0o6000;
+    if matches!(entry.kind, EntryKind::Char | EntryKind::Block) {
+        skipped.devices += 1;
+        return false;
+    }
+    let capable = entry.xattrs.iter().any(|attribute| attribute.name.starts_with(b"security.capability"));
+    let sets_ids = entry.mode & SET_IDS != 0 && entry.kind != EntryKind::Directory;
+    skipped.rights += u64::from(capable || sets_ids);
+    entry.mode &= !SET_IDS;
+    entry.xattrs.retain(|attribute| attribute.name.starts_with(b"user."));
+    true
 }
 
 struct Extraction<'a, R> {
@@ -261,9 +283,14 @@ impl<R: Read> Extraction<'_, R> {
         let shown = || format!("cannot make a hardlink to `{}`", Shown(&entry.link));
         let from = self.open(target_parent).map_err(outside).within(shown)?;
         let to_stat = make::stat(dir, name)?;
-        let from_stat = make::stat(&from, target_name)?
-            .ok_or_else(|| Error::new(Kind::NotFound, "the target does not exist"))
-            .within(shown)?;
+        let target = make::stat(&from, target_name)?;
+        if target.is_none() && self.options.plain && self.maker.skipped.devices > 0 {
+            // A further name of a device.
+            self.maker.skipped.devices += 1;
+            return Ok(());
+        }
+        let from_stat =
+            target.ok_or_else(|| Error::new(Kind::NotFound, "the target does not exist")).within(shown)?;
         if let Some(to) = to_stat {
             if (to.st_dev, to.st_ino) == (from_stat.st_dev, from_stat.st_ino) {
                 return Ok(());

@@ -55,6 +55,9 @@ pub struct Skipped {
     pub xattrs: u64,
     /// Entries with names that are reserved for whiteouts (`.wh..wh.plnk` of aufs), sockets.
     pub names: u64,
+    /// Files without their set-user-ID or set-group-ID bits or their capabilities
+    /// ([`ExtractOptions::plain`](crate::ExtractOptions::plain)).
+    pub rights: u64,
 }
 
 /// A layer that was unpacked.

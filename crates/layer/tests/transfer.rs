@@ -194,3 +194,35 @@ fn privileged_a_full_disk_is_reported_with_the_path() {
     assert!(format!("{error:?}").contains("inodes"), "{error:?}");
     drop(scratch);
 }
+
+#[test]
+fn privileged_a_plain_extraction_gives_no_rights() {
+    if !is_root() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let mode = |text: &'static [u8; 7]| move |b: &mut [u8; 512]| b[100..107].copy_from_slice(text);
+    let tar = Tar::default()
+        .raw(b"d", b'5', b"", b"", mode(b"0002755"))
+        .raw(b"d/setuid", b'0', b"", b"x", mode(b"0004755"))
+        .raw(b"d/setgid", b'0', b"", b"x", mode(b"0002711"))
+        .raw(b"d/sticky", b'0', b"", b"x", mode(b"0001644"))
+        .device("d/null", b'3', 1, 3)
+        .hardlink("d/zero", "d/null")
+        .file("d/f", b"f")
+        .end();
+    for (name, plain, modes) in
+        [("plain", true, [0o755, 0o755, 0o711, 0o1644]), ("whole", false, [0o2755, 0o4755, 0o2711, 0o1644])]
+    {
+        let (root, fd) = scratch.dir(name);
+        let extracted = extract(&tar[..], fd.as_fd(), &ExtractOptions { plain, ..own() }).unwrap();
+        let got = ["d", "d/setuid", "d/setgid", "d/sticky"]
+            .map(|name| root.join(name).metadata().unwrap().mode() & 0o7777);
+        assert_eq!(got, modes, "{name}");
+        assert_eq!(root.join("d/null").exists(), !plain);
+        assert_eq!(root.join("d/zero").exists(), !plain);
+        assert!(root.join("d/f").exists());
+        let skipped = (extracted.skipped.devices, extracted.skipped.rights);
+        assert_eq!(skipped, if plain { (2, 2) } else { (0, 0) });
+    }
+}

@@ -531,4 +531,13 @@ fn privileged_modes_and_times_come_along() {
     host.good(&["cp", "cc:/new/x", "back"]);
     let after = std::fs::metadata(host.path("back")).unwrap();
     assert_eq!((after.mode(), after.mtime(), after.size()), (before.mode(), before.mtime(), before.size()));
+    // What a container made gets no rights on the host.
+    host.good(&["start", "cc"]);
+    host.exec("cc", "/bin/busybox chmod 6755 /new/x; /bin/busybox chmod 2755 /new");
+    let done = host.call(&["cp", "cc:/new", "plain"]);
+    assert_eq!(done.code, 0, "{}", done.err);
+    assert!(done.err.contains("set-user-ID") && done.err.contains("were left out"), "{}", done.err);
+    for name in ["plain", "plain/x"] {
+        assert_eq!(std::fs::metadata(host.path(name)).unwrap().mode() & 0o7777, 0o755, "{name}");
+    }
 }

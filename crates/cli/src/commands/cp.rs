@@ -27,7 +27,8 @@ use rules::{Destination, Side, place};
 /// A directory is copied into a destination that is a directory, and becomes one that does not
 /// exist; `SRC/.` copies what is in it. `-` reads a tar from standard input, or writes one to
 /// standard output. The container need not run; its volumes are there too. Owners are kept by
-/// number on the way into a container; files copied out belong to the caller.
+/// number on the way into a container; files copied out belong to the caller, and have no
+/// set-user-ID bits and no capabilities.
 #[derive(Args)]
 pub(crate) struct Cp {
     /// Keep owners and groups by number (into a container they always are)
@@ -88,13 +89,7 @@ impl Verb for Cp {
 
 impl Cp {
     /// The bytes of the tar and the destination; none if standard output was that.
-    fn copy_out(
-        &self,
-        app: &App,
-        container: &str,
-        path: &str,
-        to: &str,
-    ) -> Result<Option<(u64, String)>> {
+    fn copy_out(&self, app: &App, container: &str, path: &str, to: &str) -> Result<Option<(u64, String)>> {
         let destination = match to {
             "-" if app.ambient().stdout_is_terminal => {
                 return Err(Error::invalid("cowardly refusing to write a tar to a terminal")
@@ -128,8 +123,17 @@ impl Cp {
         let owner = if self.archive { ExtractOwner::Keep } else { ExtractOwner::Caller };
         let copied = through_pipe(
             |out| files.write_tar(&path, name.as_deref(), out),
-            |tar| extract(tar, directory.as_fd(), &options(owner)),
+            // What a container made gets no rights on the host.
+            |tar| extract(tar, directory.as_fd(), &ExtractOptions { plain: true, ..options(owner) }),
         )?;
+        for (count, what) in [
+            (copied.skipped.rights, "set-user-ID and set-group-ID bits or capabilities of files"),
+            (copied.skipped.devices, "device nodes"),
+        ] {
+            if count > 0 {
+                app.warn(&format!("{count} {what} were left out; a tar has them: `cp {container}:PATH -`"));
+            }
+        }
         Ok(Some((copied.tar_size, destination)))
     }
 
