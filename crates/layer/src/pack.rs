@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::Write;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use robot_env_diag::{Error, Kind, Result};
 use robot_env_oci::Digest;
@@ -165,16 +165,31 @@ impl<'a> Packer<'a> {
         meta: &Meta<'_>,
         tree_path: &[u8],
     ) -> Result<()> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(dir, name, flags, Mode::empty())
-            .call(|| format!("openat({})", Shown(name)))?;
-        let now = rustix::fs::fstat(&file).call(|| format!("fstat({})", Shown(name)))?;
+        let open = |flags| {
+            rustix::fs::openat(dir, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+                .call(|| format!("openat({})", Shown(name)))
+        };
+        // A tree of which a layer is made stands still. In one that lives a device may have come in the
+        // file's place, and to open one may do something: it is looked at first.
+        let found = if self.hashing.is_none() {
+            open(OFlags::PATH)?
+        } else {
+            open(OFlags::RDONLY | OFlags::NONBLOCK)?
+        };
+        let now = rustix::fs::fstat(&found).call(|| format!("fstat({})", Shown(name)))?;
         if make::file_type(&now) != FileType::RegularFile {
             return Err(Error::new(
                 Kind::Conflict,
                 format!("`{}` was replaced while it was read", Shown(tree_path)),
             ));
         }
+        let file = if self.hashing.is_none() {
+            let by_number = format!("/proc/self/fd/{}", found.as_raw_fd());
+            rustix::fs::open(by_number, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+                .call(|| format!("open({})", Shown(name)))?
+        } else {
+            found
+        };
         let size = now.st_size.unsigned_abs();
         let xattrs = xattr::all(Place::Open(file.as_fd()))?;
         let segments = sparse_segments(file.as_fd(), size, &now)?;
