@@ -71,7 +71,8 @@ impl FromStr for Platform {
             Error::invalid(format!("invalid platform `{text}`"))
                 .with_hint("write it like `linux/amd64` or `linux/arm64/v8`")
         };
-        let parts: Vec<&str> = text.split('/').collect();
+        let lower = text.to_ascii_lowercase();
+        let parts: Vec<&str> = lower.split('/').collect();
         let fine = |s: &&str| {
             !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
         };
@@ -93,9 +94,9 @@ impl FromStr for Platform {
             other => other,
         };
         Ok(Platform {
-            os: os.to_lowercase(),
-            architecture: arch.to_lowercase(),
-            variant: variant.to_lowercase(),
+            os: os.to_owned(),
+            architecture: arch.to_owned(),
+            variant: variant.to_owned(),
             os_version: String::new(),
         })
     }
@@ -113,6 +114,8 @@ mod tests {
             ("linux/arm64/v8", "linux/arm64/v8"),
             ("x86_64", "linux/amd64"),
             ("linux/aarch64", "linux/arm64"),
+            ("Linux/X86_64", "linux/amd64"),
+            ("Armhf", "linux/arm/v7"),
         ] {
             assert_eq!(text.parse::<Platform>().unwrap().to_string(), want);
         }

@@ -6,8 +6,10 @@ use crate::poll::exit_now;
 /// `child` does: with its exit code, or 128 + n for signal n. The kernel then ends the rest of the
 /// namespace.
 ///
-/// For a forked, single-threaded process that owns nothing any more.
+/// For a forked, single-threaded process that owns nothing any more and does not look at its
+/// arguments again.
 pub fn serve(child: i32) -> ! {
+    hide_arguments();
     // SAFETY: an all-zero sigset_t is then initialised by sigfillset.
     let mut all: libc::sigset_t = unsafe { std::mem::zeroed() };
     // SAFETY: `all` is valid.
@@ -27,6 +29,30 @@ pub fn serve(child: i32) -> ! {
             }
             _ => {}
         }
+    }
+}
+
+/// What `/proc/1/cmdline` shows is the caller's own business, not the namespace's: it is blanked, but
+/// for a name.
+fn hide_arguments() {
+    const NAME: &[u8] = b"init";
+    let Ok(stat) = std::fs::read_to_string("/proc/self/stat") else { return };
+    // proc_pid_stat(5): fields 48 and 49, counted from behind the name, which is the second.
+    let Some((_, fields)) = stat.rsplit_once(") ") else { return };
+    let mut fields = fields.split(' ').skip(45).map(str::parse::<usize>);
+    let (Some(Ok(start)), Some(Ok(end))) = (fields.next(), fields.next()) else { return };
+    if start == 0 || end < start + NAME.len() {
+        return;
+    }
+    let area = start as *mut u8;
+    // SAFETY: the kernel says that this process's arguments lie there; they are on its stack, which
+    // is writable, and nothing here reads arguments any more (the caller's contract).
+    unsafe {
+        std::ptr::write_bytes(area, 0, end - start);
+    }
+    // SAFETY: as above; NAME fits.
+    unsafe {
+        std::ptr::copy_nonoverlapping(NAME.as_ptr(), area, NAME.len());
     }
 }
 

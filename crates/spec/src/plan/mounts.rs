@@ -100,7 +100,11 @@ fn standard(
         // The runtime makes of it what the host's version and the cgroup namespace allow.
         out.push(entry("/sys/fs/cgroup", "cgroup", "cgroup", &["ro", "nosuid", "noexec", "nodev"]));
     }
-    out.push(entry("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]));
+    if !(host.rootless && resolved.ipc == NamespaceSource::Host) {
+        // A user namespace may mount the queues of an IPC namespace of its own only; the system
+        // calls work without.
+        out.push(entry("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]));
+    }
     let own_shm = || {
         let size = format!("size={}", spec.shm_size.filter(|size| *size > 0).unwrap_or(DEFAULT_SHM));
         entry("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &size])
