@@ -173,7 +173,7 @@ impl Push<'_> {
     fn send(&self, layers: &[Outgoing]) -> Result<Vec<Descriptor>> {
         let (next, stop) = (AtomicUsize::new(layers.len()), AtomicBool::new(false));
         let blobs: Mutex<Vec<Option<Descriptor>>> = Mutex::new(vec![None; layers.len()]);
-        let failed: Mutex<Option<Error>> = Mutex::new(None);
+        let (failed, unreachable): (Mutex<Option<Error>>, Mutex<Vec<String>>) = Default::default();
         let fail = |error| {
             stop.store(true, Ordering::Relaxed);
             failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
@@ -188,6 +188,7 @@ impl Push<'_> {
                     target: self.reference.repository(),
                     observer: self.observer,
                     stop: &stop,
+                    unreachable: &unreachable,
                     layer: &layers[n],
                 };
                 match sender.send().within(|| format!("cannot push layer `{}`", layers[n].item())) {

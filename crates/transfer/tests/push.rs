@@ -135,6 +135,26 @@ fn without_its_source_an_image_gets_a_new_manifest_and_the_same_id() {
 }
 
 #[test]
+fn a_source_that_is_gone_is_asked_once() {
+    let source = TestRegistry::start();
+    let layers = (0..9).fold(ImageBuilder::new(), |image, n| image.layer(&[Entry::file("f", n.to_string())]));
+    source.put_image("source", "latest", &layers.build());
+    let setup = Setup::new("push-gone");
+    let pulled: Reference = source.name("source").parse().unwrap();
+    robot_env_transfer::pull(&setup.store, &setup.client, &pulled, &pull_options(), &()).unwrap();
+    let name = setup.registry.name("kept:1");
+    tag(&setup, &source.name("source"), &name);
+    source.fault(Fault::always("/blobs/", Effect::Hangup).for_method("GET"));
+    source.forget_log();
+    let (pushed, seen) = try_push(&setup, &name);
+    pushed.unwrap();
+    assert_eq!(seen.count(": Pushed"), 9, "{:?}", seen.lines());
+    // Three layers ask at once, and no upload begins anew because of it.
+    let asked = source.count("GET", "/blobs/");
+    assert!(asked <= 3 * options().retry.attempts as usize, "{asked}");
+}
+
+#[test]
 fn what_was_made_here_comes_back_the_same() {
     let setup = Setup::new("push-made");
     let base = image();

@@ -2,9 +2,9 @@
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Scope;
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,8 @@ pub(super) struct Sender<'a> {
     pub(super) target: &'a Repository,
     pub(super) observer: &'a dyn Observer,
     pub(super) stop: &'a AtomicBool,
+    /// Registries that could not be reached when a blob was to be fetched from them.
+    pub(super) unreachable: &'a Mutex<Vec<String>>,
     pub(super) layer: &'a Outgoing,
 }
 
@@ -93,24 +95,50 @@ impl Sender<'_> {
     }
 
     /// Reads the blob from the registry that it came from and sends it on; false when it cannot be
-    /// had there.
+    /// had there. A registry that cannot be reached is asked once, and not for every layer.
     fn pass_on(&self, blob: &Descriptor, from: &Repository) -> Result<bool> {
-        let expected = Expected { digest: Some(blob.digest.clone()), size: Some(blob.size) };
-        let not_had = AtomicBool::new(false);
-        let mut open = || -> Result<Box<dyn Read + '_>> {
-            let opened = self.client.blob(from, blob, 0);
-            if opened.is_err() {
-                not_had.store(true, Ordering::Relaxed);
-            }
-            Ok(Box::new(Passed { inner: opened?, stop: self.stop, failed: &not_had }))
+        let unreachable = |domain: &str| {
+            self.unreachable
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .iter()
+                .any(|known| known == domain)
         };
-        match self.client.push_blob(self.target, &expected, &mut open, &mut self.progress(blob.size)) {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == Kind::Interrupted => Err(error),
-            Err(_) if not_had.load(Ordering::Relaxed) => Ok(false),
+        if unreachable(from.domain()) {
+            return Ok(false);
+        }
+        let expected = Expected { digest: Some(blob.digest.clone()), size: Some(blob.size) };
+        let not_had: Mutex<Option<Kind>> = Mutex::new(None);
+        let fail = |error: Error| {
+            not_had.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error.kind());
+            // The reader has tried often enough; the upload must not start over because of it.
+            match error.kind() {
+                Kind::Unavailable => {
+                    let message = error.message().to_owned();
+                    Error::new(Kind::NotFound, message).because(error)
+                }
+                _ => error,
+            }
+        };
+        let mut open = || -> Result<Box<dyn Read + '_>> {
+            let inner = self.client.blob(from, blob, 0).map_err(fail)?;
+            Ok(Box::new(Passed { inner, stop: self.stop, fail: &fail }))
+        };
+        let sent = self.client.push_blob(self.target, &expected, &mut open, &mut self.progress(blob.size));
+        let not_had = not_had.into_inner().unwrap_or_else(PoisonError::into_inner);
+        match (sent, not_had) {
+            (Ok(_), _) => Ok(true),
+            (Err(error), _) if error.kind() == Kind::Interrupted => Err(error),
+            (Err(_), Some(kind)) => {
+                if kind == Kind::Unavailable && !unreachable(from.domain()) {
+                    let mut hosts = self.unreachable.lock().unwrap_or_else(PoisonError::into_inner);
+                    hosts.push(from.domain().to_owned());
+                }
+                Ok(false)
+            }
             // The bytes came, and were not what they should be.
-            Err(error) if error.kind() == Kind::Corrupt => Ok(false),
-            Err(error) => Err(error),
+            (Err(error), None) if error.kind() == Kind::Corrupt => Ok(false),
+            (Err(error), None) => Err(error),
         }
     }
 
@@ -283,7 +311,7 @@ fn stopped() -> Error {
 struct Passed<'a, R> {
     inner: R,
     stop: &'a AtomicBool,
-    failed: &'a AtomicBool,
+    fail: &'a (dyn Fn(Error) -> Error + 'a),
 }
 
 impl<R: Read> Read for Passed<'_, R> {
@@ -291,10 +319,11 @@ impl<R: Read> Read for Passed<'_, R> {
         if self.stop.load(Ordering::Relaxed) {
             return Err(io::Error::other(stopped()));
         }
-        let result = self.inner.read(buffer);
-        if result.is_err() {
-            self.failed.store(true, Ordering::Relaxed);
+        match self.inner.read(buffer) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                Err(io::Error::other((self.fail)(robot_env_registry::error_of(error))))
+            }
+            other => other,
         }
-        result
     }
 }
