@@ -40,6 +40,13 @@ impl Engine {
     pub fn create(&self, request: CreateRequest) -> Result<Created> {
         let CreateRequest { mut spec, name } = request;
         spec.check()?;
+        if let Some(option) = spec.storage_opt.keys().next() {
+            return Err(Error::new(
+                Kind::Unsupported,
+                format!("cannot apply the storage option `{option}`: a container's layer has no limit here"),
+            )
+            .with_hint("give large data a place of its own with `-v` or `--tmpfs /path:size=SIZE`"));
+        }
         if let Some(name) = &name {
             check_name(name)?;
         }

@@ -33,6 +33,7 @@ fn privileged_exit_codes_are_dockers() {
         ("run --rm --network none --user nobody-here busybox true", 125, "nobody-here"),
         ("run --rm --network none -v /no/such:relative busybox true", 125, ""),
         ("run --rm --network no-such-network busybox true", 125, "no-such-network"),
+        ("run --rm --network none --storage-opt size=1g busybox true", 125, "has no limit"),
         ("run --rm --pull never --network none no-such-image true", 125, "No such image"),
         ("exec no-such-container true", 1, "No such container"),
         ("stop no-such-container", 1, "No such container"),
