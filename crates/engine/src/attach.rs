@@ -235,6 +235,15 @@ impl Attachment {
     }
 }
 
+/// Signals that wait until [`Attachment::front`] looks at them.
+pub struct HeldSignals(#[expect(dead_code, reason = "held for what its end does")] SignalFd);
+
+/// Holds back, until the result is dropped, the signals that a front passes on: one that comes
+/// between a container's start and the front would end the command and not reach the program.
+pub fn hold_signals() -> Result<HeldSignals> {
+    Ok(HeldSignals(SignalFd::new(&watched_signals(true))?))
+}
+
 fn watched_signals(all: bool) -> Vec<i32> {
     if !all {
         return vec![libc::SIGWINCH];

@@ -1,5 +1,6 @@
 use clap::Args;
 use robot_env_diag::{Error, Kind, Result};
+use robot_env_engine::attach::hold_signals;
 use robot_env_engine::stream::Hello;
 use robot_env_engine::{CreateRequest, Created, Engine};
 use robot_env_oci::Reference;
@@ -46,6 +47,7 @@ impl Verb for Run {
         let engine = app.engine()?;
         let created = create(app, &engine, flags, wanted)?;
         let id = created.id.as_str();
+        let _held = (hello.is_some() && self.sig_proxy && !tty).then(hold_signals).transpose()?;
         let started = match engine.start(id, hello) {
             Ok(started) => started,
             Err(error) => {

@@ -1,5 +1,6 @@
 use clap::Args;
 use robot_env_diag::{Error, Result};
+use robot_env_engine::attach::hold_signals;
 use robot_env_engine::stream::Hello;
 
 use super::front::{self, Front};
@@ -45,6 +46,7 @@ impl Verb for Start {
         let hello = Hello { stdin: self.interactive && spec.stdin_open, stdout: true, stderr: !spec.tty };
         front::check_terminal(app, spec.tty, hello)?;
         let id = container.record.id.as_str();
+        let _held = (!spec.tty).then(hold_signals).transpose()?;
         let started = engine.start(id, Some(hello))?;
         started.warnings.iter().for_each(|warning| app.warn(warning));
         let Some(attachment) = started.attachment else { return Ok(Exit::SUCCESS) };
