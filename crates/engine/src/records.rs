@@ -78,7 +78,7 @@ impl Records {
             done => return done.io_context(fail),
         }
         // What a killed process left of a name is replaced by one at a time.
-        let names = open_lock(&self.paths.names().join(".lock"), true).io_context(fail)?;
+        let names = open_lock(&self.paths.names_lock(), true).io_context(fail)?;
         lock::lock_exclusive(names.as_fd()).context(Kind::Internal, fail)?;
         if let Some(owner) = self.holder_of(name)? {
             return Err(name_in_use(name, &owner));
@@ -129,7 +129,7 @@ impl Records {
     /// [`Engine::sweep`]: crate::Engine::sweep
     pub(crate) fn free_stale_name(&self, name: &str) -> Result<()> {
         let link = self.paths.names().join(name);
-        let names = open_lock(&self.paths.names().join(".lock"), true)
+        let names = open_lock(&self.paths.names_lock(), true)
             .io_context(|| format!("cannot free the name `{name}`"))?;
         lock::lock_exclusive(names.as_fd()).context(Kind::Internal, || "cannot lock the names".into())?;
         if self.holder_of(name)?.is_none() {

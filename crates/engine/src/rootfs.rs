@@ -13,6 +13,18 @@ use crate::engine::{Engine, snapshot_key};
 use crate::paths::make_directory;
 use crate::record::ContainerRecord;
 
+/// The whole lines in the first MiB of a file inside `root`, links followed inside; empty where it is
+/// missing or no regular file. Half a line would be another one: `1000` cut to `10` is another user.
+pub(crate) fn read_lines(root: BorrowedFd<'_>, path: &str) -> Result<Vec<u8>> {
+    const LIMIT: usize = 1 << 20;
+    let mut bytes = sys_fs::read_in_root(root, path, LIMIT + 1)?.unwrap_or_default();
+    if bytes.len() > LIMIT {
+        let end = bytes[..LIMIT].iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        bytes.truncate(end);
+    }
+    Ok(bytes)
+}
+
 /// A mounted root file system that nobody sees: it is gone when this and its copies are dropped.
 pub(crate) struct Rootfs {
     mount: OwnedFd,
@@ -55,10 +67,9 @@ impl Rootfs {
         self.mount
     }
 
-    /// A file of it, links followed inside; empty where it is missing or no regular file.
+    /// A file of it: see [`read_lines`].
     pub(crate) fn read(&self, path: &str) -> Result<Vec<u8>> {
-        const LIMIT: usize = 16 << 20;
-        Ok(sys_fs::read_in_root(self.mount(), path, LIMIT)?.unwrap_or_default())
+        read_lines(self.mount(), path)
     }
 
     /// Makes the directory `path` with those above it where they are missing, owned by `owner`.

@@ -64,10 +64,10 @@ impl Engine {
                 self.await_monitor(&id);
                 // A monitor that was killed has left a state that says "running", and maybe processes.
                 let now = self.records.load(&id).and_then(|now| self.reconciled_under(now, &lock));
+                self.clean_after_kill(&id);
                 if now.is_ok_and(|now| now.state.state == container.state.state) {
                     self.note_failure(&container, &error);
                 }
-                self.clean_after_kill(&id);
                 Err(error)
             }
         }

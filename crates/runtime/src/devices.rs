@@ -49,6 +49,9 @@ pub(crate) fn populate_dev(root: &Root, spec: &Spec, linux: &Linux) -> Result<()
         return Ok(());
     }
     let dev = root.open_or_make("/dev", true, ResolveFlags::NO_SYMLINKS)?;
+    // A mode that the node gets as it is made needs no second look at a name that somebody else, in
+    // a shared volume, may have given to something else.
+    let umask = rustix::process::umask(Mode::empty());
     for (path, major, minor) in DEVICES {
         let number = rustix::fs::makedev(major, minor);
         make(root, &Node { path, kind: FileType::CharacterDevice, number, mode: 0o666, owner: (0, 0) })?;
@@ -56,6 +59,7 @@ pub(crate) fn populate_dev(root: &Root, spec: &Spec, linux: &Linux) -> Result<()
     for device in linux.devices().iter().flatten() {
         add(root, device).within(|| format!("cannot make device `{}`", device.path().display()))?;
     }
+    rustix::process::umask(umask);
     let ptmx = root.resolve("/dev/pts/ptmx", OFlags::PATH, ResolveFlags::empty()).is_ok();
     for (name, target) in LINKS.into_iter().chain(ptmx.then_some(("ptmx", "pts/ptmx"))) {
         match rustix::fs::symlinkat(target, &dev, name) {
@@ -90,9 +94,6 @@ fn make(root: &Root, node: &Node<'_>) -> Result<()> {
     let parent = root.open_or_make(parent, true, ResolveFlags::empty())?;
     match rustix::fs::mknodat(&parent, name, kind, Mode::from_raw_mode(mode), number) {
         Ok(()) => {
-            // The mode went through the umask.
-            let chmod = rustix::fs::chmodat(&parent, name, Mode::from_raw_mode(mode), AtFlags::empty());
-            chmod.io_context(|| format!("chmod({path}, {mode:o})"))?;
             if owner != (0, 0) {
                 let (uid, gid) = (Uid::from_raw(owner.0), Gid::from_raw(owner.1));
                 rustix::fs::chownat(&parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)

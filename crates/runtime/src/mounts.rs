@@ -33,6 +33,9 @@ const OPEN_IN_PROC: [&str; 11] = [
     "/proc/sys/crypto/fips_enabled",
 ];
 
+/// The most links to nowhere that are followed on the way to one place to mount on.
+const LINKS: u32 = 8;
+
 /// The container's root file system, as a descriptor of the mount on its top.
 pub(crate) struct Root(OwnedFd);
 
@@ -79,8 +82,33 @@ impl Root {
             }
             Err(errno) => return Err(errno).io_context(|| format!("cannot open `{path}` in the container")),
         }
+        self.make(path, directory, how, 0)
+    }
+
+    /// Makes what is missing of `path`, `links` symbolic links after the path that was asked for.
+    fn make(&self, path: &str, directory: bool, how: ResolveFlags, links: u32) -> Result<OwnedFd> {
         let (parent, name) = split(path);
-        let parent_fd = self.open_or_make(parent, true, how)?;
+        let parent_fd = match self.resolve(parent, OFlags::PATH, how) {
+            Err(Errno::NOENT) => self.make(parent, true, how, links)?,
+            _ => self.open_or_make(parent, true, how)?,
+        };
+        // A link that leads nowhere yet, as `/etc/resolv.conf` does in many images: what it leads to
+        // is made, inside the root.
+        if !how.contains(ResolveFlags::NO_SYMLINKS)
+            && let Ok(target) = rustix::fs::readlinkat(&parent_fd, name, Vec::new())
+        {
+            let target = target.to_string_lossy();
+            if links == LINKS {
+                let message = format!("too many symbolic links at `{path}` in the container");
+                return Err(Error::new(Kind::Denied, message));
+            }
+            let target =
+                if target.starts_with('/') { target.into_owned() } else { format!("{parent}/{target}") };
+            return match self.resolve(&target, OFlags::PATH, how) {
+                Err(Errno::NOENT) => self.make(&target, directory, how, links + 1),
+                other => other.io_context(|| format!("cannot open `{target}` in the container")),
+            };
+        }
         let made = if directory {
             rustix::fs::mkdirat(&parent_fd, name, Mode::from_raw_mode(0o755))
         } else {

@@ -50,17 +50,21 @@ pub fn open_in_root(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> CallResu
 /// Reads a regular file inside the tree whose root is `root`, at most `limit` bytes; `None` when it
 /// does not exist or is no regular file.
 pub fn read_in_root(root: BorrowedFd<'_>, path: &str, limit: usize) -> CallResult<Option<Vec<u8>>> {
-    let fd = match open_in_root(root, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY) {
+    // Opening a device does something, opening a pipe waits: it is looked at first.
+    let found = match open_in_root(root, path, OFlags::PATH) {
         Ok(fd) => fd,
-        Err(error) if matches!(error.errno(), Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO) => {
+        Err(error) if matches!(error.errno(), Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
             return Ok(None);
         }
         Err(error) => return Err(error),
     };
-    let stat = rustix::fs::fstat(&fd).call(|| format!("fstat({path})"))?;
+    let stat = rustix::fs::fstat(&found).call(|| format!("fstat({path})"))?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Ok(None);
     }
+    let by_number = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&found));
+    let fd = rustix::fs::open(by_number, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .call(|| format!("open({path})"))?;
     let mut bytes = vec![0; limit.min(stat.st_size.max(0) as usize + 1)];
     let mut length = 0;
     while length < bytes.len() {

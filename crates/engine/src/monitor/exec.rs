@@ -7,7 +7,7 @@ use robot_env_diag::{Error, IoContext, Kind, Result, Within};
 use robot_env_runtime::{self as runtime, Console, Exec};
 use robot_env_spec::{HostFacts, ProcessOverrides, ResolvedUser, plan_exec, resolve_user};
 use robot_env_sys::cgroup::{self, Cgroup};
-use robot_env_sys::{fs as sys_fs, process};
+use robot_env_sys::process;
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +17,7 @@ use crate::monitor::supervise::{Audience, Nothing, ProcessIo, supervise};
 use crate::monitor::{adopt_terminal, external_runtime, own_mounts, streams};
 use crate::record::ProcessRecord;
 use crate::records::{Container, read_json};
+use crate::rootfs::read_lines;
 use crate::stream::ExitNotice;
 
 /// What an exec is to do, as the front says it.
@@ -124,9 +125,7 @@ impl Place {
         let path = format!("/proc/{}/root", self.process.pid);
         let root = rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .io_context(|| format!("cannot open `{path}`"))?;
-        let read = |path: &str| -> Result<Vec<u8>> {
-            Ok(sys_fs::read_in_root(root.as_fd(), path, 16 << 20)?.unwrap_or_default())
-        };
+        let read = |path: &str| read_lines(root.as_fd(), path);
         resolve_user(Some(user), &[], &read("/etc/passwd")?, &read("/etc/group")?)
     }
 
