@@ -446,6 +446,25 @@ fn privileged_fifty_containers_come_and_go() {
     place.assert_empty();
 }
 
+#[test]
+fn privileged_what_a_container_wrote_can_be_kept() {
+    let place = place!("keep");
+    place.sleeper("--name work");
+    let write = "exec work dd if=/dev/zero of=/result bs=1000000 count=2";
+    assert_eq!(place.run(write).code, 0);
+    assert_eq!(place.run("rm --keep kept:1 work").code, 1, "it runs");
+    let done = place.run("rm -f --keep kept:1 work");
+    assert_eq!(done.code, 0, "{done:?}");
+    assert!(done.err.contains("kept as kept:1"), "{done:?}");
+    assert_eq!(place.run("inspect work").code, 1);
+    assert_eq!(place.run("run --rm --network none kept:1 stat -c %s /result").ok(), "2000000");
+    place.sleeper("--name lost");
+    assert_eq!(place.run("exec lost dd if=/dev/zero of=/result bs=1000000 count=2").code, 0);
+    let done = place.run("rm -f lost");
+    assert_eq!(done.out, "lost\n");
+    assert!(done.err.contains("2MB that it had written are gone"), "{done:?}");
+}
+
 fn kill(pid: i32) {
     let pid = rustix::process::Pid::from_raw(pid).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();

@@ -1,9 +1,14 @@
 use clap::Args;
 use robot_env_diag::{Error, Kind, Result};
-use robot_env_engine::RemoveContainerOptions;
+use robot_env_engine::{Engine, RemoveContainerOptions};
+use robot_env_oci::Reference;
 
 use crate::app::App;
+use crate::format::human;
 use crate::verb::{Exit, Verb};
+
+/// From so many bytes on, `rm` says how much a container had written.
+const WORTH_A_LINE: u64 = 1_000_000;
 
 /// Remove containers
 #[derive(Args)]
@@ -11,6 +16,9 @@ pub(crate) struct Rm {
     /// Kill a running container first
     #[arg(short, long)]
     force: bool,
+    /// Save what the container has written as an image of this name first
+    #[arg(long, value_name = "IMAGE")]
+    keep: Option<String>,
     /// Remove a link (there are none)
     #[arg(short, long, hide = true)]
     link: bool,
@@ -29,20 +37,58 @@ impl Verb for Rm {
         if self.link {
             return Err(Error::new(Kind::Unsupported, "--link is not supported: there are no links"));
         }
+        let keep = self.keep.as_deref().map(str::parse::<Reference>).transpose()?;
+        if keep.is_some() && self.containers.len() > 1 {
+            return Err(Error::invalid("--keep names one image, so it takes one container"));
+        }
         let engine = app.engine()?;
         let options = RemoveContainerOptions { force: self.force, volumes: self.volumes };
-        let exit = app.each(&self.containers, |text| match engine.remove(text, options) {
-            // With --force, what is not there need not be removed.
-            Err(error) if self.force && error.kind() == Kind::NotFound => {
-                app.show(&error);
-                Ok(())
+        let exit = app.each(&self.containers, |text| {
+            let written = engine.written(text).map_or(0, |usage| usage.length);
+            if let Some(keep) = &keep {
+                save(app, &engine, text, keep, self.force)?;
             }
-            removed => {
-                removed?;
-                app.print_line(text)
+            match engine.remove(text, options) {
+                // With --force, what is not there need not be removed.
+                Err(error) if self.force && error.kind() == Kind::NotFound => {
+                    app.show(&error);
+                    return Ok(());
+                }
+                removed => removed?,
+            };
+            if keep.is_none() && written >= WORTH_A_LINE {
+                let size = human::decimal(written);
+                app.say(&format!("{text}: {size} that it had written are gone (`rm --keep IMAGE` saves them)"));
             }
+            app.print_line(text)
         });
         engine.empty_trash_later();
         exit
     }
+}
+
+/// Makes an image of what the container has written; one that runs is killed first, so that nothing
+/// comes after.
+fn save(app: &App, engine: &Engine, text: &str, keep: &Reference, force: bool) -> Result<()> {
+    let container = engine.container(text)?;
+    if container.state.state.is_active() {
+        if !force {
+            return Err(Error::new(
+                Kind::Conflict,
+                format!("cannot remove container \"/{}\": it is running", container.record.name),
+            )
+            .with_hint("stop it first, or add --force"));
+        }
+        if container.record.spec.auto_remove {
+            return Err(Error::new(
+                Kind::Conflict,
+                format!("cannot keep container `{}`: it removes itself when it ends", container.record.name),
+            )
+            .with_hint("`robot-env commit` saves it while it runs"));
+        }
+        engine.stop(text, &robot_env_engine::StopOptions { signal: Some("KILL".into()), timeout: None })?;
+    }
+    let image = engine.keep(text, keep.clone().or_latest())?;
+    app.say(&format!("kept as {} ({})", keep.clone().or_latest().familiar(), image.id));
+    Ok(())
 }
