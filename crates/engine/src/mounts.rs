@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use robot_env_diag::{Error, IoContext, Kind, Result};
 use robot_env_oci::RuntimeConfig;
@@ -27,6 +27,33 @@ impl MountPoint {
             _ => true,
         }
     }
+
+    /// The part of the volume that is mounted, where it is not the whole.
+    pub(crate) fn part(&self) -> Option<&str> {
+        match &self.spec {
+            Some(MountSpec { source: MountSource::Volume { subpath, .. }, .. }) => subpath.as_deref(),
+            _ => None,
+        }
+    }
+}
+
+/// Where a part of a volume is mounted for its container's start.
+pub(crate) fn part_place(run: &Path, index: usize) -> PathBuf {
+    run.join(format!("part-{index}"))
+}
+
+/// A file or directory inside a volume, as a mount of its own. Links may not lead out of the volume;
+/// and what was found is what is mounted, whatever another container that has the volume makes of the
+/// path meanwhile.
+pub(crate) fn tree_below(volume: &str, subpath: &str) -> Result<OwnedFd> {
+    Ok(mount::clone_tree(found_below(volume, subpath)?.as_fd(), "", true)?)
+}
+
+fn found_below(directory: &str, subpath: &str) -> Result<OwnedFd> {
+    let root = sys_fs::open_directory(Path::new(directory))?;
+    sys_fs::open_in_root(root.as_fd(), subpath, rustix::fs::OFlags::PATH).map_err(|error| {
+        Error::new(Kind::InvalidInput, format!("cannot find `{subpath}` in it")).because(error)
+    })
 }
 
 impl Engine {
@@ -104,9 +131,19 @@ impl Engine {
         })
     }
 
-    /// The mounts as the plan wants them. Sources that may be made are made now.
+    /// The mounts as the plan wants them. Sources that may be made are made now. A part of a volume
+    /// is expected at [`part_place`], which the caller makes.
     pub(crate) fn resolved_mounts(&self, record: &ContainerRecord) -> Result<Vec<ResolvedMount>> {
-        record.mounts.iter().filter(|point| point.kind != "image").map(|point| self.resolve(point)).collect()
+        let run = self.paths.container_run(&record.id);
+        let own = record.mounts.iter().enumerate().filter(|(_, point)| point.kind != "image");
+        own.map(|(index, point)| {
+            let mut mount = self.resolve(point)?;
+            if point.part().is_some() {
+                mount.source = part_place(&run, index).to_string_lossy().into_owned();
+            }
+            Ok(mount)
+        })
+        .collect()
     }
 
     fn resolve(&self, point: &MountPoint) -> Result<ResolvedMount> {
@@ -132,12 +169,6 @@ impl Engine {
                 out.recursive = *recursive;
                 out.read_only_depth = *read_only_depth;
                 make_source(&point.source, *create_source)?;
-            }
-            Some(MountSource::Volume { subpath, .. }) => {
-                self.check_volume_of(point)?;
-                if let Some(subpath) = subpath {
-                    out.source = directory_below(&point.source, subpath)?;
-                }
             }
             _ if point.volume.is_some() => self.check_volume_of(point)?,
             _ => make_source(&point.source, false)?,
@@ -182,7 +213,7 @@ pub(crate) fn attach_image(
         target: point.target.clone(),
         kind: "bind".into(),
         source: match subpath {
-            Some(subpath) => directory_below(&root, &subpath)?,
+            Some(subpath) => path_below(&root, &subpath)?,
             None => root,
         },
         read_only: true,
@@ -238,12 +269,9 @@ fn make_source(source: &str, create: bool) -> Result<()> {
         .io_context(|| format!("cannot make bind source `{source}`"))
 }
 
-/// A directory inside a volume or an image: links in it may not lead out.
-pub(crate) fn directory_below(volume: &str, subpath: &str) -> Result<String> {
-    let root = sys_fs::open_directory(Path::new(volume))?;
-    let found = sys_fs::open_in_root(root.as_fd(), subpath, rustix::fs::OFlags::PATH).map_err(|error| {
-        Error::new(Kind::InvalidInput, format!("cannot find `{subpath}` in it")).because(error)
-    })?;
+/// A path inside an image, which nobody can change meanwhile: links in it may not lead out.
+fn path_below(image: &str, subpath: &str) -> Result<String> {
+    let found = found_below(image, subpath)?;
     let path = fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd()))
         .io_context(|| format!("cannot find `{subpath}` in it"))?;
     Ok(path.to_string_lossy().into_owned())

@@ -4,7 +4,7 @@ use std::fs;
 
 use jiff::Timestamp;
 use oci_spec::runtime::Spec;
-use robot_env_diag::Result;
+use robot_env_diag::{Kind, Result};
 use robot_env_spec::ContainerId;
 use robot_env_sys::cgroup;
 use robot_env_sys::fs::Durability;
@@ -53,7 +53,11 @@ impl Engine {
         let code = exit.code;
         container.state.state = State::Exited { exit };
         container.state.health = None;
-        self.records.save_state(&id, &container.state, Durability::NoSync)?;
+        match self.records.save_state(&id, &container.state, Durability::NoSync) {
+            // It is found dead again by the next command; this one, which may be to remove it, goes on.
+            Err(error) if error.kind() == Kind::NoSpace => {}
+            done => done?,
+        }
         let _ = fs::remove_dir_all(self.paths.container_run(&id));
         self.tell(&container.record, "die", &[("exitCode", code.to_string())]);
         if container.record.spec.auto_remove {

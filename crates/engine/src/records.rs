@@ -223,7 +223,14 @@ impl Records {
         state: &StateRecord,
         durability: Durability,
     ) -> Result<()> {
-        write_json(&self.paths.container(id), "state.json", state, durability)
+        let directory = self.paths.container(id);
+        match write_json(&directory, "state.json", state, durability) {
+            // A container that ends on a full disk is recorded all the same.
+            Err(error) if error.kind() == Kind::NoSpace => {
+                write_in_place(&directory.join("state.json"), state).map_err(|_| error)
+            }
+            done => done,
+        }
     }
 
     /// Frees a name, if it is still this container's.
@@ -361,6 +368,20 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     serde_json::from_slice(&bytes)
         .map(Some)
         .context(Kind::Corrupt, || format!("cannot read `{}`", path.display()))
+}
+
+/// Writes a JSON document over the one that is there, where it has room in the same block: by one
+/// call, and with spaces up to the old length, so that no moment has half of it.
+fn write_in_place<T: Serialize>(path: &Path, value: &T) -> std::io::Result<()> {
+    const BLOCK: usize = 4096;
+    let file = fs::OpenOptions::new().write(true).open(path)?;
+    let length = file.metadata()?.len() as usize;
+    let mut bytes = serde_json::to_vec(value)?;
+    if length == 0 || bytes.len().max(length) > BLOCK {
+        return Err(std::io::ErrorKind::StorageFull.into());
+    }
+    bytes.resize(bytes.len().max(length), b' ');
+    (&file).write_all(&bytes)
 }
 
 /// Writes a JSON document whole or not at all.

@@ -26,7 +26,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 
 use crate::engine::Engine;
-use crate::mounts::directory_below;
+use crate::mounts::tree_below;
 use crate::paths::make_directory;
 use crate::record::{ContainerRecord, MountPoint, ProcessRecord, State};
 use crate::records::{Container, ContainerLock};
@@ -251,18 +251,18 @@ impl Engine {
             mount::attach(tree.as_fd(), sys_fs::open_directory(&place)?.as_fd())?;
             return Ok(Ok(mount::clone_tree(directory.as_fd(), "", false)?));
         }
-        let source = match subpath {
-            Some(subpath) => directory_below(&point.source, subpath)?,
-            None => point.source.clone(),
-        };
-        if fs::metadata(&source).is_err() {
+        let source = &point.source;
+        if fs::metadata(source).is_err() {
             let missing = match &point.volume {
                 Some(name) => format!("the volume `{name}` is missing"),
                 None => format!("`{source}`, which is mounted there, does not exist on the host"),
             };
             return Ok(Err(missing));
         }
-        Ok(Ok(mount::clone_path(&source, true)?))
+        Ok(Ok(match subpath {
+            Some(subpath) => tree_below(source, subpath)?,
+            None => mount::clone_path(source, true)?,
+        }))
     }
 
     /// An image's layers, read-only.

@@ -200,6 +200,8 @@ fn prepare(joiner: Joiner<'_>) -> Result<Infallible> {
             init::terminal_in(master, *size, uid, sync)?;
         }
     }
+    // `finish` closes what is open.
+    std::mem::forget(request.console);
     finish(
         request.process,
         &Last {

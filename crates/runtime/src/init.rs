@@ -153,6 +153,8 @@ fn prepare(context: Context<'_>) -> Result<Infallible> {
     let start_hooks = hooks_list.start_container().clone();
     let before_program = || hooks::run(start_hooks.as_deref(), "startContainer", &state(Status::Created));
     let gate = context.gate.map(|gate| gate.as_fd());
+    // `finish` closes what is open.
+    std::mem::forget(context.console);
     process::finish(
         process_spec,
         &Last {

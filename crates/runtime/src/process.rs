@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::ffi::{CString, OsStr};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -35,13 +35,18 @@ pub(crate) struct Last<'a> {
     pub(crate) before_program: &'a dyn Fn() -> Result<()>,
 }
 
-/// Gives the calling process the identity and the rights of `process`, waits at the gate and
+/// Gives the calling process, whose callers must not drop owners of descriptors any more, the identity and the rights of `process`, waits at the gate and
 /// executes the program. Comes back only with a failure.
 pub(crate) fn finish(process: &Process, last: &Last<'_>) -> Result<Infallible> {
     let args = process.args().as_deref().unwrap_or_default();
     let Some(name) = args.first() else {
         return Err(Error::invalid("the runtime spec's process has no args"));
     };
+    // What is open of the host's would be one `/proc/self/fd/7` away from the working directory.
+    let mut keep = vec![last.sync.as_fd().as_raw_fd()];
+    keep.extend(last.gate.map(|gate| gate.as_raw_fd()));
+    keep.extend((3..3 + last.preserve_fds).map(|number| number as RawFd));
+    sys_process::close_all_but(&keep)?;
     set_limits(process)?;
     set_scheduling(process)?;
     if let Some(profile) = process.apparmor_profile().as_deref().filter(|p| !matches!(*p, "" | "unconfined"))

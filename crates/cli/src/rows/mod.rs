@@ -25,9 +25,15 @@ pub(crate) fn short(id: &str) -> &str {
     hex.get(..12).unwrap_or(hex)
 }
 
-/// Labels as lists show them: `a=1,b=2`.
+/// Labels as lists show them: `a=1,b=2`. They are an image's words: what would drive a terminal is
+/// shown as `\u{1b}`.
 pub(crate) fn labels(labels: &std::collections::BTreeMap<String, String>) -> String {
-    labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+    let text = labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",");
+    if !text.contains(char::is_control) {
+        return text;
+    }
+    let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(shown).collect()
 }
 
 /// A row with further fields, or with other values of those that it has.

@@ -14,6 +14,7 @@ use robot_env_sys::cgroup::{self, Cgroup, Hierarchies};
 use robot_env_sys::fs::{self as sys_fs, Durability};
 use robot_env_sys::poll::SignalFd;
 use robot_env_sys::{mount, namespace, process, socket};
+use rustix::fs::{FileType, Mode, OFlags};
 
 use crate::engine::{Engine, cgroup_path};
 use crate::launch::{Answer, Orders};
@@ -21,7 +22,7 @@ use crate::monitor::health::HealthCheck;
 use crate::monitor::log::LogWriter;
 use crate::monitor::supervise::{Audience, ProcessIo, supervise};
 use crate::monitor::{adopt_terminal, external_runtime, own_mounts, restart, streams};
-use crate::mounts;
+use crate::mounts::{self, part_place};
 use crate::record::{ContainerRecord, ExitRecord, ProcessRecord, State, StateRecord};
 use crate::resolve::file_mount;
 use crate::rootfs::Rootfs;
@@ -110,7 +111,12 @@ impl Monitor {
     /// image is executed: a process that nobody could find again there never is.
     fn start(&self, state: &StateRecord) -> Result<Started> {
         let within = || format!("cannot start container `{}`", self.record.name);
-        let Ready { gate, process: mut started } = self.make().within(within)?;
+        let made = self.make().within(within);
+        // Nothing of a volume may be below the run directory when that is removed.
+        for (index, _) in self.parts() {
+            let _ = mount::detach(&part_place(&self.run, index).to_string_lossy());
+        }
+        let Ready { gate, process: mut started } = made?;
         let running = StateRecord {
             state: State::Running {
                 process: ProcessRecord {
@@ -158,6 +164,7 @@ impl Monitor {
         let host = engine.host_facts_with(&hierarchies);
         let rootfs = Rootfs::of(engine, record)?;
         let mut resolved = engine.resolve_start(record, &rootfs, &host)?;
+        self.mount_parts()?;
         self.mount_images(&mut resolved.mounts)?;
         self.mount_shared_memory(&mut resolved.mounts)?;
         let planned = plan(&record.spec, &record.image_config, &host, &resolved)?;
@@ -254,6 +261,32 @@ impl Monitor {
         for (index, (point, tree)) in images.into_iter().zip(&trees).enumerate() {
             let directory = self.run.join(format!("image-{index}"));
             mounts.push(mounts::attach_image(point, tree.as_fd(), &directory)?);
+        }
+        Ok(())
+    }
+
+    fn parts(&self) -> impl Iterator<Item = (usize, (&str, &str))> {
+        let mounts = self.record.mounts.iter().enumerate();
+        mounts.filter_map(|(index, point)| Some((index, (point.source.as_str(), point.part()?))))
+    }
+
+    /// Parts of volumes, mounted where only this monitor and its children see them.
+    fn mount_parts(&self) -> Result<()> {
+        if self.parts().next().is_some() {
+            own_mounts()?;
+        }
+        for (index, (volume, subpath)) in self.parts() {
+            let tree = mounts::tree_below(volume, subpath)?;
+            let place = part_place(&self.run, index);
+            let stat = rustix::fs::fstat(&tree).io_context(|| format!("fstat({subpath})"))?;
+            if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+                crate::paths::make_directory(&place, 0o700)?;
+            } else {
+                fs::write(&place, "").io_context(|| format!("cannot write `{}`", place.display()))?;
+            }
+            let target = rustix::fs::open(&place, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+                .io_context(|| format!("cannot open `{}`", place.display()))?;
+            mount::attach(tree.as_fd(), target.as_fd())?;
         }
         Ok(())
     }

@@ -1,0 +1,243 @@
+//! kill -9 of our processes at many moments of every command: afterwards the next command works,
+//! and every container runs with a monitor, is recorded as dead, or is gone.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use robot_env_testkit::registry::TestRegistry;
+
+use crate::place::Place;
+use crate::place_or_return;
+
+/// How long the program of a container sleeps, and what its command line is known by.
+const PROGRAM: &str = "31536000";
+/// The same of an exec.
+const FURTHER: &str = "31535999";
+
+/// Numbers that are the same each time (xorshift64).
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+}
+
+/// Whom a round kills.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Victims {
+    Everybody,
+    Front,
+    Monitors,
+}
+
+fn pids() -> impl Iterator<Item = i32> {
+    fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+fn words(pid: i32) -> Vec<String> {
+    let text = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    text.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
+}
+
+/// Programs of containers with this command line, whoever their parents are.
+fn programs(line: &[&str]) -> Vec<i32> {
+    pids()
+        .filter(|pid| {
+            let mut has = words(*pid);
+            has.pop();
+            has == line
+        })
+        .collect()
+}
+
+fn kill(pid: i32) {
+    if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+}
+
+/// Kills the program's processes that work on this place, again and again until none is left.
+fn kill_ours(place: &Place, front: &Child, victims: Victims) {
+    let root = place.directory.join("root").display().to_string();
+    if victims == Victims::Front {
+        return kill(front.id() as i32);
+    }
+    loop {
+        let found: Vec<i32> = pids()
+            .filter(|pid| {
+                let words = words(*pid);
+                let monitor = words.get(1).is_some_and(|word| word == "monitor");
+                words.contains(&root) && (victims == Victims::Everybody || monitor)
+            })
+            .filter(|pid| !ended(*pid))
+            .collect();
+        if found.is_empty() {
+            return;
+        }
+        found.into_iter().for_each(kill);
+        std::thread::sleep(Duration::from_millis(1));
+        if victims == Victims::Monitors {
+            return;
+        }
+    }
+}
+
+fn ended(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |text| text.contains(") Z "))
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    fs::read_dir(directory)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|e| e.file_name().into_string().ok())
+        .collect()
+}
+
+/// Everything that is named after a container, on disk.
+fn ids(place: &Place) -> BTreeSet<String> {
+    let parts = ["root/containers", "root/snapshots", "run/containers"];
+    let all = parts.iter().flat_map(|part| names(&place.directory.join(part)));
+    all.filter(|name| name.len() == 64).collect()
+}
+
+/// What must hold once nobody is at work; what was killed takes a moment to go.
+#[track_caller]
+fn check(place: &Place, what: &str) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while let Err(reason) = settled(place) {
+        assert!(Instant::now() < deadline, "{what}: {reason}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Whether every container runs with a monitor or is recorded as one that does not, and nothing
+/// else runs.
+fn settled(place: &Place) -> Result<(), String> {
+    let before = Instant::now();
+    let listed =
+        place.command(&["ps", "-a", "--no-trunc", "--format", "{{.ID}} {{.State}} {{.Names}}"]).run();
+    let took = before.elapsed();
+    assert!(listed.code == 0 && listed.err.is_empty(), "{listed:?}");
+    assert!(took < Duration::from_secs(5), "the next command works at once: {took:?}");
+    let mut running = 0;
+    for line in listed.out.lines() {
+        let [id, state, name] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
+        let found = place.command(&["inspect", "-f", "{{.Id}} {{.State.Pid}}", name]).run();
+        let (by_name, pid) = found.out.trim().split_once(' ').ok_or_else(|| format!("{line}: {found:?}"))?;
+        assert_eq!(by_name, id, "a name leads to its container");
+        match state {
+            "running" | "paused" => {
+                running += 1;
+                let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+                let parent =
+                    stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok());
+                if !parent.is_some_and(|parent| words(parent).get(1).is_some_and(|word| word == "monitor")) {
+                    return Err(format!("{line}: no monitor: {stat}"));
+                }
+            }
+            _ => assert!(matches!(state, "created" | "exited"), "{line}"),
+        }
+    }
+    match programs(&["sleep", PROGRAM]) {
+        found if found.len() == running => Ok(()),
+        found => Err(format!("{found:?} run, not {running}")),
+    }
+}
+
+/// What must hold when everything was removed.
+#[track_caller]
+fn check_nothing_left(place: &Place, seen: &BTreeSet<String>, what: &str) {
+    place.run("system prune -f").ok();
+    place.assert_empty();
+    for hierarchy in names(Path::new("/sys/fs/cgroup")) {
+        for id in seen {
+            for path in [format!("{hierarchy}/robot-env/{id}"), format!("robot-env/{id}")] {
+                assert!(!Path::new("/sys/fs/cgroup").join(&path).exists(), "{what}: cgroup {path}");
+            }
+        }
+    }
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(&place.directory.path().display().to_string()), "{what}: {mounts}");
+}
+
+/// A command that is killed: what must be there before, and its words.
+const ROUNDS: &[(&[&str], &str)] = &[
+    (&[], "run -d --name web --network none --cpus 1 busybox sleep 31536000"),
+    (&[], "run --rm --name web --network none busybox sleep 31536000"),
+    (&[], "run -d --rm --init --name web --network none -v /data busybox sleep 31536000"),
+    (&[], "create --name web --network none -v kept:/data busybox sleep 31536000"),
+    (&["create"], "start web"),
+    (&["create"], "rename web www"),
+    (&["create"], "rm web"),
+    (&["create", "start"], "exec web sleep 31535999"),
+    (&["create", "start"], "stop -t 1 web"),
+    (&["create", "start"], "restart -t 0 web"),
+    (&["create", "start"], "rm -f web"),
+    (&["create", "start"], "kill web"),
+    (&["create", "start"], "pause web"),
+];
+
+#[test]
+fn privileged_kills_at_any_moment_leave_what_the_next_command_copes_with() {
+    let place = place_or_return!("kills");
+    let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
+    let mut seen = BTreeSet::new();
+    for round in 0..ROUNDS.len() * 6 {
+        let (before, line) = ROUNDS[round % ROUNDS.len()];
+        for step in before {
+            let words = match *step {
+                "create" => "create --name web --network none busybox sleep 31536000",
+                _ => "start web",
+            };
+            place.run(words).ok();
+        }
+        let victims = match numbers.below(4) {
+            0 => Victims::Front,
+            1 => Victims::Monitors,
+            _ => Victims::Everybody,
+        };
+        let delay = Duration::from_micros(numbers.below(45_000));
+        let what = format!("round {round}: {line}: {victims:?} after {delay:?}");
+        let mut call = place.command(&line.split(' ').collect::<Vec<_>>());
+        let mut front = call.0.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(delay);
+        kill_ours(&place, &front, victims);
+        // Without its monitors a front ends by itself, and one that nobody killed is told to.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while front.try_wait().unwrap().is_none() {
+            if Instant::now() > deadline || line.starts_with("run --rm") || line.starts_with("exec") {
+                kill(front.id() as i32);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        seen.extend(ids(&place));
+        check(&place, &what);
+        // The name can be used again, at once.
+        for name in ["web", "www"] {
+            place.run(&format!("unpause {name}"));
+            let removed = place.run(&format!("rm -f {name}"));
+            assert_eq!(removed.code, 0, "{what}: {removed:?}");
+        }
+        assert_eq!(place.run("ps -aq").ok(), "", "{what}");
+        let again = place.run("create --name web --network none busybox true");
+        assert_eq!(again.code, 0, "{what}: {again:?}");
+        seen.extend(ids(&place));
+        place.run("rm web").ok();
+        assert!(
+            programs(&["sleep", PROGRAM]).is_empty() && programs(&["sleep", FURTHER]).is_empty(),
+            "{what}"
+        );
+        if round % ROUNDS.len() == ROUNDS.len() - 1 {
+            check_nothing_left(&place, &seen, &what);
+        }
+    }
+}
