@@ -118,7 +118,11 @@ impl Engine {
     /// # Errors
     /// `Conflict` while a container, running or not, has it; `NotFound` without it.
     pub fn remove_volume(&self, name: &str) -> Result<()> {
-        self.volume(name)?;
+        match self.volume(name) {
+            // It is to go, whatever its record says.
+            Err(error) if error.kind() == Kind::Corrupt => {}
+            found => drop(found?),
+        }
         let _claim = self.claim(true)?;
         if let Some(user) = self.volume_users()?.get(name).and_then(|users| users.first()) {
             return Err(Error::new(Kind::Conflict, format!("remove {name}: volume is in use - [{user}]")));

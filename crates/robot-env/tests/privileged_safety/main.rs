@@ -6,8 +6,10 @@
 mod place;
 
 mod confinement;
+mod disk;
 mod images;
 mod kills;
+mod records;
 
 use place::Place;
 use robot_env_testkit::image::{Compression, Entry, ImageBuilder};
