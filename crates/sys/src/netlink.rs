@@ -1,7 +1,7 @@
 //! Netlink, by messages of our own: a builder for requests, a socket that sends a batch of them and
 //! reads the answers.
 
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::io::Errno;
 
@@ -13,6 +13,10 @@ const RTM_NEWLINK: u16 = 16;
 const IFF_UP: u32 = 1;
 const LOOPBACK_INDEX: i32 = 1;
 const HEADER: usize = 16;
+const BATCH_BEGIN: u16 = 0x10;
+const BATCH_END: u16 = 0x11;
+const MESSAGE_TEXT: u16 = 1; // NLMSGERR_ATTR_MSG
+const SMALL_BATCH: usize = 96 * 1024;
 
 /// `NLM_F_*`: this is a request.
 pub const REQUEST: u16 = 1;
@@ -24,6 +28,8 @@ pub const EXCLUSIVE: u16 = 0x200;
 pub const CREATE: u16 = 0x400;
 /// `NLM_F_DUMP`: all that match.
 pub const DUMP: u16 = 0x300;
+/// `NLM_F_APPEND`: with [`CREATE`], behind what is there.
+pub const APPEND: u16 = 0x800;
 
 /// A request being written: its header, the fixed part, attributes.
 #[derive(Clone, Debug)]
@@ -74,6 +80,16 @@ impl Message {
     /// Adds an attribute that is a number in the machine's byte order.
     pub fn number(&mut self, kind: u16, value: u32) -> &mut Message {
         self.attribute(kind, &value.to_ne_bytes())
+    }
+
+    /// Adds an attribute that is a number in network byte order, as nf_tables wants its numbers.
+    pub fn number_be(&mut self, kind: u16, value: u32) -> &mut Message {
+        self.attribute(kind, &value.to_be_bytes())
+    }
+
+    /// The bytes so far; the header's length and sequence are not yet filled in.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
     /// Begins an attribute that has others inside. Kinds that must carry `NLA_F_NESTED` (0x8000)
@@ -147,7 +163,88 @@ impl NetlinkSocket {
             return Err(CallError::new(format!("socket(AF_NETLINK, {family})"), last_errno()));
         }
         // SAFETY: socket returned a new descriptor that nothing else owns.
-        Ok(NetlinkSocket { fd: unsafe { OwnedFd::from_raw_fd(fd) }, sequence: 0 })
+        let socket = NetlinkSocket { fd: unsafe { OwnedFd::from_raw_fd(fd) }, sequence: 0 };
+        // Kernels before 4.12 lack them: then errors come without the kernel's words.
+        let _ = socket.option(libc::SOL_NETLINK, libc::NETLINK_EXT_ACK, 1);
+        let _ = socket.option(libc::SOL_NETLINK, libc::NETLINK_CAP_ACK, 1);
+        Ok(socket)
+    }
+
+    /// Opens one of the network namespace behind `namespace`. The calling thread goes there and
+    /// comes back; nobody else's thread moves.
+    pub fn open_in(namespace: BorrowedFd<'_>, family: libc::c_int) -> CallResult<Self> {
+        let home = crate::namespace::open("/proc/thread-self/ns/net")?;
+        crate::namespace::join(namespace, libc::CLONE_NEWNET)?;
+        let socket = Self::open(family);
+        crate::namespace::join(home.as_fd(), libc::CLONE_NEWNET)?;
+        socket
+    }
+
+    fn option(&self, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> CallResult<()> {
+        // SAFETY: pointer and length describe `value`.
+        let rc = unsafe {
+            libc::setsockopt(
+                self.fd.as_raw_fd(),
+                level,
+                name,
+                (&raw const value).cast(),
+                size_of_val(&value) as libc::socklen_t,
+            )
+        };
+        if rc < 0 {
+            Err(CallError::new(format!("setsockopt({level}, {name})"), last_errno()))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Sends `messages` to the netfilter subsystem `subsystem` as one transaction: all of them
+    /// happen or none. The first refusal is the error.
+    pub fn transaction(&mut self, subsystem: u16, messages: &mut [Message]) -> CallResult<()> {
+        let Some(last) = messages.len().checked_sub(1) else { return Ok(()) };
+        let mut fixed = [0u8; 4]; // family, version, then the subsystem in network byte order
+        fixed[2..].copy_from_slice(&subsystem.to_be_bytes());
+        let frame = |kind: u16, what: &str| Message::new(kind, 0, what).fixed(&fixed);
+        let mut batch = Vec::new();
+        self.sequence += 1;
+        let first = self.sequence;
+        batch.extend_from_slice(frame(BATCH_BEGIN, "begin").finish(first, 0));
+        for (at, message) in messages.iter_mut().enumerate() {
+            self.sequence += 1;
+            // One acknowledgement stands for all: a refused message is answered in any case, and a
+            // thousand acknowledgements would not fit the receive buffer.
+            batch.extend_from_slice(message.finish(self.sequence, if at == last { ACK } else { 0 }));
+        }
+        let acknowledged = self.sequence;
+        self.sequence += 1;
+        batch.extend_from_slice(frame(BATCH_END, "end").finish(self.sequence, 0));
+        let name = messages[0].what.clone();
+        if batch.len() > SMALL_BATCH {
+            self.option(libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, 2 * batch.len() as libc::c_int)?;
+        }
+        self.send(&batch, &name)?;
+        // The kernel works inside send: every answer is there by now.
+        let (mut done, mut failure) = (false, None);
+        while let Some(buffer) = self.receive_ready(&name)? {
+            for (kind, sequence, body) in parts(&buffer) {
+                if kind != NLMSG_ERROR || !(first..=self.sequence).contains(&sequence) {
+                    continue;
+                }
+                let message = (sequence - first).checked_sub(1).and_then(|at| messages.get(at as usize));
+                let what = message.map_or("nfnetlink commit", |message| message.what.as_str());
+                match i32_at(body, 0) {
+                    Some(0) => done |= sequence == acknowledged,
+                    Some(code) if failure.is_none() => failure = Some(refusal(what, code, body)),
+                    Some(_) => {}
+                    None => return Err(CallError::new(what, Errno::BADMSG)),
+                }
+            }
+        }
+        match failure {
+            Some(error) => Err(error),
+            None if done => Ok(()),
+            None => Err(CallError::new(format!("{name}: no answer"), Errno::BADMSG)),
+        }
     }
 
     /// Sends `messages` in one go and waits for the acknowledgement of each; the first refusal is
@@ -177,7 +274,7 @@ impl NetlinkSocket {
                 match i32_at(body, 0) {
                     Some(0) => {}
                     Some(code) if failure.is_none() => {
-                        failure = Some(CallError::new(message.what.clone(), Errno::from_raw_os_error(-code)));
+                        failure = Some(refusal(&message.what, code, body));
                     }
                     Some(_) => {}
                     None => return Err(CallError::new(message.what.clone(), Errno::BADMSG)),
@@ -204,7 +301,7 @@ impl NetlinkSocket {
                     NLMSG_DONE => return Ok(answers),
                     NLMSG_ERROR => match i32_at(body, 0) {
                         Some(0) => return Ok(answers),
-                        Some(code) => return Err(CallError::new(what, Errno::from_raw_os_error(-code))),
+                        Some(code) => return Err(refusal(&what, code, body)),
                         None => return Err(CallError::new(what, Errno::BADMSG)),
                     },
                     _ => answers.push(body.to_vec()),
@@ -223,6 +320,28 @@ impl NetlinkSocket {
         if sent < 0 { Err(CallError::new(what, last_errno())) } else { Ok(()) }
     }
 
+    /// A datagram that is there already.
+    fn receive_ready(&self, what: &str) -> CallResult<Option<Vec<u8>>> {
+        let mut buffer = vec![0u8; 32 * 1024];
+        loop {
+            // SAFETY: pointer and length describe `buffer`.
+            let n = unsafe {
+                libc::recv(self.fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT)
+            };
+            match n {
+                0.. => {
+                    buffer.truncate(n as usize);
+                    return Ok(Some(buffer));
+                }
+                _ => match last_errno() {
+                    Errno::AGAIN => return Ok(None),
+                    Errno::INTR => {}
+                    errno => return Err(CallError::new(what, errno)),
+                },
+            }
+        }
+    }
+
     fn receive(&self, what: &str) -> CallResult<Vec<u8>> {
         let mut buffer = vec![0u8; 32 * 1024];
         loop {
@@ -236,6 +355,16 @@ impl NetlinkSocket {
             }
         }
     }
+}
+
+/// The error of an answer that refuses `what`, with the kernel's own words where it gave some.
+fn refusal(what: &str, code: i32, body: &[u8]) -> CallError {
+    let errno = Errno::from_raw_os_error(-code);
+    // The answer repeats the request's header, then come attributes.
+    let words = attributes(body.get(4 + HEADER..).unwrap_or_default())
+        .find(|(kind, _)| *kind == MESSAGE_TEXT)
+        .map(|(_, text)| String::from_utf8_lossy(text.strip_suffix(&[0]).unwrap_or(text)).into_owned());
+    CallError::new(words.map_or_else(|| what.to_owned(), |words| format!("{what} ({words})")), errno)
 }
 
 /// The messages in a datagram: kind, sequence, body.
@@ -255,6 +384,11 @@ impl RouteSocket {
     /// Opens one.
     pub fn open() -> CallResult<Self> {
         NetlinkSocket::open(libc::NETLINK_ROUTE).map(RouteSocket)
+    }
+
+    /// Opens one of the network namespace behind `namespace`; see [`NetlinkSocket::open_in`].
+    pub fn open_in(namespace: BorrowedFd<'_>) -> CallResult<Self> {
+        NetlinkSocket::open_in(namespace, libc::NETLINK_ROUTE).map(RouteSocket)
     }
 
     /// Brings up the loopback interface.
