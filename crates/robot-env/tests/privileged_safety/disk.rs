@@ -65,7 +65,10 @@ fn fill(path: &Path) {
 fn no_space(done: &Done, what: &str) {
     assert!(done.code != 0, "{what}: {done:?}");
     let text = done.err.to_lowercase();
-    assert!(text.contains("no space") || text.contains("enospc") || text.contains("bytes are free"), "{what}: {done:?}");
+    assert!(
+        text.contains("no space") || text.contains("enospc") || text.contains("bytes are free"),
+        "{what}: {done:?}"
+    );
     assert!(!text.contains("panicked"), "{what}: {done:?}");
 }
 
@@ -115,7 +118,10 @@ fn privileged_a_full_disk_is_named_and_gives_its_space_back() {
     let listed = place.run("ps -a --format {{.Names}}");
     assert_eq!((listed.code, listed.out.as_str()), (0, "filler\nweb\n"), "{listed:?}");
     let images = place.run("images --format {{.Repository}}");
-    assert!(images.out.contains("busybox") && !images.out.contains("large") && !images.out.contains("copy"), "{images:?}");
+    assert!(
+        images.out.contains("busybox") && !images.out.contains("large") && !images.out.contains("copy"),
+        "{images:?}"
+    );
     assert_eq!(place.field("web", "{{.State.Running}} {{.Id}}"), format!("true {web}"));
     assert_eq!(place.run("exec web cat /data/from-image").ok(), "seed");
     place.run("stop -t 2 web").ok();
@@ -152,9 +158,24 @@ fn privileged_a_full_log_disk_blocks_nobody() {
     let place = place_or_return!("log");
     let ballast = place.directory.join("ballast");
     let free = rustix::fs::statvfs(place.directory.path()).unwrap();
-    File::create(&ballast).unwrap().write_all(&vec![1; (free.f_bavail * free.f_frsize - (6 << 20)) as usize]).unwrap();
-    let words = ["run", "-d", "--name", "talker", "--network", "none", "--log-opt", "max-size=50m", "busybox", "sh", "-c",
-        "yes 0123456789012345678901234567890123456789 | head -n 200000; sleep 1; echo last; exit 4"];
+    File::create(&ballast)
+        .unwrap()
+        .write_all(&vec![1; (free.f_bavail * free.f_frsize - (6 << 20)) as usize])
+        .unwrap();
+    let words = [
+        "run",
+        "-d",
+        "--name",
+        "talker",
+        "--network",
+        "none",
+        "--log-opt",
+        "max-size=50m",
+        "busybox",
+        "sh",
+        "-c",
+        "yes 0123456789012345678901234567890123456789 | head -n 200000; sleep 1; echo last; exit 4",
+    ];
     place.command(&words).run().ok();
     assert_eq!(place.run("wait talker").ok(), "4", "it came to its end");
     let error = place.field("talker", "{{.State.Error}}");
@@ -184,7 +205,11 @@ fn privileged_without_inodes_nothing_is_half_made() {
     while File::create(hoard.join(n.to_string())).is_ok() {
         n += 1;
     }
-    for line in ["run --rm --network none busybox true", "create --name half --network none busybox true", "volume create vol"] {
+    for line in [
+        "run --rm --network none busybox true",
+        "create --name half --network none busybox true",
+        "volume create vol",
+    ] {
         no_space(&place.run(line), line);
     }
     assert_eq!(place.run("ps -aq --no-trunc").ok(), web);

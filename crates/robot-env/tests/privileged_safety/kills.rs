@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use robot_env_testkit::image::{Entry, ImageBuilder};
 use robot_env_testkit::registry::TestRegistry;
 
 use crate::place::Place;
@@ -240,4 +241,100 @@ fn privileged_kills_at_any_moment_leave_what_the_next_command_copes_with() {
             check_nothing_left(&place, &seen, &what);
         }
     }
+}
+
+/// Commands that make and unmake images: an image is there whole or not at all, and the same command
+/// then succeeds.
+#[test]
+fn privileged_kills_leave_images_whole_or_absent() {
+    let place = place_or_return!("image-kills");
+    let registry = TestRegistry::start();
+    let layer = |seed: u8| {
+        let entries: Vec<Entry> =
+            (0..60u8).map(|n| Entry::file(&format!("f{n}"), vec![n ^ seed; 20_000])).collect();
+        entries
+    };
+    let image = ImageBuilder::new().layer(&layer(1)).layer(&layer(2)).layer(&layer(3)).build();
+    registry.put_image("robot", "1", &image);
+    let name = registry.name("robot:1");
+    let archive = place.directory.join("archive.tar").display().to_string();
+    place.run(&format!("pull -q {name}")).ok();
+    place.run(&format!("save -o {archive} {name}")).ok();
+    place.run("run --name writer --network none busybox sh -c cp${IFS}-r${IFS}/bin${IFS}/copy").ok();
+    let mut numbers = Numbers(0x2545_f491_4f6c_dd1d);
+    let lines = [
+        format!("pull -q {name}"),
+        format!("load -q -i {archive}"),
+        "commit writer made:1".to_owned(),
+        format!("rmi -f {name}"),
+        "image prune -a -f".to_owned(),
+    ];
+    for round in 0..lines.len() * 4 {
+        let line = &lines[round % lines.len()];
+        let adds = round % lines.len() < 3;
+        if adds {
+            place.run(&format!("rmi -f {name} made:1"));
+        } else {
+            place.run(&format!("pull -q {name}")).ok();
+        }
+        let delay = Duration::from_micros(numbers.below(60_000));
+        let what = format!("round {round}: {line} after {delay:?}");
+        let mut call = place.command(&line.split(' ').collect::<Vec<_>>());
+        let mut front = call.0.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(delay);
+        kill_ours(&place, &front, Victims::Everybody);
+        front.wait().unwrap();
+        let checked = place.run("system fsck");
+        assert_eq!(checked.code, 0, "{what}: {checked:?}");
+        for wanted in [name.as_str(), "made:1"] {
+            let found = place.run(&format!("image inspect {wanted}"));
+            if found.code == 0 {
+                let run = format!("run --rm --network none {wanted} true");
+                let done = place.run(&run);
+                // The one has no program in it, which only a whole image can say.
+                let want = if wanted == "made:1" { 0 } else { 127 };
+                assert_eq!(done.code, want, "{what}: {done:?}");
+            }
+        }
+        place.run(line).ok();
+        assert_eq!(place.run("inspect writer").code, 0, "{what}");
+    }
+    check_store(&place);
+}
+
+/// Nothing is on its way in the store.
+#[track_caller]
+fn check_store(place: &Place) {
+    place.run("rm -f writer");
+    place.run("system prune -a -f").ok();
+    for part in ["root/staging", "root/layers", "root/images", "root/names"] {
+        assert_eq!(names(&place.directory.join(part)), [""; 0], "{part}");
+    }
+    place.assert_empty();
+}
+
+/// A reader that does not read holds up nobody.
+#[test]
+fn privileged_a_stalled_reader_of_the_log_blocks_nobody() {
+    let place = place_or_return!("stalled");
+    let words = [
+        "run",
+        "-d",
+        "--name",
+        "talker",
+        "--network",
+        "none",
+        "busybox",
+        "sh",
+        "-c",
+        "sleep 0.3; yes 0123456789 | head -n 300000; exit 3",
+    ];
+    place.command(&words).run().ok();
+    let mut reader = place.command(&["logs", "-f", "talker"]).spawn();
+    let begun = Instant::now();
+    assert_eq!(place.run("wait talker").ok(), "3");
+    assert!(begun.elapsed() < Duration::from_secs(20));
+    kill(reader.id() as i32);
+    reader.wait().unwrap();
+    assert_eq!(place.field("talker", "{{.State.Error}}"), "", "nothing was dropped");
 }

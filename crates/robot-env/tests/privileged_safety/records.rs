@@ -40,7 +40,8 @@ fn privileged_a_damaged_container_stops_no_other() {
         for file in ["container.json", "state.json"] {
             let runs = index % 2 == 0;
             let verb = if runs { "run -d" } else { "create" };
-            let id = place.run(&format!("{verb} --name bad --network none -v kept:/kept busybox {program}")).ok();
+            let id =
+                place.run(&format!("{verb} --name bad --network none -v kept:/kept busybox {program}")).ok();
             let path = place.directory.join("root/containers").join(&id).join(file);
             if !runs && file == "state.json" {
                 fs::write(&path, "{\"state\":{\"status\":\"created\"}}").unwrap();
@@ -108,7 +109,10 @@ fn privileged_a_newer_store_is_left_alone() {
         fs::write(&format, &text).unwrap();
         for line in ["ps", "images", "run --rm --network none busybox true", "system prune -f"] {
             let done = place.run(line);
-            assert!(done.code != 0 && done.err.contains("cannot open store") && done.err.contains(hint), "{done:?}");
+            assert!(
+                done.code != 0 && done.err.contains("cannot open store") && done.err.contains(hint),
+                "{done:?}"
+            );
         }
         assert_eq!(fs::read_to_string(&format).unwrap(), text);
     }
@@ -126,7 +130,10 @@ fn privileged_few_descriptors_are_enough_for_many_containers() {
     let limited = |words: &[&str]| {
         let call = place.command(words);
         let mut command = Command::new("sh");
-        command.args(["-c", "ulimit -n 16; exec \"$@\"", "sh"]).arg(call.0.get_program()).args(call.0.get_args());
+        command
+            .args(["-c", "ulimit -n 16; exec \"$@\"", "sh"])
+            .arg(call.0.get_program())
+            .args(call.0.get_args());
         command.output().unwrap()
     };
     let listed = limited(&["ps", "-aq"]);
