@@ -51,7 +51,9 @@ impl Verb for Ps {
         let last = if self.latest { 1 } else { self.last };
         let all = self.all || last > 0 || container::wants_all(&filters);
         let (mut found, damage): (Vec<Container>, _) = engine.containers_and_damage()?;
-        damage.iter().for_each(|error| app.show(error));
+        for error in &damage {
+            app.show(error);
+        }
         found.retain(|c| (all || c.state.state.is_active()) && container::matches(c, &filters, &facts));
         if last > 0 {
             found.truncate(last as usize);

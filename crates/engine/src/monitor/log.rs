@@ -115,7 +115,7 @@ impl LogWriter {
         if written {
             self.size += lines.len() as u64;
         } else {
-            self.dropped += lines.iter().filter(|byte| **byte == b'\n').count() as u64;
+            self.dropped += lines.split_inclusive(|byte| *byte == b'\n').count() as u64;
             // Half a line would take the next one with it.
             if let Some(file) = &self.file {
                 let _ = file.set_len(self.size);
