@@ -10,7 +10,7 @@ use robot_env_testkit::image::{Compression, Entry, ImageBuilder, small};
 use robot_env_testkit::registry::TestRegistry;
 use robot_env_testkit::temporary::TemporaryDirectory;
 
-use crate::place::{Done, Place};
+use crate::place::Done;
 use crate::place_or_return;
 
 const INSIDE: &str = "ROBOT_ENV_TEST_FULL_DISK";
@@ -19,6 +19,7 @@ const SIZE: u64 = 64 << 20;
 
 /// Runs the test of that name once more in a mount namespace of its own, whose temporary directory
 /// is a small file system; true inside it.
+#[allow(clippy::print_stdout)] // why a test is skipped
 fn inside(test: &str) -> bool {
     if std::env::var_os(INSIDE).is_some_and(|value| value == test) {
         return true;

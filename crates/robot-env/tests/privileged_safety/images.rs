@@ -86,10 +86,12 @@ fn privileged_users_are_looked_up_in_regular_files_of_a_bounded_size() {
     let place = place_or_return!("passwd");
     let user = "robot:x:1000:1000::/home/robot:/bin/sh\n";
     let huge = format!("{user}{}late:x:7:7::/:/bin/sh\n", "x:x:5:5::/:/bin/sh\n".repeat(200_000));
-    // The first MiB ends in the middle of this line: cut, it would name another user.
-    let mut cut = "#".repeat((1 << 20) - 12);
-    cut.push_str("\ncut:x:10000:1::/:/bin/sh\n");
-    let cases: [(&str, Entry, &[(&str, Option<&str>)]); 7] = [
+    // The first MiB ends in the middle of this line: cut, it would name another group.
+    let mut cut = "#".repeat((1 << 20) - 11);
+    cut.push_str("\ncut:x:7:1000::/:/bin/sh\n");
+    // Who is asked for, and the id that it is.
+    type Users = &'static [(&'static str, Option<&'static str>)];
+    let cases: [(&str, Entry, Users); 7] = [
         ("fifo", Entry::fifo("etc/passwd"), &[("", Some("0")), ("7", Some("7")), ("robot", None)]),
         ("device", Entry::character("etc/passwd", 1, 5), &[("", Some("0")), ("robot", None)]),
         ("folder", Entry::directory("etc/passwd"), &[("", Some("0")), ("robot", None)]),
@@ -108,7 +110,7 @@ fn privileged_users_are_looked_up_in_regular_files_of_a_bounded_size() {
             match want {
                 Some(id) => assert_eq!(done.out.split('\t').nth(1), Some(*id), "{name} {user}: {done:?}"),
                 None => {
-                    assert!(done.code == 125 && done.err.contains("unable to find user"), "{name}: {done:?}")
+                    assert!(done.code == 125 && done.err.contains("unable to find user"), "{name}: {done:?}");
                 }
             }
             assert!(before.elapsed() < Duration::from_secs(10), "{name} {user}");

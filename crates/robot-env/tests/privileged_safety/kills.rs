@@ -141,7 +141,8 @@ fn settled(place: &Place) -> Result<(), String> {
                 let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
                 let parent =
                     stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok());
-                if !parent.is_some_and(|parent| words(parent).get(1).is_some_and(|word| word == "monitor")) {
+                let monitored = |parent| words(parent).get(1).is_some_and(|word| word == "monitor");
+                if parent.is_none_or(|parent| !monitored(parent)) {
                     return Err(format!("{line}: no monitor: {stat}"));
                 }
             }
