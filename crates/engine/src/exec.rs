@@ -4,8 +4,9 @@ use robot_env_diag::{Error, Kind, Result};
 use robot_env_sys::socket;
 
 use crate::attach::Attachment;
+use crate::create::random;
 use crate::engine::Engine;
-use crate::launch::{Role, launch};
+use crate::launch::{Launch, Role};
 use crate::monitor::ExecOrder;
 use crate::record::State;
 use crate::stream::Hello;
@@ -44,6 +45,15 @@ impl Engine {
     /// `Conflict` when the container does not run or is frozen; `CommandNotFound` and
     /// `CommandNotExecutable` for the program.
     pub fn exec(&self, text: &str, request: ExecRequest) -> Result<ExecStarted> {
+        let hello = request.attach;
+        let (attachment, client) = match hello {
+            Some(hello) => {
+                let (near, far) = socket::pair()?;
+                (Some(Attachment::new(near, hello)?), Some(far))
+            }
+            None => (None, None),
+        };
+        let launch = Launch::begin(self, Role::Exec, client)?;
         let container = self.container(text)?;
         let id = &container.record.id;
         match &container.state.state {
@@ -62,8 +72,9 @@ impl Engine {
             }
             _ => return Err(Error::new(Kind::Conflict, format!("container {id} is not running"))),
         }
-        let hello = request.attach;
+        let exec: String = random::<32>()?.iter().map(|byte| format!("{byte:02x}")).collect();
         let order = ExecOrder {
+            id: exec.clone(),
             stdin: hello.is_some_and(|hello| hello.stdin),
             args: request.args,
             env: request.env,
@@ -72,16 +83,10 @@ impl Engine {
             tty: request.tty,
             privileged: request.privileged,
         };
-        let (attachment, client) = match hello {
-            Some(hello) => {
-                let (near, far) = socket::pair()?;
-                (Some(Attachment::new(near, hello)?), Some(far))
-            }
-            None => (None, None),
-        };
         let command = order.args.join(" ");
-        let (pid, _) = launch(self, Role::Exec, id, &order, client, None)?;
-        self.tell(&container.record, &format!("exec_start: {command}"), &[]);
+        self.tell(&container.record, &format!("exec_create: {command}"), &[("execID", exec.clone())]);
+        let (pid, _) = launch.finish(id, &order, None)?;
+        self.tell(&container.record, &format!("exec_start: {command}"), &[("execID", exec)]);
         Ok(ExecStarted { pid, attachment })
     }
 }

@@ -1,7 +1,7 @@
 //! Starting a monitor: the program executes itself, shielded, in a session of its own.
 //!
-//! The front and the monitor share a socket pair. The front sends what the monitor is to do (one
-//! JSON document, then end of file); the monitor answers with one [`Answer`] when the process
+//! The front and the monitor share a socket pair. The front sends the container's id, with the
+//! container's lock, and what the monitor is to do (one JSON document, then end of file); the monitor answers with one [`Answer`] when the process
 //! runs, or cannot, and closes. A second socket, if there is one, becomes the monitor's first
 //! client, so that not a byte of the process's output is missed. A container's monitor also
 //! inherits the container's lock, until its state says that it runs: when the front is killed
@@ -49,16 +49,45 @@ pub(crate) enum Answer {
     Failed(Report),
 }
 
-/// Starts a monitor and waits until its process runs. `client` is the monitor's end of a stream,
-/// `lock` the container's if its state is going to change.
-pub(crate) fn launch(
-    engine: &Engine,
-    role: Role,
-    id: &ContainerId,
-    request: &impl Serialize,
-    client: Option<OwnedFd>,
-    lock: Option<&ContainerLock>,
-) -> Result<(i32, Vec<String>)> {
+/// A monitor that has been executed and waits for its orders. Dropped, it ends.
+///
+/// To execute a program takes longer than anything else that a front does, so it is begun before
+/// the container is looked up or made.
+pub(crate) struct Launch {
+    control: OwnedFd,
+}
+
+impl Launch {
+    /// Executes a monitor. `client` is its end of a stream.
+    pub(crate) fn begin(engine: &Engine, role: Role, client: Option<OwnedFd>) -> Result<Launch> {
+        execute(engine, role, client).map(|control| Launch { control })
+    }
+
+    /// Says what is to be done, and waits until the process runs: its pid, and what the user should
+    /// hear. `lock` is the container's; the monitor holds it until the state says that it runs.
+    pub(crate) fn finish(
+        self,
+        id: &ContainerId,
+        request: &impl Serialize,
+        lock: Option<&ContainerLock>,
+    ) -> Result<(i32, Vec<String>)> {
+        let request =
+            serde_json::to_vec(request).context(Kind::Internal, || "cannot write the request".into())?;
+        match socket::send_with_fd(&self.control, id.as_str().as_bytes(), lock.map(AsFd::as_fd)) {
+            // The monitor has died: its silence says so.
+            Err(error) if matches!(error.errno(), Errno::PIPE | Errno::CONNRESET) => {}
+            sent => sent?,
+        }
+        send(&self.control, &request)?;
+        match receive(&self.control).within(|| "cannot start a monitor".into())? {
+            Some(Answer::Running { pid, warnings }) => Ok((pid, warnings)),
+            Some(Answer::Failed(report)) => Err(report.into()),
+            None => Err(Error::new(Kind::Internal, "the container's monitor ended before its process ran")),
+        }
+    }
+}
+
+fn execute(engine: &Engine, role: Role, client: Option<OwnedFd>) -> Result<OwnedFd> {
     let program = shield::program()?;
     let (near, far) = socket::pair()?;
     let text = |text: &std::ffi::OsStr| CString::new(text.as_bytes()).unwrap_or_default();
@@ -75,10 +104,8 @@ pub(crate) fn launch(
         OsString::from(flags),
         engine.paths.root().as_os_str().to_owned(),
         engine.paths.run_root().as_os_str().to_owned(),
-        OsString::from(id.as_str()),
         number(Some(far.as_raw_fd())),
         number(client.as_ref().map(AsRawFd::as_raw_fd)),
-        number(lock.map(|lock| lock.as_fd().as_raw_fd())),
     ]
     .iter()
     .map(|arg: &OsString| text(arg))
@@ -91,8 +118,6 @@ pub(crate) fn launch(
     .map_err(|errno| {
         Error::new(Kind::of_errno(errno.raw_os_error()), "cannot open `/dev/null`").because(errno)
     })?;
-    let request =
-        serde_json::to_vec(request).context(Kind::Internal, || "cannot write the request".into())?;
     match process::clone(&CloneRequest::default())
         .context(Kind::Internal, || "cannot start a monitor".into())?
     {
@@ -108,9 +133,6 @@ pub(crate) fn launch(
                 if let Some(client) = &client {
                     process::keep_over_exec(client.as_fd())?;
                 }
-                if let Some(lock) = lock {
-                    process::keep_over_exec(lock.as_fd())?;
-                }
                 process::reset_signals();
                 // Nothing of the user's terminal, directory or environment is a monitor's.
                 let _ = rustix::process::chdir("/");
@@ -123,14 +145,7 @@ pub(crate) fn launch(
         }
         Cloned::Parent { .. } => {}
     }
-    drop((far, client));
-    send(&near, &request)?;
-    let answer = receive(&near).within(|| "cannot start a monitor".into())?;
-    match answer {
-        Some(Answer::Running { pid, warnings }) => Ok((pid, warnings)),
-        Some(Answer::Failed(report)) => Err(report.into()),
-        None => Err(Error::new(Kind::Internal, "the container's monitor ended before its process ran")),
-    }
+    Ok(near)
 }
 
 fn send(socket: &OwnedFd, mut bytes: &[u8]) -> Result<()> {
@@ -169,19 +184,16 @@ fn receive<T: DeserializeOwned>(socket: &OwnedFd) -> Result<Option<T>> {
 pub(crate) struct Orders {
     pub(crate) role: Role,
     pub(crate) options: EngineOptions,
-    pub(crate) id: ContainerId,
     /// The first client.
     pub(crate) client: Option<OwnedFd>,
-    /// The container's lock: dropped once its state says that it runs.
-    pub(crate) lock: Option<OwnedFd>,
     control: OwnedFd,
 }
 
 impl Orders {
-    /// Reads the arguments that [`launch`] wrote (those behind [`MONITOR`]).
+    /// Reads the arguments that [`execute`] wrote (those behind [`MONITOR`]).
     pub(crate) fn parse(args: &[OsString]) -> Result<Orders> {
         let bad = || Error::invalid("`monitor` is for the program itself");
-        let [flags, root, run, id, control, client, lock] = args else { return Err(bad()) };
+        let [flags, root, run, control, client] = args else { return Err(bad()) };
         let flags = flags.to_str().ok_or_else(bad)?;
         let descriptor = |arg: &OsString| -> Result<Option<OwnedFd>> {
             let text = arg.to_str().ok_or_else(bad)?;
@@ -199,11 +211,25 @@ impl Orders {
                 rootless: flags.contains('r'),
                 single_id: flags.contains('1'),
             },
-            id: id.to_str().ok_or_else(bad)?.parse()?,
             control: descriptor(control)?.ok_or_else(bad)?,
             client: descriptor(client)?,
-            lock: descriptor(lock)?,
         })
+    }
+
+    /// Waits for the container's id and, for a start, its lock. `None`: the front has changed its mind.
+    pub(crate) fn subject(&self) -> Result<Option<(ContainerId, Option<OwnedFd>)>> {
+        let mut bytes = [0u8; ContainerId::LENGTH];
+        let (mut filled, mut lock) = (0, None);
+        while filled < bytes.len() {
+            let (count, fd) = socket::receive_with_fd(&self.control, &mut bytes[filled..])?;
+            if count == 0 {
+                return Ok(None);
+            }
+            filled += count;
+            lock = lock.or(fd);
+        }
+        let text = std::str::from_utf8(&bytes).map_err(|_| Error::invalid("the container's id is none"))?;
+        Ok(Some((text.parse()?, lock)))
     }
 
     /// What the front wants.

@@ -58,7 +58,7 @@ pub use paths::Paths;
 pub use prune::{DiskUsage, HoldOff, ImageUsage, Pruned, VolumeUsage};
 pub use records::Container;
 pub use remove::RemoveContainerOptions;
-pub use start::Started;
+pub use start::{Ahead, Started};
 pub use top::Processes;
 pub use update::UpdateRequest;
 pub use usage::{Interface, Sample, has_controller, has_swap_limit};

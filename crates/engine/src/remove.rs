@@ -147,7 +147,7 @@ impl Engine {
         self.take_away(record)
     }
 
-    fn discard_anonymous_volumes(&self, record: &ContainerRecord) {
+    pub(crate) fn discard_anonymous_volumes(&self, record: &ContainerRecord) {
         let mut anonymous = record.mounts.iter().filter(|mount| mount.anonymous).peekable();
         if anonymous.peek().is_none() {
             return;
@@ -170,6 +170,13 @@ impl Engine {
     /// The record goes first: from then on there is no such container, and what a kill leaves
     /// behind is swept up by [`Engine::sweep`].
     fn take_away(&self, record: &ContainerRecord) -> Result<()> {
+        self.unpublish(record)?;
+        self.forget_directories(&record.id);
+        Ok(())
+    }
+
+    /// Makes an end of a container for everybody who looks; its directories are still there.
+    pub(crate) fn unpublish(&self, record: &ContainerRecord) -> Result<()> {
         let directory = self.paths.container(&record.id);
         match fs::remove_file(directory.join("container.json")) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -181,7 +188,8 @@ impl Engine {
             }
             _ => {}
         }
-        self.forget(record);
+        self.records.free_name(&record.name, &record.id);
+        let _ = self.store.remove_snapshot(&snapshot_key(&record.id));
         self.tell(record, "destroy", &[]);
         Ok(())
     }
@@ -194,6 +202,10 @@ impl Engine {
 
     fn forget_files(&self, id: &ContainerId) {
         let _ = self.store.remove_snapshot(&snapshot_key(id));
+        self.forget_directories(id);
+    }
+
+    pub(crate) fn forget_directories(&self, id: &ContainerId) {
         let _ = fs::remove_dir_all(self.paths.container(id));
         let _ = fs::remove_dir_all(self.paths.container_run(id));
     }

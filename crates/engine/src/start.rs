@@ -10,7 +10,7 @@ use robot_env_sys::socket;
 
 use crate::attach::Attachment;
 use crate::engine::Engine;
-use crate::launch::{Role, launch};
+use crate::launch::{Launch, Role};
 use crate::record::State;
 use crate::records::Container;
 use crate::stream::Hello;
@@ -23,7 +23,26 @@ pub struct Started {
     pub warnings: Vec<String>,
 }
 
+/// A monitor that runs already while its container is still being made.
+pub struct Ahead {
+    launch: Launch,
+    attachment: Option<Attachment>,
+}
+
 impl Engine {
+    /// Begins a start before the container is there: what takes longest needs no container. Given
+    /// to [`Engine::start_with`], or dropped.
+    pub fn start_ahead(&self, hello: Option<Hello>) -> Result<Ahead> {
+        let (attachment, client) = match hello {
+            Some(hello) => {
+                let (near, far) = socket::pair()?;
+                (Some(Attachment::new(near, hello)?), Some(far))
+            }
+            None => (None, None),
+        };
+        Ok(Ahead { launch: Launch::begin(self, Role::Container, client)?, attachment })
+    }
+
     /// Starts a container and, with `hello`, attaches to it before its program runs. One that runs
     /// already is attached to as it is.
     ///
@@ -31,6 +50,11 @@ impl Engine {
     /// `CommandNotFound` and `CommandNotExecutable` for the program; the container's state then
     /// says so, too.
     pub fn start(&self, text: &str, hello: Option<Hello>) -> Result<Started> {
+        self.start_with(text, hello, None)
+    }
+
+    /// [`Engine::start`] with what [`Engine::start_ahead`] began for the same `hello`.
+    pub fn start_with(&self, text: &str, hello: Option<Hello>, ahead: Option<Ahead>) -> Result<Started> {
         let id = self.records.find(text)?;
         let lock = self.records.lock(&id)?;
         let container = self.reconciled_under(self.records.load(&id)?, &lock)?;
@@ -50,14 +74,11 @@ impl Engine {
         // A monitor of its last life may still have to clean up.
         self.await_monitor(&id);
         self.clean_after_kill(&id);
-        let (attachment, client) = match hello {
-            Some(hello) => {
-                let (near, far) = socket::pair()?;
-                (Some(Attachment::new(near, hello)?), Some(far))
-            }
-            None => (None, None),
+        let Ahead { launch, attachment } = match ahead {
+            Some(ahead) => ahead,
+            None => self.start_ahead(hello)?,
         };
-        let started = launch(self, Role::Container, &id, &(), client, Some(&lock));
+        let started = launch.finish(&id, &(), Some(&lock));
         match started {
             Ok((_, warnings)) => Ok(Started { attachment, warnings }),
             Err(error) => {

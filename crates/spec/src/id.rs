@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 pub struct ContainerId(String);
 
 impl ContainerId {
+    /// How many digits an id has.
+    pub const LENGTH: usize = 64;
+
     /// The id made of 32 random bytes.
     pub fn from_random(bytes: [u8; 32]) -> Self {
         use fmt::Write;

@@ -45,10 +45,11 @@ impl Verb for Run {
         let tty = wanted.spec.tty;
         let removes = wanted.spec.auto_remove;
         let engine = app.engine()?;
+        let ahead = engine.start_ahead(hello)?;
         let created = create(app, &engine, flags, wanted)?;
         let id = created.id.as_str();
         let _held = (hello.is_some() && self.sig_proxy && !tty).then(hold_signals).transpose()?;
-        let started = match engine.start(id, hello) {
+        let started = match engine.start_with(id, hello, Some(ahead)) {
             Ok(started) => started,
             Err(error) => {
                 if removes {

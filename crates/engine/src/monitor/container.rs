@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use oci_spec::runtime::Spec;
 use robot_env_diag::{Context, Error, IoContext, Kind, Result, Within};
 use robot_env_runtime::{self as runtime, Create, Created, ExternalRuntime};
-use robot_env_spec::{IpcMode, ResolvedMount, plan};
+use robot_env_spec::{ContainerId, IpcMode, ResolvedMount, plan};
 use robot_env_sys::cgroup::{self, Cgroup, Hierarchies};
 use robot_env_sys::fs::{self as sys_fs, Durability};
 use robot_env_sys::poll::SignalFd;
@@ -21,7 +21,7 @@ use crate::launch::{Answer, Orders};
 use crate::monitor::health::HealthCheck;
 use crate::monitor::log::LogWriter;
 use crate::monitor::supervise::{Audience, ProcessIo, supervise};
-use crate::monitor::{adopt_terminal, external_runtime, own_mounts, restart, streams};
+use crate::monitor::{Ground, adopt_terminal, external_runtime, own_mounts, restart, streams};
 use crate::mounts::{self, part_place};
 use crate::record::{ContainerRecord, ExitRecord, ProcessRecord, State, StateRecord};
 use crate::resolve::file_mount;
@@ -61,13 +61,13 @@ pub(super) struct Monitor {
 }
 
 /// Runs the monitor of a container until nothing is left to do for it.
-pub(super) fn run(engine: Engine, mut orders: Orders) {
-    let prepared = prepare(engine, &orders).and_then(|(monitor, state)| {
-        let started = monitor.start(&state)?;
+pub(super) fn run(engine: Engine, ground: Ground, id: ContainerId, lock: Option<OwnedFd>, orders: Orders) {
+    let prepared = prepare(engine, &id, &orders).and_then(|(monitor, state)| {
+        let started = monitor.start(&state, ground)?;
         Ok((monitor, state, started))
     });
     // What the state says holds without it.
-    drop(orders.lock.take());
+    drop(lock);
     match prepared {
         Ok((monitor, state, started)) => {
             let answer = Answer::Running { pid: started.pid, warnings: started.warnings.clone() };
@@ -91,27 +91,27 @@ fn listen(run: &Path) -> Result<OwnedFd> {
     Ok(socket::listen_at(directory.as_fd(), "attach.sock")?)
 }
 
-fn prepare(engine: Engine, orders: &Orders) -> Result<(Monitor, StateRecord)> {
+fn prepare(engine: Engine, id: &ContainerId, orders: &Orders) -> Result<(Monitor, StateRecord)> {
     let _: () = orders.request()?;
-    let run = engine.make_run_directory(&orders.id)?;
+    let run = engine.make_run_directory(id)?;
     let alive = engine
         .records
-        .monitor_lock(&orders.id)?
+        .monitor_lock(id)?
         .ok_or_else(|| Error::new(Kind::Conflict, "the container has a monitor already"))?;
     if engine.rootless {
         // Only makes the next command's search short.
         let _ = rootless::hold(engine.paths.run_root());
     }
-    let container = engine.records.load(&orders.id)?;
+    let container = engine.records.load(id)?;
     Ok((Monitor { engine, record: container.record, run, _alive: alive }, container.state))
 }
 
 impl Monitor {
     /// Makes the process and lets it run. The state says so before a single instruction of the
     /// image is executed: a process that nobody could find again there never is.
-    fn start(&self, state: &StateRecord) -> Result<Started> {
+    fn start(&self, state: &StateRecord, ground: Ground) -> Result<Started> {
         let within = || format!("cannot start container `{}`", self.record.name);
-        let made = self.make().within(within);
+        let made = self.make(ground).within(within);
         // Nothing of a volume may be below the run directory when that is removed.
         for (index, _) in self.parts() {
             let _ = mount::detach(&part_place(&self.run, index).to_string_lossy());
@@ -158,10 +158,9 @@ impl Monitor {
         Ok(started)
     }
 
-    fn make(&self) -> Result<Ready> {
+    fn make(&self, ground: Ground) -> Result<Ready> {
         let (engine, record) = (&self.engine, &self.record);
-        let hierarchies = cgroup::detect();
-        let host = engine.host_facts_with(&hierarchies);
+        let Ground { hierarchies, host } = ground;
         let rootfs = Rootfs::of(engine, record)?;
         let mut resolved = engine.resolve_start(record, &rootfs, &host)?;
         self.mount_parts()?;
@@ -324,8 +323,12 @@ impl Monitor {
             match decision {
                 restart::Decision::Stay => {
                     if self.record.spec.auto_remove {
-                        let _ = self.engine.remove_dead(&self.record);
+                        self.engine.discard_anonymous_volumes(&self.record);
+                        let gone = self.engine.unpublish(&self.record);
                         audience.dismiss(&notice);
+                        if gone.is_ok() {
+                            self.engine.forget_directories(&self.record.id);
+                        }
                         let _ = self.engine.store.empty_trash(None);
                     } else {
                         audience.dismiss(&notice);
@@ -355,7 +358,7 @@ impl Monitor {
             return None;
         }
         *state = StateRecord { restart_count: now.state.restart_count + 1, ..now.state };
-        match self.start(state) {
+        match self.start(state, Ground::of(&self.engine)) {
             Ok(started) => {
                 drop(lock);
                 Some(started)

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use oci_spec::runtime::Spec;
 use robot_env_diag::{Error, IoContext, Kind, Result, Within};
 use robot_env_runtime::{self as runtime, Console, Exec};
-use robot_env_spec::{HostFacts, ProcessOverrides, ResolvedUser, plan_exec, resolve_user};
+use robot_env_spec::{ContainerId, HostFacts, ProcessOverrides, ResolvedUser, plan_exec, resolve_user};
 use robot_env_sys::cgroup::{self, Cgroup};
 use robot_env_sys::process;
 use rustix::fs::{Mode, OFlags};
@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use crate::engine::Engine;
 use crate::launch::{Answer, Orders};
 use crate::monitor::supervise::{Audience, Nothing, ProcessIo, supervise};
-use crate::monitor::{adopt_terminal, external_runtime, own_mounts, streams};
-use crate::record::ProcessRecord;
+use crate::monitor::{Ground, adopt_terminal, external_runtime, own_mounts, streams};
+use crate::record::{ContainerRecord, ProcessRecord};
 use crate::records::{Container, read_json};
 use crate::rootfs::read_lines;
 use crate::stream::ExitNotice;
@@ -23,6 +23,8 @@ use crate::stream::ExitNotice;
 /// What an exec is to do, as the front says it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct ExecOrder {
+    /// Its id, for events.
+    pub(crate) id: String,
     pub(crate) args: Vec<String>,
     pub(crate) env: Vec<String>,
     pub(crate) working_dir: Option<String>,
@@ -40,9 +42,9 @@ struct Running {
 }
 
 /// Runs the monitor of an exec until its process has ended.
-pub(super) fn run(engine: &Engine, orders: Orders) {
-    match make(engine, &orders) {
-        Ok(mut running) => {
+pub(super) fn run(engine: &Engine, ground: &Ground, id: &ContainerId, orders: Orders) {
+    match make(engine, ground, id, &orders) {
+        Ok((container, exec, mut running)) => {
             let client = orders.client.as_ref().and_then(|fd| rustix::io::fcntl_dupfd_cloexec(fd, 3).ok());
             let audience = Audience::new(None, client);
             drop(orders.answer(&Answer::Running { pid: running.pid, warnings: Vec::new() }));
@@ -51,15 +53,22 @@ pub(super) fn run(engine: &Engine, orders: Orders) {
             let watched =
                 supervise(running.pidfd.as_fd(), &mut running.io, &mut audience, &mut None, &mut Nothing);
             let code = process::wait(&running.pidfd).unwrap_or(255);
+            let told = [("execID", exec), ("exitCode", code.to_string())];
+            engine.tell(&container, "exec_die", &told);
             audience.dismiss(&ExitNotice { code, error: watched.err().map(|error| error.to_report()) });
         }
         Err(error) => drop(orders.answer(&Answer::Failed(error.to_report()))),
     }
 }
 
-fn make(engine: &Engine, orders: &Orders) -> Result<Running> {
+fn make(
+    engine: &Engine,
+    ground: &Ground,
+    id: &ContainerId,
+    orders: &Orders,
+) -> Result<(ContainerRecord, String, Running)> {
     let order: ExecOrder = orders.request()?;
-    let container = engine.records.load(&orders.id)?;
+    let container = engine.records.load(id)?;
     let place = Place::of(engine, &container)?;
     let user = match &order.user {
         Some(user) => place.find_user(user)?,
@@ -72,11 +81,11 @@ fn make(engine: &Engine, orders: &Orders) -> Result<Running> {
         tty: order.tty,
         privileged: order.privileged,
     };
-    let planned = plan_exec(&place.spec, &overrides, &user, &engine.host_facts())?;
+    let planned = plan_exec(&place.spec, &overrides, &user, &ground.host)?;
     let (console, mut io) = streams(order.tty, order.stdin, true)?;
     let (pid, pidfd, master) = place.run(engine, &planned, console)?;
     adopt_terminal(&mut io, master)?;
-    Ok(Running { pid, pidfd, io })
+    Ok((container.record, order.id, Running { pid, pidfd, io }))
 }
 
 /// A running container, as something that processes are put into.

@@ -18,6 +18,8 @@ use std::path::Path;
 
 use robot_env_diag::{Context, Kind, Result};
 use robot_env_runtime::{Console, ExternalRuntime, Stdio};
+use robot_env_spec::HostFacts;
+use robot_env_sys::cgroup::Hierarchies;
 use robot_env_sys::{cgroup, mount, namespace, poll, process};
 
 pub(crate) use exec::ExecOrder;
@@ -38,16 +40,35 @@ pub fn main(args: &[OsString]) -> i32 {
         .context(Kind::Internal, || "cannot become a reaper".into())
         .and_then(|()| Engine::open(&orders.options));
     match prepared {
-        Ok(engine) => match orders.role {
-            Role::Container => container::run(engine, orders),
-            Role::Exec => exec::run(&engine, orders),
-        },
+        Ok(engine) => {
+            // All that needs no container is done while the front still works for it.
+            let ground = Ground::of(&engine);
+            match (orders.subject(), orders.role) {
+                (Ok(None), _) => {}
+                (Ok(Some((id, lock))), Role::Container) => container::run(engine, ground, id, lock, orders),
+                (Ok(Some((id, _))), Role::Exec) => exec::run(&engine, &ground, &id, orders),
+                (Err(error), _) => drop(orders.answer(&Answer::Failed(error.to_report()))),
+            }
+        }
         Err(error) => {
             orders.answer(&Answer::Failed(error.to_report()));
             return 1;
         }
     }
     0
+}
+
+/// The host as it is now.
+struct Ground {
+    hierarchies: Hierarchies,
+    host: HostFacts,
+}
+
+impl Ground {
+    fn of(engine: &Engine) -> Ground {
+        let hierarchies = cgroup::detect();
+        Ground { host: engine.host_facts_with(&hierarchies), hierarchies }
+    }
 }
 
 /// The far ends of a process's streams, and the near ones.
