@@ -59,7 +59,8 @@ impl Paths {
         self.containers().join("by-name")
     }
 
-    /// Held by whoever takes a name away from a container that was never whole.
+    /// Held, shared, while a container's directory is made and locked; and by whoever takes such a
+    /// directory, or a name, away from a container that was never whole.
     pub fn names_lock(&self) -> PathBuf {
         self.run.join("names.lock")
     }

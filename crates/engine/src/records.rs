@@ -48,6 +48,10 @@ impl Records {
     /// directory without a record that nobody holds.
     pub(crate) fn begin(&self, id: &ContainerId) -> Result<ContainerLock> {
         let directory = self.paths.container(id);
+        // Between the two steps it looks like what a killed process left behind.
+        let fail = || format!("cannot make container `{}`", id.short());
+        let names = open_lock(&self.paths.names_lock(), true).io_context(fail)?;
+        lock::lock_shared(names.as_fd()).context(Kind::Internal, fail)?;
         make_directory(&directory, 0o710)?;
         let lock = open_lock(&directory.join("lock"), true)
             .and_then(|file| {
@@ -138,16 +142,18 @@ impl Records {
         Ok(())
     }
 
-    /// The lock of a container's directory, if nobody holds it and it is older than a moment: what
-    /// has no record then is what a killed process left behind. A maker takes it at once.
+    /// The lock of a container's directory that has no record, if nobody holds it: it is what a killed
+    /// process left behind.
     pub(crate) fn lock_leftover(&self, id: &ContainerId) -> Option<ContainerLock> {
-        const MOMENT: std::time::Duration = std::time::Duration::from_secs(60);
         let directory = self.paths.container(id);
-        let Ok(file) = open_lock(&directory.join("lock"), false) else {
-            let made = fs::metadata(&directory).and_then(|found| found.modified()).ok()?;
-            let file =
-                made.elapsed().is_ok_and(|age| age > MOMENT).then(|| fs::File::open(&directory).ok())??;
-            return Some(ContainerLock { file: file.into() });
+        let file = match open_lock(&directory.join("lock"), false) {
+            Ok(file) => file,
+            Err(_) => {
+                // Its maker may be about to lock it; without this lock held there is none.
+                let names = open_lock(&self.paths.names_lock(), true).ok()?;
+                lock::lock_exclusive(names.as_fd()).ok()?;
+                open_lock(&directory.join("lock"), true).ok()?
+            }
         };
         let free = lock::try_lock_exclusive(file.as_fd()).unwrap_or(false);
         (free && !directory.join("container.json").exists()).then(|| ContainerLock { file: file.into() })
@@ -337,7 +343,7 @@ impl AsFd for ContainerLock {
 }
 
 fn open_lock(path: &Path, create: bool) -> std::io::Result<fs::File> {
-    fs::OpenOptions::new().create(create).truncate(false).write(true).mode(0o600).open(path)
+    fs::OpenOptions::new().create(create).truncate(false).read(true).write(true).mode(0o600).open(path)
 }
 
 fn name_in_use(name: &str, owner: &ContainerId) -> Error {

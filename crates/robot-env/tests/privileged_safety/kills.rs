@@ -191,7 +191,9 @@ const ROUNDS: &[(&[&str], &str)] = &[
 #[test]
 fn privileged_kills_at_any_moment_leave_what_the_next_command_copes_with() {
     let place = place_or_return!("kills");
-    let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
+    // Another seed finds other moments.
+    let seed = std::env::var("ROBOT_ENV_TEST_SEED").ok().and_then(|text| text.parse().ok());
+    let mut numbers = Numbers(seed.unwrap_or(0x9e37_79b9_7f4a_7c15));
     let mut seen = BTreeSet::new();
     for round in 0..ROUNDS.len() * 6 {
         let (before, line) = ROUNDS[round % ROUNDS.len()];
