@@ -11,7 +11,7 @@ use robot_env_spec::ContainerId;
 ///
 /// ```text
 /// ROOT/containers/<id>/{container.json, state.json, lock, <id>-json.log}
-/// ROOT/containers/by-name/<name>     a symbolic link whose target is the id
+/// ROOT/containers/by-name/<name>     a symbolic link that says the id (in base64)
 /// ROOT/volumes/<name>/{volume.json, _data/}
 /// RUN/containers/<id>/{monitor.lock, attach.sock, config.json, rootfs/,
 ///                      hosts, hostname, resolv.conf}

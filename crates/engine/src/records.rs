@@ -6,6 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::path::Path;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use robot_env_diag::{Context, Error, IoContext, Kind, Result, Within};
 use robot_env_spec::ContainerId;
 use robot_env_sys::fs::Durability;
@@ -77,7 +79,7 @@ impl Records {
     pub(crate) fn take_name(&self, name: &str, id: &ContainerId) -> Result<()> {
         let link = self.paths.names().join(name);
         let fail = || format!("cannot give container the name `{name}`");
-        match symlink(id.as_str(), &link) {
+        match symlink(link_target(id), &link) {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
             done => return done.io_context(fail),
         }
@@ -93,7 +95,7 @@ impl Records {
             }
             _ => {}
         }
-        match symlink(id.as_str(), &link) {
+        match symlink(link_target(id), &link) {
             // Somebody who found the name free was quicker.
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => match self.target_of(name) {
                 Some(owner) => Err(name_in_use(name, &owner)),
@@ -105,7 +107,7 @@ impl Records {
 
     /// The id that a name leads to, whether there is such a container or not.
     fn target_of(&self, name: &str) -> Option<ContainerId> {
-        fs::read_link(self.paths.names().join(name)).ok()?.to_str()?.parse().ok()
+        linked_id(&fs::read_link(self.paths.names().join(name)).ok()?)
     }
 
     /// Whose a name is: a container's that has it, or one's that is being made, renamed or removed
@@ -164,8 +166,7 @@ impl Records {
         if name.is_empty() || name.contains('/') || name.starts_with('.') {
             return None;
         }
-        let target = fs::read_link(self.paths.names().join(name)).ok()?;
-        let id: ContainerId = target.to_str()?.parse().ok()?;
+        let id = self.target_of(name)?;
         self.paths.container(&id).join("container.json").exists().then_some(id)
     }
 
@@ -242,7 +243,7 @@ impl Records {
     /// Frees a name, if it is still this container's.
     pub(crate) fn free_name(&self, name: &str, id: &ContainerId) {
         let link = self.paths.names().join(name);
-        if fs::read_link(&link).is_ok_and(|target| target.as_os_str() == id.as_str()) {
+        if fs::read_link(&link).is_ok_and(|target| linked_id(&target).as_ref() == Some(id)) {
             let _ = fs::remove_file(link);
         }
     }
@@ -346,6 +347,21 @@ fn open_lock(path: &Path, create: bool) -> std::io::Result<fs::File> {
     fs::OpenOptions::new().create(create).truncate(false).read(true).write(true).mode(0o600).open(path)
 }
 
+/// What the link of a name says: the id's 32 bytes in URL-safe base64. File systems keep a link of up
+/// to 59 bytes in the inode itself; the 64 digits would take a block.
+fn link_target(id: &ContainerId) -> String {
+    let digit = |byte: u8| (byte as char).to_digit(16).unwrap_or(0) as u8;
+    let bytes: Vec<u8> =
+        id.as_str().as_bytes().chunks(2).map(|pair| digit(pair[0]) << 4 | digit(pair[1])).collect();
+    BASE64.encode(bytes)
+}
+
+/// The id that a link says.
+fn linked_id(target: &Path) -> Option<ContainerId> {
+    let bytes = BASE64.decode(target.to_str()?).ok()?;
+    bytes.try_into().ok().map(ContainerId::from_random)
+}
+
 fn name_in_use(name: &str, owner: &ContainerId) -> Error {
     Error::new(
         Kind::Conflict,
@@ -401,4 +417,22 @@ pub(crate) fn write_json<T: Serialize>(
     let bytes = serde_json::to_vec(value).context(Kind::Internal, fail)?;
     let parent = sys_fs::open_directory(directory).map_err(Error::from).within(fail)?;
     sys_fs::write_atomic(&parent, &parent, name, &bytes, 0o640, durability).map_err(Error::from).within(fail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_says_an_id_in_few_bytes() {
+        for bytes in [[0u8; 32], [0xff; 32], std::array::from_fn(|n| n as u8 * 7)] {
+            let id = ContainerId::from_random(bytes);
+            let target = link_target(&id);
+            assert!(target.len() < 60);
+            assert_eq!(linked_id(Path::new(&target)), Some(id));
+        }
+        for bad in ["", "x", "not base64!", "AAAA"] {
+            assert_eq!(linked_id(Path::new(bad)), None, "{bad}");
+        }
+    }
 }

@@ -237,6 +237,10 @@ impl Engine {
                 let _ = fs::remove_dir_all(entry.path());
             }
         }
+        crate::volume::sweep_fillings(&self.paths.volumes(), |id| {
+            let directory = self.paths.containers().join(id);
+            directory.exists() && !directory.join("container.json").exists()
+        });
         for key in self.store.snapshot_keys()? {
             if let Ok(id) = key.as_str().parse::<ContainerId>()
                 && !self.paths.container(&id).exists()
@@ -268,6 +272,7 @@ impl Engine {
                         let _ = poll::replace_stdio(target, &null);
                     }
                 }
+                process::yield_to_others();
                 let _ = self.store.empty_trash(None);
                 poll::exit_now(0);
             }

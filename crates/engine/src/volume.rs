@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 
 use jiff::Timestamp;
@@ -169,6 +169,7 @@ impl Engine {
         for mount in record.mounts.iter().filter(|m| m.kind == "volume" && m.copies()) {
             let Some(name) = &mount.volume else { continue };
             let volume = self.volume(name)?;
+            finish_filling(&volume)?;
             let data = sys_fs::open_directory(&volume.path)?;
             if !sys_fs::names(&data)?.is_empty() {
                 continue;
@@ -179,15 +180,79 @@ impl Engine {
             let Some(root) = &rootfs else { continue };
             let flags = OFlags::RDONLY | OFlags::DIRECTORY;
             let Ok(source) = sys_fs::open_in_root(root.mount(), &mount.target, flags) else { continue };
-            sys_fs::copy_tree(source.as_fd(), data.as_fd())
-                .map_err(|error| Error::from(error).within(format!("cannot fill volume `{name}`")))?;
+            fill(&volume, record, source.as_fd(), data.as_fd())
+                .within(|| format!("cannot fill volume `{name}`"))?;
             let stat = rustix::fs::fstat(&source).io_context(|| format!("fstat({})", mount.target))?;
             let data = rustix::fs::open(&volume.path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
                 .io_context(|| format!("open({})", volume.path.display()))?;
             let (uid, gid) = (rustix::fs::Uid::from_raw(stat.st_uid), rustix::fs::Gid::from_raw(stat.st_gid));
             let _ = rustix::fs::fchown(&data, Some(uid), Some(gid));
             let _ = rustix::fs::fchmod(&data, Mode::from_raw_mode(stat.st_mode & 0o7777));
+            finish_filling(&volume)?;
         }
         Ok(())
+    }
+}
+
+/// Where a whole copy of what a volume is filled with waits to be moved into it.
+const READY: &str = ".ready";
+
+/// Copies `source` beside the volume's directory; [`finish_filling`] moves it in. Somebody who is
+/// killed meanwhile leaves a volume that is still empty, never half of one.
+fn fill(volume: &Volume, record: &ContainerRecord, source: BorrowedFd<'_>, data: BorrowedFd<'_>) -> Result<()> {
+    let Some(directory) = volume.path.parent() else { return Ok(()) };
+    let device = |fd: BorrowedFd<'_>| rustix::fs::fstat(fd).map(|stat| stat.st_dev);
+    let parent = sys_fs::open_directory(directory)?;
+    if device(parent.as_fd()) != device(data) {
+        // The volume is a file system of its own: nothing can be moved into it.
+        return Ok(sys_fs::copy_tree(source, data)?);
+    }
+    let copy = directory.join(format!(".fill-{}", record.id));
+    make_directory(&copy, 0o700)?;
+    let done = sys_fs::open_directory(&copy)
+        .and_then(|to| sys_fs::copy_tree(source, &to))
+        .map_err(Error::from)
+        .and_then(|()| match fs::rename(&copy, directory.join(READY)) {
+            // Somebody else has filled it at the same time.
+            Err(error) if matches!(error.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists) => {
+                Ok(sys_fs::remove_tree(&copy)?)
+            }
+            renamed => renamed.io_context(|| format!("rename({})", copy.display())),
+        });
+    if done.is_err() {
+        let _ = sys_fs::remove_tree(&copy);
+    }
+    done
+}
+
+/// Moves what is [`READY`] into the volume: also what somebody who was killed has left of it. What
+/// has a name that the volume has already stays out.
+fn finish_filling(volume: &Volume) -> Result<()> {
+    let Some(ready) = volume.path.parent().map(|directory| directory.join(READY)) else { return Ok(()) };
+    let entries = match fs::read_dir(&ready) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        entries => entries.io_context(|| format!("cannot list `{}`", ready.display()))?,
+    };
+    let (from, to) = (sys_fs::open_directory(&ready)?, sys_fs::open_directory(&volume.path)?);
+    for entry in entries.flatten() {
+        match sys_fs::rename_noreplace(&from, entry.file_name(), &to, entry.file_name()) {
+            // Somebody else moves it, too.
+            Err(error) if error.errno() == rustix::io::Errno::NOENT => {}
+            moved => drop(moved?),
+        }
+    }
+    Ok(sys_fs::remove_tree(&ready)?)
+}
+
+/// Takes away what killed makers of containers have left of copies for volumes; `lives` tells whether
+/// a container is still being made.
+pub(crate) fn sweep_fillings(volumes: &std::path::Path, lives: impl Fn(&str) -> bool) {
+    for volume in fs::read_dir(volumes).into_iter().flatten().flatten() {
+        for entry in fs::read_dir(volume.path()).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            if name.to_str().and_then(|name| name.strip_prefix(".fill-")).is_some_and(|id| !lives(id)) {
+                let _ = sys_fs::remove_tree(&entry.path());
+            }
+        }
     }
 }

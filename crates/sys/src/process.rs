@@ -359,6 +359,11 @@ pub fn set_personality(domain: u64) -> CallResult<()> {
     if rc < 0 { Err(CallError::new(format!("personality({domain:#x})"), last_errno())) } else { Ok(()) }
 }
 
+/// Gives the calling process the lowest ordinary priority, for good.
+pub fn yield_to_others() {
+    let _ = rustix::process::setpriority_process(None, 19);
+}
+
 /// Gives freed heap memory back to the kernel (malloc_trim(3)).
 pub fn trim_memory() {
     #[cfg(target_env = "gnu")]

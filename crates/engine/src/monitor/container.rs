@@ -329,6 +329,8 @@ impl Monitor {
                         if gone.is_ok() {
                             self.engine.forget_directories(&self.record.id);
                         }
+                        // Deleting is nobody's hurry: the next command goes first.
+                        process::yield_to_others();
                         let _ = self.engine.store.empty_trash(None);
                     } else {
                         audience.dismiss(&notice);
@@ -420,7 +422,11 @@ impl Monitor {
             restart::Decision::Stay => State::Exited { exit: exit.clone() },
             restart::Decision::Again(_) => State::Restarting { exit: exit.clone() },
         };
-        let _ = self.engine.records.save_state(&self.record.id, state, Durability::NoSync);
+        // One that removes itself now needs no state; should this monitor be killed before, the next
+        // command finds it without one.
+        if !(self.record.spec.auto_remove && decision == restart::Decision::Stay) {
+            let _ = self.engine.records.save_state(&self.record.id, state, Durability::NoSync);
+        }
         decision
     }
 
