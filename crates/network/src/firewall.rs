@@ -1,1 +1,298 @@
-//! (being written)
+//! The rules: one nf_tables table, `inet robot-env`, by messages of our own.
+//!
+//! Its chains and rules are always the same; a network or a published port is an element of a set
+//! or map, so that a container's start costs one small transaction and the packets' path does not
+//! grow with the containers. What the table does:
+//!
+//! - published ports: destination translation by a map, before routing and on the host's own output
+//!   (127.0.0.1 too, for IPv4), from outside, from the host and from any container;
+//! - what leaves the host is masqueraded; so is a published port reached from a container;
+//! - a container is reached from outside its network only through a published port; an internal
+//!   network has no way in or out; containers of different networks don't reach each other;
+//! - containers don't reach the host's 127.0.0.1.
+//!
+//! Beside other firewalls: an accept of ours does not overrule a drop of another table, so a chain
+//! of another program that drops what it forwards (Docker's and ufw's `FORWARD` policy) gets four
+//! accepting rules for our bridges, in `DOCKER-USER` where that exists; our table still isolates.
+//! See [`obstacle`] for what cannot be mended like that (firewalld, legacy iptables).
+//!
+//! Everything is a transaction: all or nothing, whenever the caller dies.
+
+mod expression;
+mod message;
+pub mod obstacle;
+mod ruleset;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use robot_env_diag::{Error, Kind, Result};
+use robot_env_sys::netlink::{CREATE, EXCLUSIVE, NetlinkSocket};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::plan::Network;
+use crate::sysctl;
+use message::{NFNL_SUBSYS_NFTABLES, delete_elements, insert_elements};
+use ruleset::Elements;
+
+pub use message::TABLE;
+
+/// The protocols that are published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum Protocol {
+    Tcp,
+    Udp,
+}
+
+impl Protocol {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        }
+    }
+}
+
+/// A published port. One of both families is two of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Port {
+    /// The host's address; `None`: every one of the container address's family.
+    pub host: Option<IpAddr>,
+    /// The host's port.
+    pub host_port: u16,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The container's address, of the same family as `host`.
+    pub container: IpAddr,
+    /// The container's port.
+    pub container_port: u16,
+}
+
+impl Port {
+    /// `0.0.0.0:8080/tcp`, for messages.
+    pub fn name(&self) -> String {
+        let any = if self.container.is_ipv6() { "[::]".to_owned() } else { "0.0.0.0".to_owned() };
+        let host = match self.host {
+            Some(IpAddr::V6(v6)) => format!("[{v6}]"),
+            Some(IpAddr::V4(v4)) => v4.to_string(),
+            None => any,
+        };
+        format!("{host}:{}/{}", self.host_port, self.protocol.name())
+    }
+
+    fn of_loopback(&self) -> bool {
+        match self.host {
+            Some(host) => matches!(host, IpAddr::V4(v4) if v4.is_loopback()),
+            None => self.container.is_ipv4(),
+        }
+    }
+}
+
+/// Everything the table should have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Desired {
+    /// The networks; other drivers than bridge have no rules.
+    pub networks: Vec<Network>,
+    /// The ports of the containers that run.
+    pub ports: Vec<Port>,
+    /// The host forwards only because of us ([`Firewall::forwarding`] said so): packets between
+    /// interfaces that are not ours are dropped.
+    pub guarded: bool,
+}
+
+impl Desired {
+    fn elements(&self) -> Elements {
+        let mut elements = Elements::new();
+        for network in &self.networks {
+            ruleset::of_network(network, &mut elements);
+        }
+        for port in &self.ports {
+            let (set, element) = ruleset::of_port(port);
+            elements.entry(set).or_default().insert(element);
+        }
+        elements
+    }
+}
+
+/// What [`Firewall::ensure`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// All was there.
+    Intact,
+    /// Something was missing, changed or left over, and the table was made anew.
+    Restored,
+}
+
+/// The table, of the network namespace that it was opened in.
+pub struct Firewall {
+    socket: NetlinkSocket,
+}
+
+impl Firewall {
+    /// Opens it. Changes nothing.
+    pub fn open() -> Result<Firewall> {
+        Ok(Firewall { socket: NetlinkSocket::open(libc::NETLINK_NETFILTER)? })
+    }
+
+    /// Turns on the host's forwarding, for IPv6 too if one of the networks has it. True if IPv4's
+    /// was off: then the caller keeps that in its records as [`Desired::guarded`], so that the host
+    /// does not become a router for others.
+    pub fn forwarding(networks: &[Network]) -> Result<bool> {
+        let mut turned = false;
+        let ranges = || networks.iter().flat_map(|network| &network.ranges);
+        if ranges().any(|range| !range.subnet.is_v6()) {
+            turned |= sysctl::forward_v4()?;
+        }
+        if ranges().any(|range| range.subnet.is_v6()) {
+            turned |= sysctl::forward_v6()?;
+        }
+        Ok(turned)
+    }
+
+    /// Makes the table what `desired` says, in one transaction, unless it is that already.
+    pub fn ensure(&mut self, desired: &Desired) -> Result<Found> {
+        let elements = desired.elements();
+        if self.is_intact(desired.guarded, &elements)? {
+            return Ok(Found::Intact);
+        }
+        let mut messages = message::replacement(desired.guarded, &elements);
+        self.commit(&mut messages, "cannot write firewall table `robot-env`")?;
+        Ok(Found::Restored)
+    }
+
+    fn is_intact(&mut self, guarded: bool, elements: &Elements) -> Result<bool> {
+        if message::rule_marks(&mut self.socket)? != message::expected_marks(guarded) {
+            return Ok(false);
+        }
+        let none = BTreeSet::new();
+        for set in &ruleset::SETS {
+            let there = message::elements_of(&mut self.socket, set.name)?;
+            if there.as_ref() != Some(elements.get(set.name).unwrap_or(&none)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Adds a network. [`Kind::NotFound`]: the table is not there; call [`Firewall::ensure`].
+    pub fn add_network(&mut self, network: &Network) -> Result<()> {
+        let mut elements = Elements::new();
+        ruleset::of_network(network, &mut elements);
+        let mut messages = insert_elements(&elements, CREATE);
+        self.commit(&mut messages, &format!("cannot add network `{}` to the firewall", network.name))
+    }
+
+    /// Lets a bridge take answers for the host's 127.0.0.1, if one of `ports` is published there.
+    /// The table's first chain keeps containers from using that.
+    pub(crate) fn allow_loopback(bridge: &str, ports: &[Port]) -> Result<()> {
+        if ports.iter().any(Port::of_loopback) {
+            sysctl::set(&format!("ipv4/conf/{bridge}/route_localnet"), "1")?;
+        }
+        Ok(())
+    }
+
+    /// Publishes ports, all or none. [`Kind::Conflict`]: another container has one of them, and the
+    /// error names it. [`Kind::NotFound`]: the table is not there, somebody flushed the rules; call
+    /// [`Firewall::ensure`] with everything.
+    pub fn publish(&mut self, bridge: &str, ports: &[Port]) -> Result<()> {
+        if ports.is_empty() {
+            return Ok(());
+        }
+        Self::allow_loopback(bridge, ports)?;
+        match self
+            .socket
+            .transaction(NFNL_SUBSYS_NFTABLES, &mut insert_elements(&of_ports(ports), CREATE | EXCLUSIVE))
+        {
+            Ok(()) => Ok(()),
+            Err(error) if error.errno() == Errno::EXIST => {
+                let taken = self.taken(ports)?;
+                let names: Vec<String> = taken.iter().map(Port::name).collect();
+                Err(Error::new(
+                    Kind::Conflict,
+                    format!("cannot publish port `{}`: another container has it", names.join("`, `")),
+                ))
+            }
+            Err(error) => Err(Error::from(error).within("cannot publish ports")),
+        }
+    }
+
+    /// Those of `ports` whose place is taken in the table.
+    pub fn taken(&mut self, ports: &[Port]) -> Result<Vec<Port>> {
+        let mut out = Vec::new();
+        for set in ["ports4", "ports6", "ports4_any", "ports6_any"] {
+            let there = message::elements_of(&mut self.socket, set)?.unwrap_or_default();
+            let keys: BTreeSet<&[u8]> = there.iter().map(|element| element.key.as_slice()).collect();
+            out.extend(ports.iter().filter(|port| {
+                let (of, element) = ruleset::of_port(port);
+                of == set && keys.contains(element.key.as_slice())
+            }));
+        }
+        Ok(out)
+    }
+
+    /// Takes ports back. That one is not there is no error.
+    pub fn withdraw(&mut self, ports: &[Port]) -> Result<()> {
+        self.delete(&of_ports(ports))
+    }
+
+    /// Takes a network out. That it is not there is no error.
+    pub fn remove_network(&mut self, network: &Network) -> Result<()> {
+        let mut elements = Elements::new();
+        ruleset::of_network(network, &mut elements);
+        self.delete(&elements)
+    }
+
+    fn delete(&mut self, elements: &Elements) -> Result<()> {
+        match self.socket.transaction(NFNL_SUBSYS_NFTABLES, &mut delete_elements(elements)) {
+            Err(error) if error.errno() == Errno::NOENT => {}
+            other => return Ok(other?),
+        }
+        // One of them is missing: the rest one after another. An interval is a pair.
+        for (set, all) in elements {
+            let all: Vec<_> = all.iter().cloned().collect();
+            let step = if all.iter().any(|element| element.end) { 2 } else { 1 };
+            for part in all.chunks(step) {
+                let one = Elements::from([(*set, part.iter().cloned().collect())]);
+                match self.socket.transaction(NFNL_SUBSYS_NFTABLES, &mut delete_elements(&one)) {
+                    Err(error) if error.errno() == Errno::NOENT => {}
+                    other => other?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the table and our rules in other tables: nothing of ours is left.
+    pub fn remove(&mut self) -> Result<()> {
+        self.close_obstacles()?;
+        match self.socket.transaction(NFNL_SUBSYS_NFTABLES, &mut [message::delete_table()]) {
+            Err(error) if error.errno() == Errno::NOENT => Ok(()),
+            other => {
+                other.map_err(|error| Error::from(error).within("cannot remove firewall table `robot-env`"))
+            }
+        }
+    }
+
+    fn commit(&mut self, messages: &mut [robot_env_sys::netlink::Message], what: &str) -> Result<()> {
+        self.socket.transaction(NFNL_SUBSYS_NFTABLES, messages).map_err(|error| match error.errno() {
+            Errno::OPNOTSUPP | Errno::PROTONOSUPPORT => {
+                Error::new(Kind::Unsupported, format!("{what}: this kernel lacks a part of nf_tables"))
+                    .because(error)
+            }
+            _ => Error::from(error).within(what),
+        })
+    }
+}
+
+fn of_ports(ports: &[Port]) -> Elements {
+    let mut elements = Elements::new();
+    for port in ports {
+        let (set, element) = ruleset::of_port(port);
+        elements.entry(set).or_default().insert(element);
+    }
+    elements
+}
