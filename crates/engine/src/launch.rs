@@ -14,8 +14,8 @@ use std::os::unix::ffi::OsStrExt;
 use robot_env_diag::{Context, Error, Kind, Report, Result, Within};
 use robot_env_runtime::shield;
 use robot_env_spec::ContainerId;
-use robot_env_sys::process::{self, CloneRequest, Cloned};
-use robot_env_sys::{poll, socket};
+use robot_env_sys::process::{self, SpawnRequest};
+use robot_env_sys::socket;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -118,33 +118,11 @@ fn execute(engine: &Engine, role: Role, client: Option<OwnedFd>) -> Result<Owned
     .map_err(|errno| {
         Error::new(Kind::of_errno(errno.raw_os_error()), "cannot open `/dev/null`").because(errno)
     })?;
-    match process::clone(&CloneRequest::default())
-        .context(Kind::Internal, || "cannot start a monitor".into())?
-    {
-        Cloned::Child => {
-            let prepared = (|| -> Result<()> {
-                process::new_session()?;
-                for target in 0..3 {
-                    poll::replace_stdio(target, &null)?;
-                }
-                // A pipe of the user's shell that stays open here would keep the shell waiting.
-                process::close_on_exec_from(3)?;
-                process::keep_over_exec(far.as_fd())?;
-                if let Some(client) = &client {
-                    process::keep_over_exec(client.as_fd())?;
-                }
-                process::reset_signals();
-                // Nothing of the user's terminal, directory or environment is a monitor's.
-                let _ = rustix::process::chdir("/");
-                Ok(())
-            })();
-            if prepared.is_ok() {
-                let _ = process::execute_fd(program.as_fd(), &args, &[]);
-            }
-            poll::exit_now(1)
-        }
-        Cloned::Parent { .. } => {}
-    }
+    let path = CString::new(format!("/proc/self/fd/{}", program.as_raw_fd())).unwrap_or_default();
+    let mut keep = vec![far.as_fd()];
+    keep.extend(client.as_ref().map(AsFd::as_fd));
+    let request = SpawnRequest { program: &path, args: &args, env: &[], stdio: null.as_fd(), keep: &keep };
+    process::spawn(&request).context(Kind::Internal, || "cannot start a monitor".into())?;
     Ok(near)
 }
 

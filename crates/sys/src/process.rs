@@ -297,6 +297,64 @@ pub fn take_descriptor(number: RawFd) -> CallResult<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// What [`spawn`] starts.
+pub struct SpawnRequest<'a> {
+    /// The program's path; `/proc/self/fd/N` will do.
+    pub program: &'a CStr,
+    /// Its arguments, the first of which is its name.
+    pub args: &'a [CString],
+    /// Its environment.
+    pub env: &'a [CString],
+    /// What its three standard streams are.
+    pub stdio: BorrowedFd<'a>,
+    /// Further descriptors that it inherits, by the same numbers. All others close, even those that
+    /// the caller inherited without the close-on-exec mark.
+    pub keep: &'a [BorrowedFd<'a>],
+}
+
+/// Starts a program without copying the caller's memory (posix_spawn(3)): the caller waits until the
+/// program is executed. Signals that the caller ignores or blocks stay so. The caller reaps it, or
+/// leaves that to its own reaper.
+pub fn spawn(request: &SpawnRequest<'_>) -> CallResult<i32> {
+    let what = || format!("posix_spawn({})", request.program.to_string_lossy());
+    let check = |code: libc::c_int| match code {
+        0 => Ok(()),
+        code => Err(CallError::new(what(), Errno::from_raw_os_error(code))),
+    };
+    close_on_exec_from(3)?;
+    let (args, env) = (pointers(request.args), pointers(request.env));
+    let mut actions = std::mem::MaybeUninit::<libc::posix_spawn_file_actions_t>::uninit();
+    // SAFETY: initialises `actions`.
+    check(unsafe { libc::posix_spawn_file_actions_init(actions.as_mut_ptr()) })?;
+    let null = request.stdio.as_raw_fd();
+    let pairs = (0..3).map(|target| (null, target));
+    let kept = request.keep.iter().map(|fd| (fd.as_raw_fd(), fd.as_raw_fd()));
+    let mut done = Ok(());
+    for (from, to) in pairs.chain(kept) {
+        // SAFETY: `actions` was initialised. A pair of equal numbers clears the close-on-exec mark.
+        done = done
+            .and(check(unsafe { libc::posix_spawn_file_actions_adddup2(actions.as_mut_ptr(), from, to) }));
+    }
+    let mut pid = 0;
+    let done = done.and_then(|()| {
+        // SAFETY: `actions` was initialised, both arrays end with a null pointer, and everything
+        // outlives the call, which returns only after the program was executed or has failed to be.
+        check(unsafe {
+            libc::posix_spawn(
+                &raw mut pid,
+                request.program.as_ptr(),
+                actions.as_ptr(),
+                std::ptr::null(),
+                args.as_ptr().cast(),
+                env.as_ptr().cast(),
+            )
+        })
+    });
+    // SAFETY: initialised above and used no more.
+    unsafe { libc::posix_spawn_file_actions_destroy(actions.as_mut_ptr()) };
+    done.map(|()| pid)
+}
+
 /// Sets the calling process's I/O priority: class 1 real-time, 2 best effort, 3 idle; `level` 0 to 7.
 pub fn set_io_priority(class: u32, level: u32) -> CallResult<()> {
     const WHO_PROCESS: libc::c_int = 1;
@@ -385,6 +443,12 @@ pub fn reset_signals() {
     unsafe { libc::sigemptyset(&raw mut set) };
     // SAFETY: `set` is valid; the old mask is not wanted.
     unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut()) };
+}
+
+/// Lets a write to a pipe or socket that nobody reads fail with EPIPE instead of killing the caller.
+pub fn ignore_broken_pipes() {
+    // SAFETY: SIG_IGN is always valid.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
 }
 
 fn pointers(texts: &[CString]) -> Vec<*const libc::c_char> {

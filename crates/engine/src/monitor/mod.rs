@@ -36,7 +36,12 @@ use crate::stream::Stream;
 pub fn main(args: &[OsString]) -> i32 {
     let Ok(orders) = Orders::parse(args) else { return 125 };
     let _ = rustix::thread::set_name(c"robot-env-mon");
-    let prepared = process::become_subreaper()
+    // Nothing of the user's terminal and directory is a monitor's.
+    process::reset_signals();
+    process::ignore_broken_pipes();
+    let _ = rustix::process::chdir("/");
+    let prepared = process::new_session()
+        .and_then(|()| process::become_subreaper())
         .context(Kind::Internal, || "cannot become a reaper".into())
         .and_then(|()| Engine::open(&orders.options));
     match prepared {
