@@ -341,3 +341,43 @@ fn privileged_a_stalled_reader_of_the_log_blocks_nobody() {
     reader.wait().unwrap();
     assert_eq!(place.field("talker", "{{.State.Error}}"), "", "nothing was dropped");
 }
+
+/// A volume has everything that the image has, or nothing yet.
+#[test]
+fn privileged_kills_leave_no_volume_half_filled() {
+    let place = place_or_return!("fill-kills");
+    let mut numbers = Numbers(0x1234_5678_9abc_def1);
+    let list = |volume: &str| place.script(&format!("-v {volume}:/x"), "ls -a /x").ok();
+    place.run("create --name first --network none -v whole:/bin busybox true").ok();
+    let whole = list("whole");
+    assert!(whole.lines().count() > 30, "{whole}");
+    let mut interrupted = 0;
+    for round in 0..14 {
+        let volume = format!("vol{round}");
+        let line = format!("create --name half --network none -v {volume}:/bin busybox true");
+        let mut call = place.command(&line.split(' ').collect::<Vec<_>>());
+        let mut front = call.0.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_micros(3000 + numbers.below(15_000)));
+        kill(front.id() as i32);
+        interrupted += i32::from(!front.wait().unwrap().success());
+        place.run("rm -f half");
+        place.run(&format!("create --name again --network none -v {volume}:/bin busybox true")).ok();
+        assert_eq!(list(&volume), whole, "round {round}");
+        place.run("rm -f again").ok();
+    }
+    assert!(interrupted > 0, "no kill came in time");
+    // A move that was interrupted is ended.
+    let directory = place.directory.join("root/volumes/moved");
+    place.run("volume create moved").ok();
+    fs::create_dir(directory.join(".ready")).unwrap();
+    fs::write(directory.join(".ready/late"), "").unwrap();
+    fs::write(directory.join("_data/early"), "").unwrap();
+    place.run("create --name last --network none -v moved:/bin busybox true").ok();
+    assert_eq!(list("moved"), ".\n..\nearly\nlate");
+    place.run("system prune -f").ok();
+    for volume in names(&place.directory.join("root/volumes")).iter().filter(|name| !name.starts_with('.')) {
+        let mut left = names(&place.directory.join("root/volumes").join(volume));
+        left.sort();
+        assert_eq!(left, ["_data", "volume.json"], "{volume}");
+    }
+}

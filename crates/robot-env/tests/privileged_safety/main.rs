@@ -1,4 +1,4 @@
-//! What docs/design/010-safety.md promises, by the whole program: what is left when processes of
+//! What docs/design/011-safety.md promises, by the whole program: what is left when processes of
 //! ours are killed, full disks, damaged records, images, programs and flags that mean harm. Needs
 //! root and busybox-static; a test that cannot run says so.
 
