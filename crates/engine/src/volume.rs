@@ -199,7 +199,12 @@ const READY: &str = ".ready";
 
 /// Copies `source` beside the volume's directory; [`finish_filling`] moves it in. Somebody who is
 /// killed meanwhile leaves a volume that is still empty, never half of one.
-fn fill(volume: &Volume, record: &ContainerRecord, source: BorrowedFd<'_>, data: BorrowedFd<'_>) -> Result<()> {
+fn fill(
+    volume: &Volume,
+    record: &ContainerRecord,
+    source: BorrowedFd<'_>,
+    data: BorrowedFd<'_>,
+) -> Result<()> {
     let Some(directory) = volume.path.parent() else { return Ok(()) };
     let device = |fd: BorrowedFd<'_>| rustix::fs::fstat(fd).map(|stat| stat.st_dev);
     let parent = sys_fs::open_directory(directory)?;
