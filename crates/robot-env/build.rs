@@ -12,7 +12,10 @@ use std::path::PathBuf;
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     let of = |name: &str| env::var(name).unwrap_or_default();
-    if of("CARGO_CFG_TARGET_OS") != "linux" || of("CARGO_CFG_TARGET_ENV") != "gnu" || of("HOST") != of("TARGET") {
+    if of("CARGO_CFG_TARGET_OS") != "linux"
+        || of("CARGO_CFG_TARGET_ENV") != "gnu"
+        || of("HOST") != of("TARGET")
+    {
         return;
     }
     let directory = PathBuf::from(of("OUT_DIR"));

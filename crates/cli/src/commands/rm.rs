@@ -58,7 +58,9 @@ impl Verb for Rm {
             };
             if keep.is_none() && written >= WORTH_A_LINE {
                 let size = human::decimal(written);
-                app.say(&format!("{text}: {size} that it had written are gone (`rm --keep IMAGE` saves them)"));
+                app.say(&format!(
+                    "{text}: {size} that it had written are gone (`rm --keep IMAGE` saves them)"
+                ));
             }
             app.print_line(text)
         });
