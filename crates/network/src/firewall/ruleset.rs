@@ -168,11 +168,26 @@ pub(super) fn chains(guarded: bool) -> Vec<Chain> {
 }
 
 /// An element: key, data (of a map), and whether it is the end of an interval.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+///
+/// They are ordered as the kernel wants to be given them: an interval's end before the start of the
+/// next one at the same place.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Element {
     pub(super) key: Vec<u8>,
     pub(super) data: Vec<u8>,
     pub(super) end: bool,
+}
+
+impl Ord for Element {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (&self.key, !self.end, &self.data).cmp(&(&other.key, !other.end, &other.data))
+    }
+}
+
+impl PartialOrd for Element {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 /// Elements of the sets, by set.

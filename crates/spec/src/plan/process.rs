@@ -367,11 +367,7 @@ mod tests {
                 cmd: list(image_command),
                 ..RuntimeConfig::default()
             };
-            assert_eq!(
-                arguments(&spec, &image).ok(),
-                list(want),
-                "{entrypoint:?} {command:?}"
-            );
+            assert_eq!(arguments(&spec, &image).ok(), list(want), "{entrypoint:?} {command:?}");
         }
     }
 
