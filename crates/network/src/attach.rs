@@ -77,6 +77,8 @@ pub fn attach(
         namespace,
         endpoint: &attachment.endpoint,
         default_route: attachment.default_route,
+        mtu: network.mtu,
+        publishes: !attachment.ports.is_empty(),
     };
     match network.driver {
         Driver::Host | Driver::None => {

@@ -38,6 +38,7 @@ const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const ADDR_GEN_NONE: u8 = 1;
 const IFLA_BR_MCAST_SNOOPING: u16 = 23;
+const IFLA_BRPORT_MODE: u16 = 4;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
 const VETH_INFO_PEER: u16 = 1;
 const IFLA_MACVLAN_MODE: u16 = 1;
@@ -58,11 +59,6 @@ const RTN_UNICAST: u8 = 1;
 const NESTED: u16 = 0x8000;
 const IFF_UP: u32 = 1;
 const LOOPBACK: u32 = 1;
-
-/// Index of a container's first interface in its own namespace; `eth3` has this and 3. A number of
-/// our own choice lets address and route go out in one batch with the rest; it is above what the
-/// kernel gives to the tunnels that a new namespace may be born with.
-const FIRST_INDEX: u32 = 100;
 
 /// What hosts' ends of veth pairs begin with.
 pub const VETH_PREFIX: &str = "rv-";
@@ -140,6 +136,13 @@ fn default_route(index: u32, gateway: IpAddr) -> Message {
         );
     message.attribute(RTA_GATEWAY, &octets(gateway)).number(RTA_OIF, index);
     message
+}
+
+/// Below this a link has no IPv6 at all.
+const V6_MTU: u32 = 1280;
+
+fn has_v6() -> bool {
+    std::fs::metadata("/proc/sys/net/ipv6").is_ok()
 }
 
 /// No link-local IPv6 address (and its traffic) on a link of an IPv4 network.
@@ -274,11 +277,21 @@ impl Links {
         message.attribute(IFLA_BR_MCAST_SNOOPING, &[0]);
         message.end(data);
         message.end(info);
-        if !network.ranges.iter().any(|range| range.subnet.is_v6()) {
-            // Only a change of a link that exists reads this on most kernels; there it is harmless.
-            without_link_local(&mut message);
+        let mut messages = vec![message];
+        if !network.ranges.iter().any(|range| range.subnet.is_v6())
+            && has_v6()
+            && network.mtu.is_none_or(|mtu| mtu >= V6_MTU)
+        {
+            // In a message of its own: a link that is being made has no IPv6 part yet, and newer
+            // kernels refuse its settings then (EAFNOSUPPORT).
+            let mut quiet =
+                Message::new(RTM_NEWLINK, 0, format!("RTM_NEWLINK({name}, no link-local address)"))
+                    .fixed(&interface(0, 0, 0));
+            quiet.text(IFLA_IFNAME, name);
+            without_link_local(&mut quiet);
+            messages.push(quiet);
         }
-        self.route.socket().request(&mut [message])
+        self.route.socket().request(&mut messages)
     }
 
     /// Removes a bridge; that there is none is no error. Refuses the name of anything else.
@@ -314,9 +327,10 @@ impl Links {
     /// Removes an interface of a container by its number (`eth1` is 1), for a macvlan's or ipvlan's
     /// `disconnect`.
     pub fn remove_inside(namespace: BorrowedFd<'_>, number: u32) -> Result<()> {
-        let index = FIRST_INDEX + number;
-        let message =
-            Message::new(RTM_DELLINK, 0, format!("RTM_DELLINK({index})")).fixed(&interface(index, 0, 0));
+        let name = format!("eth{number}");
+        let mut message =
+            Message::new(RTM_DELLINK, 0, format!("RTM_DELLINK({name})")).fixed(&interface(0, 0, 0));
+        message.text(IFLA_IFNAME, &name);
         match RouteSocket::open_in(namespace)?.socket().request(&mut [message]) {
             Err(error) if error.errno() != Errno::NODEV => Err(error.into()),
             _ => Ok(()),
@@ -325,7 +339,7 @@ impl Links {
 
     /// Makes a veth pair: the host's end is up and a port of `network`'s bridge, the far end is
     /// born as `eth<number>` in the namespace. One message, one more for a network whose
-    /// containers don't reach each other.
+    /// containers don't reach each other and for a container that publishes ports.
     pub fn make_veth(&mut self, network: &Network, wire: &Wire<'_>) -> Result<()> {
         let bridge = self.find(&network.bridge)?.ok_or_else(|| {
             Error::not_found(format!("cannot connect to network `{}`: it has no bridge", network.name))
@@ -343,7 +357,7 @@ impl Links {
         message.text(IFLA_INFO_KIND, "veth");
         let data = message.begin(IFLA_INFO_DATA);
         let peer = message.begin(VETH_INFO_PEER);
-        message = message.fixed(&interface(FIRST_INDEX + wire.number, 0, 0));
+        message = message.fixed(&interface(0, 0, 0));
         message
             .text(IFLA_IFNAME, &format!("eth{}", wire.number))
             .attribute(IFLA_ADDRESS, &wire.endpoint.mac.0);
@@ -352,14 +366,19 @@ impl Links {
         message.end(data);
         message.end(info);
         let mut messages = vec![message];
-        if !network.connected {
-            let mut port = Message::new(RTM_NEWLINK, 0, format!("RTM_NEWLINK({}, isolated port)", wire.host))
+        // A container that calls its own published port: where br_netfilter translates addresses
+        // inside the bridge, the packet goes back out of the port that it came in by. Only there,
+        // because such a port gets its own broadcasts back.
+        let hairpin = wire.publishes && sysctl::get("bridge/bridge-nf-call-iptables").as_deref() == Some("1");
+        if !network.connected || hairpin {
+            let mut port = Message::new(RTM_NEWLINK, 0, format!("RTM_NEWLINK({}, bridge port)", wire.host))
                 .fixed(&interface(0, 0, 0));
             port.text(IFLA_IFNAME, wire.host);
             let info = port.begin(IFLA_LINKINFO);
             port.text(IFLA_INFO_SLAVE_KIND, "bridge");
             let data = port.begin(IFLA_INFO_SLAVE_DATA | NESTED);
-            port.attribute(IFLA_BRPORT_ISOLATED, &[1]);
+            port.attribute(IFLA_BRPORT_ISOLATED, &[u8::from(!network.connected)]);
+            port.attribute(IFLA_BRPORT_MODE, &[u8::from(hairpin)]);
             port.end(data);
             port.end(info);
             messages.push(port);
@@ -382,7 +401,7 @@ impl Links {
             CREATE | EXCLUSIVE,
             format!("RTM_NEWLINK(eth{}, {kind} on {parent})", wire.number),
         )
-        .fixed(&interface(FIRST_INDEX + wire.number, 0, 0));
+        .fixed(&interface(0, 0, 0));
         message.text(IFLA_IFNAME, &format!("eth{}", wire.number)).number(IFLA_LINK, below.index);
         message.number(IFLA_NET_NS_FD, wire.namespace.as_raw_fd() as u32);
         if let Some(mtu) = network.mtu {
@@ -423,6 +442,10 @@ pub struct Wire<'a> {
     pub endpoint: &'a Endpoint,
     /// Do its default routes go here? The first network of a container has them.
     pub default_route: bool,
+    /// The network's maximal transmission unit, where it has one.
+    pub mtu: Option<u32>,
+    /// Are ports of the container published?
+    pub publishes: bool,
 }
 
 /// A name for a host's end. It is new each time: the pair of a container that ended a moment ago
@@ -433,14 +456,21 @@ pub fn veth_name() -> String {
 }
 
 /// Gives the interface in the namespace its addresses and routes and brings it and the loopback up,
-/// in one batch.
+/// after asking for its index in one batch.
 pub fn configure(wire: &Wire<'_>) -> Result<()> {
-    let index = FIRST_INDEX + wire.number;
     let name = format!("eth{}", wire.number);
+    let mut inside = Links { route: RouteSocket::open_in(wire.namespace)? };
+    // The kernel chose it: a veth's far end keeps a number of our choice only if the host's end has
+    // one too, and the host's numbers are not ours.
+    let index = inside
+        .find(&name)?
+        .ok_or_else(|| Error::not_found(format!("the container has no interface `{name}`")))?
+        .index;
     let mut up = Message::new(RTM_NEWLINK, 0, format!("RTM_NEWLINK({name}, up)"))
         .fixed(&interface(index, IFF_UP, IFF_UP));
     if !wire.endpoint.addresses.iter().any(|address| address.address.is_ipv6())
-        && std::fs::metadata("/proc/sys/net/ipv6").is_ok()
+        && has_v6()
+        && wire.mtu.is_none_or(|mtu| mtu >= V6_MTU)
     {
         without_link_local(&mut up);
     }
@@ -454,7 +484,7 @@ pub fn configure(wire: &Wire<'_>) -> Result<()> {
     if wire.default_route {
         messages.extend(wire.endpoint.gateways.iter().map(|gateway| default_route(index, *gateway)));
     }
-    Ok(RouteSocket::open_in(wire.namespace)?.socket().request(&mut messages)?)
+    Ok(inside.route.socket().request(&mut messages)?)
 }
 
 fn read_link(answer: &[u8]) -> Option<Link> {

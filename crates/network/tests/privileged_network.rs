@@ -99,7 +99,8 @@ fn network(at: u32, change: impl FnOnce(&mut Network)) -> Network {
 }
 
 fn lab(networks: Vec<Network>) -> Lab {
-    let desired = Desired { networks, ports: Vec::new(), guarded: false };
+    let guarded = Firewall::forwarding(&networks).unwrap();
+    let desired = Desired { networks, ports: Vec::new(), guarded };
     let report = reconcile(&desired, &[]).unwrap();
     assert_eq!((report.made.len(), report.firewall), (desired.networks.len(), Found::Restored));
     let again = reconcile(&desired, &[]).unwrap();
@@ -211,7 +212,6 @@ fn ip(text: &str) -> IpAddr {
 }
 
 #[test]
-#[ignore = "not finished: the kernel answers EAFNOSUPPORT to the making of a bridge"]
 fn privileged_containers_of_a_network_reach_each_other_and_no_other_network() {
     host(|| {
         let mut lab = lab(vec![network(1, |_| {}), network(2, |_| {}), network(3, |n| n.connected = false)]);
@@ -229,7 +229,6 @@ fn privileged_containers_of_a_network_reach_each_other_and_no_other_network() {
 }
 
 #[test]
-#[ignore = "not finished: the kernel answers EAFNOSUPPORT to the making of a bridge"]
 fn privileged_published_ports_from_everywhere() {
     host(|| {
         let mut lab = lab(vec![network(1, |_| {}), network(2, |_| {})]);
@@ -269,7 +268,6 @@ fn privileged_published_ports_from_everywhere() {
 }
 
 #[test]
-#[ignore = "not finished: the kernel answers EAFNOSUPPORT to the making of a bridge"]
 fn privileged_ways_out() {
     host(|| {
         let mut lab = lab(vec![
@@ -299,7 +297,6 @@ fn privileged_ways_out() {
 }
 
 #[test]
-#[ignore = "not finished: the kernel answers EAFNOSUPPORT to the making of a bridge"]
 fn privileged_the_hosts_loopback_is_out_of_reach() {
     host(|| {
         let mut lab = lab(vec![network(1, |_| {})]);
@@ -311,11 +308,11 @@ fn privileged_the_hosts_loopback_is_out_of_reach() {
             std::fs::write("/proc/sys/net/ipv4/conf/eth0/route_localnet", "1").unwrap();
             let mut socket = robot_env_sys::netlink::RouteSocket::open().unwrap();
             let mut delete = robot_env_sys::netlink::Message::new(25, 0, "local route")
-                .fixed(&[2, 8, 0, 0, 255, 0, 0, 2, 0, 0, 0, 0]);
+                .fixed(&[2, 8, 0, 0, 255, 0, 255, 2, 0, 0, 0, 0]);
             delete.attribute(1, &[127, 0, 0, 0]);
             socket.socket().request(&mut [delete]).unwrap();
             let mut delete = robot_env_sys::netlink::Message::new(25, 0, "local route")
-                .fixed(&[2, 32, 0, 0, 255, 0, 0, 2, 0, 0, 0, 0]);
+                .fixed(&[2, 32, 0, 0, 255, 0, 255, 2, 0, 0, 0, 0]);
             delete.attribute(1, &[127, 0, 0, 1]);
             socket.socket().request(&mut [delete]).unwrap();
             let socket = UdpSocket::bind("10.7.1.2:0").unwrap();
@@ -328,7 +325,6 @@ fn privileged_the_hosts_loopback_is_out_of_reach() {
 }
 
 #[test]
-#[ignore = "not finished: the kernel answers EAFNOSUPPORT to the making of a bridge"]
 fn privileged_a_flush_is_mended() {
     host(|| {
         let mut lab = lab(vec![network(1, |_| {}), network(2, |_| {})]);
@@ -363,7 +359,6 @@ fn privileged_a_flush_is_mended() {
 }
 
 #[test]
-#[ignore = "not finished: the kernel answers EAFNOSUPPORT to the making of a bridge"]
 fn privileged_networks_come_and_go_one_by_one() {
     host(|| {
         let mut lab = lab(vec![network(1, |_| {})]);
@@ -384,7 +379,6 @@ fn privileged_networks_come_and_go_one_by_one() {
 }
 
 #[test]
-#[ignore = "not finished: the kernel answers EAFNOSUPPORT to the making of a bridge"]
 fn privileged_many_come_and_go_and_nothing_stays() {
     host(|| {
         let mut lab = lab(vec![network(1, |_| {})]);
@@ -413,7 +407,6 @@ fn privileged_many_come_and_go_and_nothing_stays() {
 }
 
 #[test]
-#[ignore = "not finished: the kernel answers EAFNOSUPPORT to the making of a bridge"]
 fn privileged_ports_are_reserved() {
     host(|| {
         let lab = lab(vec![network(1, |_| {})]);
@@ -446,7 +439,6 @@ fn privileged_ports_are_reserved() {
 }
 
 #[test]
-#[ignore = "not finished: the kernel answers EAFNOSUPPORT to the making of a bridge"]
 fn privileged_ipv6() {
     host(|| {
         let six =
@@ -480,7 +472,6 @@ fn privileged_ipv6() {
 }
 
 #[test]
-#[ignore = "not finished: the kernel answers EAFNOSUPPORT to the making of a bridge"]
 fn privileged_macvlan_and_what_the_kernel_lacks() {
     host(|| {
         let mut links = Links::open().unwrap();
