@@ -27,7 +27,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use robot_env_diag::{Error, Kind, Result};
-use robot_env_sys::netlink::{CREATE, EXCLUSIVE, NetlinkSocket};
+use robot_env_sys::netlink::{CREATE, NetlinkSocket};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -130,12 +130,21 @@ pub enum Found {
 /// The table, of the network namespace that it was opened in.
 pub struct Firewall {
     socket: NetlinkSocket,
+    table: String,
 }
 
 impl Firewall {
-    /// Opens it. Changes nothing.
-    pub fn open() -> Result<Firewall> {
-        Ok(Firewall { socket: NetlinkSocket::open(libc::NETLINK_NETFILTER)? })
+    /// Opens it. Changes nothing. `tag` tells apart the tables of engines that have roots of their
+    /// own on one host: `inet robot-env` without one, `inet robot-env-TAG` with one.
+    pub fn open(tag: Option<&str>) -> Result<Firewall> {
+        let table = tag.map_or_else(|| TABLE.to_owned(), |tag| format!("{TABLE}-{tag}"));
+        Ok(Firewall { socket: NetlinkSocket::open(libc::NETLINK_NETFILTER)?, table })
+    }
+
+    /// Is the table there? One question, for the path of a start: somebody may have flushed the
+    /// rules since the last one.
+    pub fn is_there(&mut self) -> Result<bool> {
+        message::has_table(&mut self.socket, &self.table)
     }
 
     /// Turns on the host's forwarding, for IPv6 too if one of the networks has it. True if IPv4's
@@ -159,18 +168,18 @@ impl Firewall {
         if self.is_intact(desired.guarded, &elements)? {
             return Ok(Found::Intact);
         }
-        let mut messages = message::replacement(desired.guarded, &elements);
-        self.commit(&mut messages, "cannot write firewall table `robot-env`")?;
+        let mut messages = message::replacement(&self.table, desired.guarded, &elements);
+        self.commit(&mut messages, "cannot write the firewall table")?;
         Ok(Found::Restored)
     }
 
     fn is_intact(&mut self, guarded: bool, elements: &Elements) -> Result<bool> {
-        if message::rule_marks(&mut self.socket)? != message::expected_marks(guarded) {
+        if message::rule_marks(&mut self.socket, &self.table)? != message::expected_marks(guarded) {
             return Ok(false);
         }
         let none = BTreeSet::new();
         for set in &ruleset::SETS {
-            let there = message::elements_of(&mut self.socket, set.name)?;
+            let there = message::elements_of(&mut self.socket, &self.table, set.name)?;
             if there.as_ref() != Some(elements.get(set.name).unwrap_or(&none)) {
                 return Ok(false);
             }
@@ -182,7 +191,7 @@ impl Firewall {
     pub fn add_network(&mut self, network: &Network) -> Result<()> {
         let mut elements = Elements::new();
         ruleset::of_network(network, &mut elements);
-        let mut messages = insert_elements(&elements, CREATE);
+        let mut messages = insert_elements(&self.table, &elements, CREATE);
         self.commit(&mut messages, &format!("cannot add network `{}` to the firewall", network.name))
     }
 
@@ -203,12 +212,12 @@ impl Firewall {
             return Ok(());
         }
         Self::allow_loopback(bridge, ports)?;
-        match self
-            .socket
-            .transaction(NFNL_SUBSYS_NFTABLES, &mut insert_elements(&of_ports(ports), CREATE | EXCLUSIVE))
-        {
+        // Not exclusively: the very same element is ours, put there by a reconcile that read the
+        // record of this start. One that leads elsewhere is refused.
+        let mut messages = insert_elements(&self.table, &of_ports(ports), CREATE);
+        match self.socket.transaction(NFNL_SUBSYS_NFTABLES, &mut messages) {
             Ok(()) => Ok(()),
-            Err(error) if error.errno() == Errno::EXIST => {
+            Err(error) if matches!(error.errno(), Errno::EXIST | Errno::BUSY) => {
                 let taken = self.taken(ports)?;
                 let names: Vec<String> = taken.iter().map(Port::name).collect();
                 Err(Error::new(
@@ -220,15 +229,15 @@ impl Firewall {
         }
     }
 
-    /// Those of `ports` whose place is taken in the table.
+    /// Those of `ports` whose place leads elsewhere in the table.
     pub fn taken(&mut self, ports: &[Port]) -> Result<Vec<Port>> {
         let mut out = Vec::new();
         for set in ["ports4", "ports6", "ports4_any", "ports6_any"] {
-            let there = message::elements_of(&mut self.socket, set)?.unwrap_or_default();
-            let keys: BTreeSet<&[u8]> = there.iter().map(|element| element.key.as_slice()).collect();
+            let there = message::elements_of(&mut self.socket, &self.table, set)?.unwrap_or_default();
             out.extend(ports.iter().filter(|port| {
                 let (of, element) = ruleset::of_port(port);
-                of == set && keys.contains(element.key.as_slice())
+                of == set
+                    && there.iter().any(|other| other.key == element.key && other.data != element.data)
             }));
         }
         Ok(out)
@@ -247,7 +256,7 @@ impl Firewall {
     }
 
     fn delete(&mut self, elements: &Elements) -> Result<()> {
-        match self.socket.transaction(NFNL_SUBSYS_NFTABLES, &mut delete_elements(elements)) {
+        match self.socket.transaction(NFNL_SUBSYS_NFTABLES, &mut delete_elements(&self.table, elements)) {
             Err(error) if error.errno() == Errno::NOENT => {}
             other => return Ok(other?),
         }
@@ -257,7 +266,7 @@ impl Firewall {
             let step = if all.iter().any(|element| element.end) { 2 } else { 1 };
             for part in all.chunks(step) {
                 let one = Elements::from([(*set, part.iter().cloned().collect())]);
-                match self.socket.transaction(NFNL_SUBSYS_NFTABLES, &mut delete_elements(&one)) {
+                match self.socket.transaction(NFNL_SUBSYS_NFTABLES, &mut delete_elements(&self.table, &one)) {
                     Err(error) if error.errno() == Errno::NOENT => {}
                     other => other?,
                 }
@@ -266,13 +275,12 @@ impl Firewall {
         Ok(())
     }
 
-    /// Removes the table and our rules in other tables: nothing of ours is left.
+    /// Removes the table. Our rules in other tables go by [`Firewall::close_obstacles`].
     pub fn remove(&mut self) -> Result<()> {
-        self.close_obstacles()?;
-        match self.socket.transaction(NFNL_SUBSYS_NFTABLES, &mut [message::delete_table()]) {
+        match self.socket.transaction(NFNL_SUBSYS_NFTABLES, &mut [message::delete_table(&self.table)]) {
             Err(error) if error.errno() == Errno::NOENT => Ok(()),
             other => {
-                other.map_err(|error| Error::from(error).within("cannot remove firewall table `robot-env`"))
+                other.map_err(|error| Error::from(error).within("cannot remove the firewall table"))
             }
         }
     }

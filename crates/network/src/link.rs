@@ -312,6 +312,28 @@ impl Links {
         self.remove(name)
     }
 
+    /// Makes a veth's end a port of a bridge again, which somebody had removed meanwhile.
+    pub(crate) fn join_bridge(&mut self, name: &str, bridge: &str) -> Result<()> {
+        let Some(bridge) = self.find(bridge)? else { return Ok(()) };
+        let mut message = Message::new(RTM_NEWLINK, 0, format!("RTM_NEWLINK({name}, master {})", bridge.name))
+            .fixed(&interface(0, 0, 0));
+        message.text(IFLA_IFNAME, name).number(IFLA_MASTER, bridge.index);
+        Ok(self.route.socket().request(&mut [message])?)
+    }
+
+    /// Gives a container's default routes to its interface `eth<number>`, unless it has them.
+    pub fn route_inside(namespace: BorrowedFd<'_>, number: u32, gateways: &[IpAddr]) -> Result<()> {
+        let mut inside = Links { route: RouteSocket::open_in(namespace)? };
+        let Some(link) = inside.find(&format!("eth{number}"))? else { return Ok(()) };
+        for gateway in gateways {
+            match inside.route.socket().request(&mut [default_route(link.index, *gateway)]) {
+                Err(error) if error.errno() != Errno::EXIST => return Err(error.into()),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     fn remove(&mut self, name: &str) -> Result<()> {
         let mut message =
             Message::new(RTM_DELLINK, 0, format!("RTM_DELLINK({name})")).fixed(&interface(0, 0, 0));

@@ -260,14 +260,16 @@ impl Network {
     }
 
     /// Chooses the addresses of a container in this network. `taken` are the addresses of its other
-    /// endpoints (the gateways are known here).
-    pub fn allocate(&self, request: &Request, taken: &BTreeSet<IpAddr>) -> Result<Endpoint> {
+    /// endpoints (the gateways are known here); `from` is where in the pool to look first, behind the place that the one before got
+    /// ([`Network::place_of`]): a place is not given again at once, because a namespace that is dying
+    /// may still answer.
+    pub fn allocate(&self, request: &Request, taken: &BTreeSet<IpAddr>, from: u64) -> Result<Endpoint> {
         let mut addresses = Vec::new();
         for (wanted, v6) in [(request.ip.map(IpAddr::V4), false), (request.ip6.map(IpAddr::V6), true)] {
             let range = self.ranges.iter().find(|range| range.subnet.is_v6() == v6);
             match (range, wanted) {
                 (Some(range), Some(wanted)) => addresses.push((self.claim(range, wanted, taken)?, range)),
-                (Some(range), None) => addresses.push((self.next(range, taken)?, range)),
+                (Some(range), None) => addresses.push((self.next(range, taken, from)?, range)),
                 (None, Some(wanted)) => {
                     return Err(Error::invalid(format!(
                         "cannot use address {wanted} in network `{}`: it has no IPv{} subnet",
@@ -316,11 +318,19 @@ impl Network {
         Ok(wanted)
     }
 
-    /// The lowest free address of the range's pool. The walk is over what is taken, so a full /8
-    /// costs as much as its containers.
-    fn next(&self, range: &Range, taken: &BTreeSet<IpAddr>) -> Result<IpAddr> {
+    /// The place of an address in its range's pool, for the next [`Network::allocate`].
+    pub fn place_of(&self, address: IpAddr) -> Option<u64> {
+        let range = self.ranges.iter().find(|range| range.subnet.contains(address))?;
+        range.pool.unwrap_or(range.subnet).offset(address)?.try_into().ok()
+    }
+
+    /// The first free address of the range's pool from the place `from` on, or before it.
+    /// The walk is over what is taken, so a full /8 costs as much as its containers.
+    fn next(&self, range: &Range, taken: &BTreeSet<IpAddr>, from: u64) -> Result<IpAddr> {
         let pool = range.pool.unwrap_or(range.subnet);
-        (0..=pool.host_mask())
+        let from = u128::from(from);
+        (from..=pool.host_mask())
+            .chain(0..from.min(pool.host_mask().saturating_add(1)))
             .map_while(|offset| pool.nth(offset))
             .find(|address| {
                 !range.subnet.reserves(*address)

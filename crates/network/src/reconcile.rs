@@ -1,6 +1,8 @@
 //! Everything that should be there is, and nothing else of ours: after a reboot, a `kill -9`, or
 //! another program's flush of the rules.
 
+use std::collections::BTreeMap;
+
 use robot_env_diag::Result;
 
 use crate::firewall::obstacle::Obstacle;
@@ -21,14 +23,27 @@ pub struct Report {
     pub obstacles: Vec<Obstacle>,
 }
 
-/// Makes the host's links and rules what `desired` says. `veths` are the host's ends that the
-/// records of running containers name; others of ours are removed. The caller holds the lock of
-/// the networks: whoever attaches meanwhile would lose its link.
+/// What [`reconcile`] is told.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted<'a> {
+    /// See [`Firewall::open`].
+    pub tag: Option<&'a str>,
+    /// What should be there.
+    pub desired: Desired,
+    /// Every bridge that may be the caller's; those that `desired` does not name are removed.
+    pub bridges: &'a [String],
+    /// The host's ends of the running containers' pairs, and the bridge of each. Others at the
+    /// caller's bridges are removed.
+    pub veths: BTreeMap<String, String>,
+}
+
+/// Makes the host's links and rules what `wanted` says. The caller holds the lock of the networks.
 ///
 /// With no network and no port desired nothing of ours is left, the table included.
-pub fn reconcile(desired: &Desired, veths: &[String]) -> Result<Report> {
+pub fn reconcile(wanted: &Wanted<'_>) -> Result<Report> {
+    let desired = &wanted.desired;
     let mut links = Links::open()?;
-    let mut firewall = Firewall::open()?;
+    let mut firewall = Firewall::open(wanted.tag)?;
     let bridges = || desired.networks.iter().filter(|network| network.driver == Driver::Bridge);
     let there = links.all()?;
     let mut report =
@@ -55,14 +70,32 @@ pub fn reconcile(desired: &Desired, veths: &[String]) -> Result<Report> {
             Firewall::allow_loopback(&network.bridge, std::slice::from_ref(port))?;
         }
     }
-    for name in there.keys() {
-        if is_our_bridge(name) && !bridges().any(|network| network.bridge == *name) {
-            links.remove_bridge(name)?;
-            report.removed.push(name.clone());
-        } else if name.starts_with(VETH_PREFIX) && !veths.contains(name) {
+    let owned = |name: &str| wanted.bridges.iter().any(|bridge| bridge == name);
+    let indices: BTreeMap<&str, u32> = there
+        .values()
+        .filter(|link| owned(&link.name))
+        .map(|link| (link.name.as_str(), link.index))
+        .collect();
+    for (name, link) in &there {
+        if let Some(bridge) = wanted.veths.get(name) {
+            if link.master == 0 || indices.get(bridge.as_str()).is_none_or(|index| *index != link.master) {
+                links.join_bridge(name, bridge)?;
+            }
+        } else if name.starts_with(VETH_PREFIX) && indices.values().any(|index| *index == link.master) {
             links.remove_veth(name)?;
             report.removed.push(name.clone());
         }
+    }
+    for name in indices.keys() {
+        if !bridges().any(|network| network.bridge == **name) {
+            links.remove_bridge(name)?;
+            report.removed.push((*name).to_owned());
+        }
+    }
+    if bridges().next().is_none()
+        && !there.keys().any(|name| is_our_bridge(name) && !indices.contains_key(name.as_str()))
+    {
+        firewall.close_obstacles()?;
     }
     Ok(report)
 }

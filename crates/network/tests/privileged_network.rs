@@ -3,7 +3,7 @@
 
 #![allow(clippy::print_stdout)] // why a test is skipped
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,7 +15,7 @@ use robot_env_network::firewall::{Desired, Firewall, Found, Port, Protocol};
 use robot_env_network::link::Links;
 use robot_env_network::plan::{Driver, Network, Range, Request};
 use robot_env_network::port::{Binding, reserve};
-use robot_env_network::reconcile::reconcile;
+use robot_env_network::reconcile::{Report, Wanted, reconcile};
 use robot_env_sys::namespace;
 
 /// Runs `test` in a new host. False, and the reason printed, where nobody may.
@@ -98,17 +98,25 @@ fn network(at: u32, change: impl FnOnce(&mut Network)) -> Network {
     network
 }
 
+/// Reconciles, as the owner of every bridge that a test here makes; all `veths` are at the first.
+fn mend(desired: &Desired, veths: &[String]) -> Report {
+    let bridges: Vec<String> = (0..8).map(|at| network(at, |_| {}).bridge).collect();
+    let first = desired.networks.first().map(|network| network.bridge.clone()).unwrap_or_default();
+    let veths: BTreeMap<String, String> = veths.iter().map(|name| (name.clone(), first.clone())).collect();
+    reconcile(&Wanted { tag: None, desired: desired.clone(), bridges: &bridges, veths }).unwrap()
+}
+
 fn lab(networks: Vec<Network>) -> Lab {
     let guarded = Firewall::forwarding(&networks).unwrap();
     let desired = Desired { networks, ports: Vec::new(), guarded };
-    let report = reconcile(&desired, &[]).unwrap();
+    let report = mend(&desired, &[]);
     assert_eq!((report.made.len(), report.firewall), (desired.networks.len(), Found::Restored));
-    let again = reconcile(&desired, &[]).unwrap();
+    let again = mend(&desired, &[]);
     assert_eq!((again.made.len(), again.removed.len(), again.firewall), (0, 0, Found::Intact));
     Lab {
         desired,
         links: Links::open().unwrap(),
-        firewall: Firewall::open().unwrap(),
+        firewall: Firewall::open(None).unwrap(),
         veths: Vec::new(),
         taken: BTreeSet::new(),
     }
@@ -118,7 +126,7 @@ impl Lab {
     fn container(&mut self, network: usize, ports: &[(Option<&str>, u16, u16)]) -> Container {
         let network = &self.desired.networks[network];
         let namespace = new_namespace();
-        let endpoint = network.allocate(&Request::default(), &self.taken).unwrap();
+        let endpoint = network.allocate(&Request::default(), &self.taken, 0).unwrap();
         self.taken.extend(endpoint.addresses.iter().map(|address| address.address));
         let ports: Vec<Port> = ports
             .iter()
@@ -251,7 +259,7 @@ fn privileged_published_ports_from_everywhere() {
         assert_eq!(call(&outside, server.address(), 81), None);
         // A place that is taken is named.
         let network = &lab.desired.networks[1];
-        let endpoint = network.allocate(&Request::default(), &lab.taken).unwrap();
+        let endpoint = network.allocate(&Request::default(), &lab.taken, 0).unwrap();
         let port = Port { container: endpoint.addresses[0].address, ..server.attachment.ports[0] };
         let second = Attachment::new(network, endpoint, 0, vec![port]);
         let namespace = new_namespace();
@@ -337,21 +345,21 @@ fn privileged_a_flush_is_mended() {
         let error =
             lab.firewall.publish(&lab.desired.networks[0].bridge, &server.attachment.ports).unwrap_err();
         assert_eq!(error.kind(), Kind::NotFound);
-        let report = reconcile(&lab.desired, &lab.veths).unwrap();
+        let report = mend(&lab.desired, &lab.veths);
         assert_eq!((report.firewall, report.removed.len()), (Found::Restored, 0));
         assert!(call(&outside, ip("192.0.2.1"), 8080).is_some());
-        assert_eq!(reconcile(&lab.desired, &lab.veths).unwrap().firewall, Found::Intact);
+        assert_eq!(mend(&lab.desired, &lab.veths).firewall, Found::Intact);
         // A bridge that somebody removed, an element too many, a veth of nobody.
         lab.links.remove_bridge(&lab.desired.networks[1].bridge).unwrap();
         let stray = Port { host_port: 9999, ..server.attachment.ports[0] };
         lab.firewall.publish(&lab.desired.networks[0].bridge, &[stray]).unwrap();
-        let report = reconcile(&lab.desired, &[]).unwrap();
+        let report = mend(&lab.desired, &[]);
         assert_eq!(report.made, [lab.desired.networks[1].bridge.clone()]);
         assert_eq!(report.removed, lab.veths);
         assert_eq!(report.firewall, Found::Restored);
         assert!(lab.firewall.taken(&[stray]).unwrap().is_empty());
         // Nothing desired: nothing left.
-        reconcile(&Desired::default(), &[]).unwrap();
+        mend(&Desired::default(), &[]);
         let left: Vec<String> = lab.links.all().unwrap().into_keys().collect();
         assert!(left.iter().all(|name| !name.starts_with('r')), "{left:?}");
         assert_eq!(lab.firewall.taken(&[stray]).unwrap(), []);
@@ -410,7 +418,7 @@ fn privileged_many_come_and_go_and_nothing_stays() {
 fn privileged_ports_are_reserved() {
     host(|| {
         let lab = lab(vec![network(1, |_| {})]);
-        let endpoint = lab.desired.networks[0].allocate(&Request::default(), &lab.taken).unwrap();
+        let endpoint = lab.desired.networks[0].allocate(&Request::default(), &lab.taken, 0).unwrap();
         let busy = TcpListener::bind("0.0.0.0:8000").unwrap();
         let ask = |host_ports, published: &[Port]| {
             let binding = Binding { host: None, host_ports, container_port: 80, protocol: Protocol::Tcp };
@@ -475,7 +483,7 @@ fn privileged_ipv6() {
 fn privileged_macvlan_and_what_the_kernel_lacks() {
     host(|| {
         let mut links = Links::open().unwrap();
-        let mut firewall = Firewall::open().unwrap();
+        let mut firewall = Firewall::open(None).unwrap();
         wire::connect(&new_namespace());
         for driver in [Driver::Macvlan, Driver::Ipvlan] {
             let network = network(1, |n| {
@@ -486,7 +494,7 @@ fn privileged_macvlan_and_what_the_kernel_lacks() {
             let mut pair = Vec::new();
             let mut taken = BTreeSet::new();
             for _ in 0..2 {
-                let endpoint = network.allocate(&Request::default(), &taken).unwrap();
+                let endpoint = network.allocate(&Request::default(), &taken, 0).unwrap();
                 taken.extend(endpoint.addresses.iter().map(|address| address.address));
                 let attachment = Attachment::new(&network, endpoint, 0, Vec::new());
                 let namespace = new_namespace();
@@ -508,7 +516,7 @@ fn privileged_macvlan_and_what_the_kernel_lacks() {
             n.driver = Driver::Macvlan;
             n.parent = Some("eth9".into());
         });
-        let endpoint = gone.allocate(&Request::default(), &BTreeSet::new()).unwrap();
+        let endpoint = gone.allocate(&Request::default(), &BTreeSet::new(), 0).unwrap();
         let attachment = Attachment::new(&gone, endpoint, 0, Vec::new());
         let error =
             attach(&mut links, &mut firewall, &gone, &attachment, new_namespace().as_fd()).unwrap_err();

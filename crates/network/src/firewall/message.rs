@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use super::expression::{NESTED, value};
 use super::ruleset::{Chain, Element, Elements, Field, SETS, Set, chains};
 
-/// The table's name; its family is `inet`.
+/// What the names of tables of ours begin with; their family is `inet`.
 pub const TABLE: &str = "robot-env";
 
 pub(super) const NFNL_SUBSYS_NFTABLES: u16 = 10;
@@ -19,6 +19,7 @@ pub(super) const GETRULE: u16 = 7;
 pub(super) const DELRULE: u16 = 8;
 pub(super) const GETCHAIN: u16 = 4;
 const NEWTABLE: u16 = 0;
+const GETTABLE: u16 = 1;
 const DELTABLE: u16 = 2;
 const NEWCHAIN: u16 = 3;
 const NEWSET: u16 = 9;
@@ -46,28 +47,28 @@ pub(super) fn message(kind: u16, flags: u16, family: u8, what: String) -> Messag
     Message::new(NFNL_SUBSYS_NFTABLES << 8 | kind, flags, what).fixed(&[family, 0, 0, 0])
 }
 
-pub(super) fn delete_table() -> Message {
-    let mut delete = message(DELTABLE, 0, INET, format!("NFT_MSG_DELTABLE({TABLE})"));
-    delete.text(1, TABLE);
+pub(super) fn delete_table(table: &str) -> Message {
+    let mut delete = message(DELTABLE, 0, INET, format!("NFT_MSG_DELTABLE({table})"));
+    delete.text(1, table);
     delete
 }
 
 /// The transaction that makes the table anew, whatever was there.
-pub(super) fn replacement(guarded: bool, elements: &Elements) -> Vec<Message> {
-    let mut create = message(NEWTABLE, CREATE, INET, format!("NFT_MSG_NEWTABLE({TABLE})"));
-    create.text(1, TABLE);
+pub(super) fn replacement(table: &str, guarded: bool, elements: &Elements) -> Vec<Message> {
+    let mut create = message(NEWTABLE, CREATE, INET, format!("NFT_MSG_NEWTABLE({table})"));
+    create.text(1, table);
     // First made, so that the delete finds one.
-    let mut out = vec![create.clone(), delete_table(), create];
+    let mut out = vec![create.clone(), delete_table(table), create];
     for (at, set) in SETS.iter().enumerate() {
-        out.push(new_set(set, at as u32 + 1));
+        out.push(new_set(table, set, at as u32 + 1));
     }
     let chains = chains(guarded);
     for chain in &chains {
-        out.push(new_chain(chain));
+        out.push(new_chain(table, chain));
         for (at, rule) in chain.rules.iter().enumerate() {
             let mut new =
                 message(NEWRULE, CREATE | APPEND, INET, format!("NFT_MSG_NEWRULE({} {at})", chain.name));
-            new.text(RULE_TABLE, TABLE).text(RULE_CHAIN, chain.name);
+            new.text(RULE_TABLE, table).text(RULE_CHAIN, chain.name);
             let list = new.begin(RULE_EXPRESSIONS | NESTED);
             for expression in rule {
                 expression.write(&mut new);
@@ -77,7 +78,7 @@ pub(super) fn replacement(guarded: bool, elements: &Elements) -> Vec<Message> {
             out.push(new);
         }
     }
-    out.extend(insert_elements(elements, CREATE));
+    out.extend(insert_elements(table, elements, CREATE));
     out
 }
 
@@ -110,16 +111,16 @@ pub(super) fn expected_marks(guarded: bool) -> BTreeSet<Vec<u8>> {
 }
 
 /// The comments that they have.
-pub(super) fn rule_marks(socket: &mut NetlinkSocket) -> Result<BTreeSet<Vec<u8>>> {
-    let mut ask = message(GETRULE, DUMP, INET, format!("NFT_MSG_GETRULE({TABLE})"));
-    ask.text(RULE_TABLE, TABLE);
+pub(super) fn rule_marks(socket: &mut NetlinkSocket, table: &str) -> Result<BTreeSet<Vec<u8>>> {
+    let mut ask = message(GETRULE, DUMP, INET, format!("NFT_MSG_GETRULE({table})"));
+    ask.text(RULE_TABLE, table);
     let answers = or_none(socket.ask(ask))?.unwrap_or_default();
     Ok(answers
         .iter()
         .filter_map(|answer| {
             let mut all = attributes(answer.get(FIXED..)?);
             // Kernels that don't filter dumps by table show the others' rules too.
-            let ours = all.clone_find(RULE_TABLE)? == [TABLE.as_bytes(), &[0]].concat();
+            let ours = all.clone_find(RULE_TABLE)? == [table.as_bytes(), &[0]].concat();
             ours.then(|| all.find(|(kind, _)| *kind == RULE_USERDATA).map(|(_, data)| data.to_vec()))
                 .map(Option::unwrap_or_default)
         })
@@ -145,9 +146,9 @@ fn or_none(answer: Result<Vec<Vec<u8>>, CallError>) -> Result<Option<Vec<Vec<u8>
     }
 }
 
-fn new_chain(chain: &Chain) -> Message {
+fn new_chain(table: &str, chain: &Chain) -> Message {
     let mut new = message(NEWCHAIN, CREATE, INET, format!("NFT_MSG_NEWCHAIN({})", chain.name));
-    new.text(1, TABLE).text(3, chain.name);
+    new.text(1, table).text(3, chain.name);
     let hook = new.begin(4 | NESTED);
     new.number_be(1, chain.hook).number_be(2, chain.priority as u32);
     new.end(hook);
@@ -155,12 +156,12 @@ fn new_chain(chain: &Chain) -> Message {
     new
 }
 
-fn new_set(set: &Set, id: u32) -> Message {
+fn new_set(table: &str, set: &Set, id: u32) -> Message {
     let kind = |fields: &[Field]| fields.iter().fold(0, |kind, field| kind << 6 | field.kind);
     let length = |fields: &[Field]| fields.iter().map(|field| field.length).sum::<u32>();
     let mut new = message(NEWSET, CREATE, INET, format!("NFT_MSG_NEWSET({})", set.name));
     let flags = if set.interval { INTERVAL } else { 0 } | if set.data.is_empty() { 0 } else { MAP };
-    new.text(1, TABLE).text(2, set.name).number_be(3, flags);
+    new.text(1, table).text(2, set.name).number_be(3, flags);
     new.number_be(4, kind(set.key)).number_be(5, length(set.key));
     if !set.data.is_empty() {
         new.number_be(6, kind(set.data)).number_be(7, length(set.data));
@@ -170,22 +171,22 @@ fn new_set(set: &Set, id: u32) -> Message {
 }
 
 /// Messages that add elements.
-pub(super) fn insert_elements(elements: &Elements, flags: u16) -> Vec<Message> {
-    change_elements(NEWSETELEM, flags, "NFT_MSG_NEWSETELEM", elements)
+pub(super) fn insert_elements(table: &str, elements: &Elements, flags: u16) -> Vec<Message> {
+    change_elements(table, NEWSETELEM, flags, "NFT_MSG_NEWSETELEM", elements)
 }
 
 /// Messages that remove elements.
-pub(super) fn delete_elements(elements: &Elements) -> Vec<Message> {
-    change_elements(DELSETELEM, 0, "NFT_MSG_DELSETELEM", elements)
+pub(super) fn delete_elements(table: &str, elements: &Elements) -> Vec<Message> {
+    change_elements(table, DELSETELEM, 0, "NFT_MSG_DELSETELEM", elements)
 }
 
-fn change_elements(kind: u16, flags: u16, what: &str, elements: &Elements) -> Vec<Message> {
+fn change_elements(table: &str, kind: u16, flags: u16, what: &str, elements: &Elements) -> Vec<Message> {
     let mut out = Vec::new();
     for (set, all) in elements {
         let all: Vec<&Element> = all.iter().collect();
         for part in all.chunks(ELEMENTS_A_MESSAGE) {
             let mut change = message(kind, flags, INET, format!("{what}({set}, {})", part.len()));
-            change.text(1, TABLE).text(2, set);
+            change.text(1, table).text(2, set);
             let list = change.begin(ELEMENTS | NESTED);
             for element in part {
                 let one = change.begin(1 | NESTED);
@@ -205,10 +206,17 @@ fn change_elements(kind: u16, flags: u16, what: &str, elements: &Elements) -> Ve
     out
 }
 
+/// Is the table there?
+pub(super) fn has_table(socket: &mut NetlinkSocket, table: &str) -> Result<bool> {
+    let mut ask = message(GETTABLE, 0, INET, format!("NFT_MSG_GETTABLE({table})"));
+    ask.text(1, table);
+    Ok(or_none(socket.ask(ask))?.is_some())
+}
+
 /// The elements of a set; `None` if there is no such set.
-pub(super) fn elements_of(socket: &mut NetlinkSocket, set: &str) -> Result<Option<BTreeSet<Element>>> {
+pub(super) fn elements_of(socket: &mut NetlinkSocket, table: &str, set: &str) -> Result<Option<BTreeSet<Element>>> {
     let mut ask = message(GETSETELEM, DUMP, INET, format!("NFT_MSG_GETSETELEM({set})"));
-    ask.text(1, TABLE).text(2, set);
+    ask.text(1, table).text(2, set);
     let Some(answers) = or_none(socket.ask(ask))? else { return Ok(None) };
     let mut out = BTreeSet::new();
     for answer in &answers {

@@ -120,7 +120,7 @@ fn judge(chains: &[Chain]) -> (Vec<(u8, String)>, Vec<Obstacle>) {
     }
     for chain in chains {
         let iptables = matches!(chain.family, IP | IP6) && chain.table == "filter" && chain.name == "FORWARD";
-        let ours = chain.family == INET && chain.table == TABLE;
+        let ours = chain.family == INET && chain.table.starts_with(TABLE);
         if chain.table == "firewalld" {
             if !obstacles.contains(&Obstacle::Firewalld) {
                 obstacles.push(Obstacle::Firewalld);

@@ -65,15 +65,15 @@ fn addresses_do_not_collide() {
     let network = network();
     let mut taken = BTreeSet::new();
     let mut given = Vec::new();
-    while let Ok(endpoint) = network.allocate(&Request::default(), &taken) {
+    while let Ok(endpoint) = network.allocate(&Request::default(), &taken, 0) {
         assert!(taken.insert(endpoint.addresses[0].address));
         given.push(endpoint.addresses[0].address.to_string());
     }
     assert_eq!(given, ["10.7.0.2", "10.7.0.3", "10.7.0.4", "10.7.0.5", "10.7.0.6"]);
-    let error = network.allocate(&Request::default(), &taken).unwrap_err();
+    let error = network.allocate(&Request::default(), &taken, 0).unwrap_err();
     assert_eq!((error.kind(), error.message().contains("all of 10.7.0.0/29")), (Kind::Unavailable, true));
     taken.remove(&"10.7.0.4".parse().unwrap());
-    let next = network.allocate(&Request::default(), &taken).unwrap();
+    let next = network.allocate(&Request::default(), &taken, 0).unwrap();
     assert_eq!(next.addresses[0].address.to_string(), "10.7.0.4");
     assert_eq!(next.mac.to_string(), "02:42:0a:07:00:04");
     assert_eq!(next.gateways, ["10.7.0.1".parse::<IpAddr>().unwrap()]);
@@ -85,7 +85,7 @@ fn asked_addresses() {
     network.ranges.push(Range::of("fd00:7::/64".parse().unwrap()));
     let taken = ["10.7.0.3".parse().unwrap()].into();
     let ask =
-        |ip: &str| network.allocate(&Request { ip: Some(ip.parse().unwrap()), ..Request::default() }, &taken);
+        |ip: &str| network.allocate(&Request { ip: Some(ip.parse().unwrap()), ..Request::default() }, &taken, 0);
     let good = ask("10.7.0.5").unwrap();
     assert_eq!(good.addresses[0], Address { address: "10.7.0.5".parse().unwrap(), prefix: 29 });
     assert_eq!(good.addresses[1], Address { address: "fd00:7::2".parse().unwrap(), prefix: 64 });
@@ -100,9 +100,9 @@ fn asked_addresses() {
     }
     network.ranges.truncate(1);
     let six = Request { ip6: Some("fd00::9".parse().unwrap()), ..Request::default() };
-    assert!(network.allocate(&six, &taken).unwrap_err().message().contains("no IPv6 subnet"));
+    assert!(network.allocate(&six, &taken, 0).unwrap_err().message().contains("no IPv6 subnet"));
     network.internal = true;
-    assert_eq!(network.allocate(&Request::default(), &taken).unwrap().gateways, Vec::<IpAddr>::new());
+    assert_eq!(network.allocate(&Request::default(), &taken, 0).unwrap().gateways, Vec::<IpAddr>::new());
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn a_pool_and_a_gateway_elsewhere() {
     network.ranges = vec![range("10.8.0.0/16", Some("10.8.5.0/30"), Some("10.8.5.2"))];
     let mut taken = BTreeSet::new();
     let mut given = Vec::new();
-    while let Ok(endpoint) = network.allocate(&Request::default(), &taken) {
+    while let Ok(endpoint) = network.allocate(&Request::default(), &taken, 0) {
         taken.insert(endpoint.addresses[0].address);
         given.push(endpoint.addresses[0].address.to_string());
     }
