@@ -132,11 +132,7 @@ impl Engine {
         for other in &mut spec.volumes_from {
             pin(&mut other.container)?;
         }
-        if let NetworkMode::Network(name) = &spec.network {
-            return Err(Error::not_found(format!("network {name} not found"))
-                .with_hint("use the host's network with `--network host`, or none with `--network none`"));
-        }
-        Ok(())
+        self.pin_networks(spec)
     }
 }
 

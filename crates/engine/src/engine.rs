@@ -100,6 +100,7 @@ impl Engine {
 
     /// All containers, the newest first, and what is wrong with those whose records cannot be read.
     pub fn containers_and_damage(&self) -> Result<(Vec<Container>, Vec<Error>)> {
+        self.tend_networks();
         let (mut all, mut damage) = (Vec::new(), Vec::new());
         for id in self.records.ids()? {
             match self.container_by_id(&id) {

@@ -13,8 +13,10 @@ use robot_env_spec::ContainerId;
 /// ROOT/containers/<id>/{container.json, state.json, lock, <id>-json.log}
 /// ROOT/containers/by-name/<name>     a symbolic link that says the id (in base64)
 /// ROOT/volumes/<name>/{volume.json, _data/}
+/// ROOT/networks/<name>.json
 /// RUN/containers/<id>/{monitor.lock, attach.sock, config.json, rootfs/,
 ///                      hosts, hostname, resolv.conf}
+/// RUN/networks/{<id>.json, lock, rest.lock, forwarding}
 /// RUN/{events.log, claims.lock, names.lock, seccomp/}
 /// ```
 #[derive(Clone, Debug)]
@@ -73,6 +75,16 @@ impl Paths {
     /// All volumes.
     pub fn volumes(&self) -> PathBuf {
         self.root.join("volumes")
+    }
+
+    /// What networks there are.
+    pub fn networks(&self) -> PathBuf {
+        self.root.join("networks")
+    }
+
+    /// Who is in them now.
+    pub fn live_networks(&self) -> PathBuf {
+        self.run.join("networks")
     }
 
     /// Compiled seccomp filters, by what they were compiled from.

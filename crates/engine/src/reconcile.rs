@@ -50,6 +50,7 @@ impl Engine {
             State::Restarting { exit } => exit.clone(),
             _ => return Ok(container),
         };
+        let _ = self.leave_networks(&id);
         let code = exit.code;
         container.state.state = State::Exited { exit };
         container.state.health = None;
@@ -86,6 +87,7 @@ impl Engine {
         {
             end_cgroup(&path.to_string_lossy());
         }
+        let _ = self.leave_networks(id);
         let _ = fs::remove_dir_all(run);
     }
 }

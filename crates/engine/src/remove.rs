@@ -213,6 +213,12 @@ impl Engine {
     /// Removes what killed processes have left of containers that do not exist (snapshots,
     /// directories, names), and of those that do not run (processes, cgroups).
     pub fn sweep(&self) -> Result<()> {
+        let swept = self.sweep_containers();
+        self.tend_networks();
+        swept
+    }
+
+    fn sweep_containers(&self) -> Result<()> {
         for id in self.records.ids()? {
             if !self.paths.container(&id).join("container.json").exists() {
                 if let Some(_lock) = self.records.lock_leftover(&id) {

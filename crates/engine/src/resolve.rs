@@ -2,18 +2,18 @@
 //! devices, files, the user.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use robot_env_diag::{Error, IoContext, Kind, Result};
+use robot_env_diag::{Error, Kind, Result};
 use robot_env_spec::{
     ContainerId, DeviceSpec, HostFacts, IpcMode, NamespaceSource, NetworkMode, PidMode, Propagation,
     ReadOnlyDepth, Resolved, ResolvedDevice, ResolvedMount, ResolvedUser, resolve_user,
 };
 
 use crate::engine::{Engine, cgroup_path};
+use crate::network::{self, Joined, network_files};
 use crate::record::ContainerRecord;
 use crate::rootfs::Rootfs;
 
@@ -25,6 +25,7 @@ impl Engine {
         record: &ContainerRecord,
         rootfs: &Rootfs,
         host: &HostFacts,
+        joined: &Joined,
     ) -> Result<Resolved> {
         let spec = &record.spec;
         let mut mounts = self.resolved_mounts(record)?;
@@ -44,7 +45,7 @@ impl Engine {
             PidMode::Private => NamespaceSource::New,
         };
         let uts = if spec.uts_host { NamespaceSource::Host } else { NamespaceSource::New };
-        self.add_files(record, host, &mut mounts)?;
+        self.add_files(record, host, joined, &mut mounts)?;
         let mut devices = Vec::new();
         if spec.privileged {
             all_devices(Path::new("/dev"), Path::new("/dev"), "rwm", &mut devices);
@@ -95,6 +96,7 @@ impl Engine {
         &self,
         record: &ContainerRecord,
         host: &HostFacts,
+        joined: &Joined,
         mounts: &mut Vec<ResolvedMount>,
     ) -> Result<()> {
         // Whoever shares a network shares its files.
@@ -104,11 +106,7 @@ impl Engine {
         };
         let directory = self.paths.container_run(owner.as_ref().unwrap_or(&record.id));
         if owner.is_none() {
-            for (name, text) in network_files(record, host) {
-                // In place: another container may have the file mounted.
-                let path = directory.join(name);
-                fs::write(&path, text).io_context(|| format!("cannot write `{}`", path.display()))?;
-            }
+            network::write_files(&directory, &network_files(record, host, joined.places()))?;
         }
         for name in ["hosts", "hostname", "resolv.conf"] {
             let (source, target) = (directory.join(name), format!("/etc/{name}"));
@@ -139,76 +137,6 @@ pub(crate) fn file_mount(source: &str, target: &str) -> ResolvedMount {
         recursive: true,
         options: Vec::new(),
     }
-}
-
-/// The three files that a network brings.
-fn network_files(record: &ContainerRecord, host: &HostFacts) -> [(&'static str, String); 3] {
-    let spec = &record.spec;
-    let on_host = spec.network == NetworkMode::Host;
-    let hostname = match &spec.hostname {
-        Some(name) if !name.is_empty() => name.clone(),
-        _ if on_host || spec.uts_host => host.hostname.clone(),
-        _ => record.id.short().to_owned(),
-    };
-    let mut hosts =
-        if on_host { fs::read_to_string("/etc/hosts").unwrap_or_default() } else { String::new() };
-    if hosts.is_empty() {
-        hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
-                 fe00::\tip6-localnet\nff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\n\
-                 ff02::2\tip6-allrouters\n"
-            .into();
-    }
-    if !hosts.ends_with('\n') {
-        hosts.push('\n');
-    }
-    for entry in &spec.add_hosts {
-        // Without a network of its own the host is where the container is.
-        let address = if entry.address == "host-gateway" { "127.0.0.1" } else { &entry.address };
-        let _ = writeln!(hosts, "{address}\t{}", entry.name);
-    }
-    if !on_host && hostname != "localhost" {
-        let _ = writeln!(hosts, "127.0.0.1\t{hostname}");
-    }
-    [("hosts", hosts), ("hostname", format!("{hostname}\n")), ("resolv.conf", resolv_conf(record))]
-}
-
-/// The host's `/etc/resolv.conf` with what the user wants otherwise.
-fn resolv_conf(record: &ContainerRecord) -> String {
-    let dns = &record.spec.dns;
-    let text = host_resolv_conf();
-    if dns.servers.is_empty() && dns.search.is_empty() && dns.options.is_empty() {
-        return text;
-    }
-    let of_host = |keyword: &str| -> Vec<String> {
-        let lines = text.lines().filter_map(|line| line.trim().strip_prefix(keyword));
-        lines.filter(|rest| rest.starts_with([' ', '\t'])).map(|rest| rest.trim().to_owned()).collect()
-    };
-    let mut out = String::new();
-    let servers = if dns.servers.is_empty() { of_host("nameserver") } else { dns.servers.clone() };
-    for server in servers {
-        let _ = writeln!(out, "nameserver {server}");
-    }
-    let search = if dns.search.is_empty() { of_host("search") } else { vec![dns.search.join(" ")] };
-    if let Some(domains) = search.last().filter(|domains| !matches!(domains.as_str(), "." | "")) {
-        let _ = writeln!(out, "search {domains}");
-    }
-    let options = if dns.options.is_empty() { of_host("options") } else { vec![dns.options.join(" ")] };
-    if let Some(options) = options.last().filter(|options| !options.is_empty()) {
-        let _ = writeln!(out, "options {options}");
-    }
-    out
-}
-
-/// What the host's resolver says. Where that is systemd's stub, which answers on the host's
-/// loopback only, its own list of servers stands for it.
-fn host_resolv_conf() -> String {
-    let text = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    if text.lines().any(|line| line.trim() == "nameserver 127.0.0.53")
-        && let Ok(real) = fs::read_to_string("/run/systemd/resolve/resolv.conf")
-    {
-        return real;
-    }
-    text
 }
 
 /// The devices behind `--device`: one, or those in a directory.

@@ -33,6 +33,7 @@ impl Engine {
         }
         let old = record.name.clone();
         self.records.rename(&mut record, name)?;
+        self.rename_in_networks(&record)?;
         self.tell(&record, "rename", &[("oldName", format!("/{old}"))]);
         Ok(())
     }

@@ -236,8 +236,7 @@ impl Firewall {
             let there = message::elements_of(&mut self.socket, &self.table, set)?.unwrap_or_default();
             out.extend(ports.iter().filter(|port| {
                 let (of, element) = ruleset::of_port(port);
-                of == set
-                    && there.iter().any(|other| other.key == element.key && other.data != element.data)
+                of == set && there.iter().any(|other| other.key == element.key && other.data != element.data)
             }));
         }
         Ok(out)
@@ -279,9 +278,7 @@ impl Firewall {
     pub fn remove(&mut self) -> Result<()> {
         match self.socket.transaction(NFNL_SUBSYS_NFTABLES, &mut [message::delete_table(&self.table)]) {
             Err(error) if error.errno() == Errno::NOENT => Ok(()),
-            other => {
-                other.map_err(|error| Error::from(error).within("cannot remove the firewall table"))
-            }
+            other => other.map_err(|error| Error::from(error).within("cannot remove the firewall table")),
         }
     }
 

@@ -315,8 +315,9 @@ impl Links {
     /// Makes a veth's end a port of a bridge again, which somebody had removed meanwhile.
     pub(crate) fn join_bridge(&mut self, name: &str, bridge: &str) -> Result<()> {
         let Some(bridge) = self.find(bridge)? else { return Ok(()) };
-        let mut message = Message::new(RTM_NEWLINK, 0, format!("RTM_NEWLINK({name}, master {})", bridge.name))
-            .fixed(&interface(0, 0, 0));
+        let mut message =
+            Message::new(RTM_NEWLINK, 0, format!("RTM_NEWLINK({name}, master {})", bridge.name))
+                .fixed(&interface(0, 0, 0));
         message.text(IFLA_IFNAME, name).number(IFLA_MASTER, bridge.index);
         Ok(self.route.socket().request(&mut [message])?)
     }

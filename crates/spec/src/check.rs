@@ -113,6 +113,7 @@ impl ContainerSpec {
     }
 
     fn check_network(&self) -> Result<()> {
+        self.check_places()?;
         let joins_container = match &self.network {
             NetworkMode::Container(name) => {
                 check_target_name(name, "network")?;
@@ -132,6 +133,7 @@ impl ContainerSpec {
                 (self.dns != DnsConfig::default(), "dns"),
                 (!self.add_hosts.is_empty(), "custom host-to-IP mapping"),
                 (!self.expose.is_empty(), "port exposing"),
+                (!self.publish.is_empty() || self.publish_all, "port publishing"),
             ] {
                 if set {
                     return Err(Error::invalid(format!("conflicting options: {what} and the network mode")));

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use robot_env_oci::{Healthcheck, Platform};
 use serde::{Deserialize, Serialize};
 
+use crate::network::{EndpointSpec, PortSpec};
+
 /// What somebody wants a container to be. Nothing in it is looked up: names are names, host facts
 /// are not in it, and an absent value means "as the image says, else the default".
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -74,6 +76,16 @@ pub struct ContainerSpec {
     pub domainname: Option<String>,
     /// The network.
     pub network: NetworkMode,
+    /// Places in networks, in order; empty: one in the network of [`ContainerSpec::network`] that asks
+    /// for nothing more. See [`ContainerSpec::places`].
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<EndpointSpec>,
+    /// Ports that are published on the host.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub publish: Vec<PortSpec>,
+    /// Whether every exposed port is published on a random port of the host.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub publish_all: bool,
     /// Lines of `/etc/hosts`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub add_hosts: Vec<HostEntry>,

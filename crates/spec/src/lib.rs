@@ -11,6 +11,7 @@ mod check;
 mod container;
 mod facts;
 mod id;
+mod network;
 mod plan;
 pub mod seccomp;
 mod user;
@@ -21,5 +22,6 @@ pub use facts::{
     CgroupVersion, HostFacts, NamespaceSource, Resolved, ResolvedDevice, ResolvedMount, ResolvedUser,
 };
 pub use id::ContainerId;
+pub use network::{DEFAULT_NETWORK, EndpointSpec, PortSpec};
 pub use plan::{Planned, ProcessOverrides, plan, plan_exec};
 pub use user::resolve_user;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use robot_env_engine::{Container, Paths};
+use robot_env_engine::{Container, Paths, Place};
 use serde::Serialize;
 
 use crate::config::Config;
@@ -25,6 +25,8 @@ pub struct ContainerFacts<'a> {
     pub host_name: &'a str,
     /// Bytes of the container's layer, and of it and its image together, where they were asked for.
     pub sizes: Option<(u64, u64)>,
+    /// Its places in networks.
+    pub places: &'a [Place],
 }
 
 /// What has become of a container.
@@ -203,10 +205,12 @@ impl ContainerInspect {
             size_rw: facts.sizes.map(|(own, _)| own),
             size_root_fs: facts.sizes.map(|(_, all)| all),
             mounts: record.mounts.iter().filter(|m| m.kind != "tmpfs").map(MountPoint::new).collect(),
-            network_settings: NetworkSettings::unpublished(
+            network_settings: NetworkSettings::new(
+                record.id.as_str(),
                 &spec.network,
                 exposed,
                 container.state.state.is_running(),
+                facts.places,
             ),
             config,
         }
@@ -245,7 +249,7 @@ mod tests {
             state: StateRecord { state, ..StateRecord::default() },
         };
         let paths = Paths::new("/d".into(), "/r".into());
-        let facts = ContainerFacts { paths: &paths, host_name: "box", sizes: None };
+        let facts = ContainerFacts { paths: &paths, host_name: "box", sizes: None, places: &[] };
         serde_json::to_value(ContainerInspect::new(&container, facts)).unwrap()
     }
 

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use robot_env_spec::{CgroupnsMode, ContainerSpec, DeviceRate, IpcMode, LogDriver, PidMode, UsernsMode};
+use robot_env_spec::{
+    CgroupnsMode, ContainerSpec, DeviceRate, IpcMode, LogDriver, PidMode, PortSpec, UsernsMode,
+};
 use serde::Serialize;
 
 use crate::mount::{MountOptions, asked};
-use crate::network::mode_word;
+use crate::network::{PortBinding, mode_word};
 use crate::null_if_empty;
 
 /// Bytes of `/dev/shm` when nothing was asked for.
@@ -59,6 +61,21 @@ pub struct ThrottleDevice {
     pub rate: u64,
 }
 
+/// The ports that were asked for, as `-p` had them.
+fn port_bindings(ports: &[PortSpec]) -> BTreeMap<String, Vec<PortBinding>> {
+    let mut out: BTreeMap<String, Vec<PortBinding>> = BTreeMap::new();
+    for port in ports {
+        let host_port = match port.host_ports {
+            None => String::new(),
+            Some((first, last)) if first == last => first.to_string(),
+            Some((first, last)) => format!("{first}-{last}"),
+        };
+        let host_ip = port.host.map(|host| host.to_string()).unwrap_or_default();
+        out.entry(port.key()).or_default().push(PortBinding { host_ip, host_port });
+    }
+    out
+}
+
 /// A resource limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -79,7 +96,7 @@ pub struct HostConfig {
     pub container_id_file: String,
     pub log_config: LogConfig,
     pub network_mode: String,
-    pub port_bindings: BTreeMap<String, Vec<String>>,
+    pub port_bindings: BTreeMap<String, Vec<PortBinding>>,
     pub restart_policy: RestartPolicy,
     pub auto_remove: bool,
     pub volume_driver: String,
@@ -168,6 +185,8 @@ impl HostConfig {
             container_id_file: spec.cidfile.clone().unwrap_or_default(),
             log_config: log_config(&spec.log),
             network_mode: mode_word(&spec.network),
+            port_bindings: port_bindings(&spec.publish),
+            publish_all_ports: spec.publish_all,
             restart_policy: restart_policy(spec.restart),
             auto_remove: spec.auto_remove,
             volume_driver: spec.volume_driver.clone().unwrap_or_default(),

@@ -25,7 +25,10 @@ pub use image::{HistoryItem, ImageFacts, ImageInspect, Metadata, RootFs, history
 pub use mount::{
     BindOptions, DriverConfig, ImageOptions, MountOptions, MountPoint, TmpfsOptions, VolumeOptions,
 };
-pub use network::{EndpointSettings, NetworkSettings, PortBinding, mode_word};
+pub use network::{
+    ConfigFrom, EndpointSettings, Ipam, IpamConfig, Network, NetworkContainer, NetworkSettings, PortBinding,
+    mode_word,
+};
 pub use system::{Info, Plugins, Version, VersionReply};
 pub use time::{ZERO, rfc3339};
 pub use volume::Volume;

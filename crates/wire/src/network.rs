@@ -1,9 +1,15 @@
-//! `NetworkSettings`.
+//! `NetworkSettings` of containers, and networks themselves.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
+use robot_env_engine::{LiveEndpoint, NetworkRecord, Place};
+use robot_env_network::firewall::Port;
 use robot_env_spec::NetworkMode;
 use serde::Serialize;
+
+use crate::null_if_empty;
+use crate::time::rfc3339;
 
 /// A port of the host.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -81,10 +87,10 @@ pub struct EndpointSettings {
     pub dns_names: Option<Vec<String>>,
 }
 
-/// `host`, `none`, `container:x`, a network's name, or `default`.
+/// `host`, `none`, `container:x`, or a network's name.
 pub fn mode_word(mode: &NetworkMode) -> String {
     match mode {
-        NetworkMode::Default => "default".into(),
+        NetworkMode::Default => robot_env_spec::DEFAULT_NETWORK.into(),
         NetworkMode::None => "none".into(),
         NetworkMode::Host => "host".into(),
         NetworkMode::Container(name) => format!("container:{name}"),
@@ -92,19 +98,227 @@ pub fn mode_word(mode: &NetworkMode) -> String {
     }
 }
 
-impl NetworkSettings {
-    /// The settings of a container without a network of its own: the host's, none, or another
-    /// container's. `exposed` are its ports, none of which is published.
-    pub fn unpublished(mode: &NetworkMode, exposed: impl IntoIterator<Item = String>, running: bool) -> Self {
-        let name = match mode {
-            NetworkMode::Container(_) => None,
-            NetworkMode::Default | NetworkMode::None => Some("none".to_owned()),
-            other => Some(mode_word(other)),
+impl EndpointSettings {
+    /// From the engine's. The addresses are there while the container runs.
+    pub fn new(place: &Place, container: &str) -> Self {
+        let spec = &place.spec;
+        let fixed: BTreeMap<String, String> = [
+            ("IPv4Address", spec.ip.map(|ip| ip.to_string())),
+            ("IPv6Address", spec.ip6.map(|ip| ip.to_string())),
+        ]
+        .into_iter()
+        .filter_map(|(key, value)| Some((key.to_owned(), value?)))
+        .collect();
+        let mut out = EndpointSettings {
+            ipam_config: (!fixed.is_empty()).then_some(fixed),
+            aliases: null_if_empty(spec.aliases.clone()),
+            mac_address: spec.mac.clone().unwrap_or_default(),
+            gw_priority: spec.gateway_priority,
+            network_id: place.network.as_ref().map(|n| n.network.id.clone()).unwrap_or_default(),
+            ..EndpointSettings::default()
         };
+        let Some(live) = &place.live else { return out };
+        let endpoint = &live.attachment.endpoint;
+        out.endpoint_id.clone_from(&live.id);
+        out.mac_address = endpoint.mac.to_string();
+        if place.network.as_ref().is_some_and(NetworkRecord::has_names) {
+            out.dns_names = Some(live.names(container));
+        }
+        for gateway in &endpoint.gateways {
+            match gateway {
+                IpAddr::V4(v4) => out.gateway = v4.to_string(),
+                IpAddr::V6(v6) => out.ipv6_gateway = v6.to_string(),
+            }
+        }
+        for address in &endpoint.addresses {
+            let (text, prefix) = (address.address.to_string(), u32::from(address.prefix));
+            if address.address.is_ipv6() {
+                (out.global_ipv6_address, out.global_ipv6_prefix_len) = (text, prefix);
+            } else {
+                (out.ip_address, out.ip_prefix_len) = (text, prefix);
+            }
+        }
+        out
+    }
+}
+
+impl PortBinding {
+    /// Where a published port is on the host.
+    pub fn new(port: &Port) -> Self {
+        let any = if port.container.is_ipv6() { "::" } else { "0.0.0.0" };
+        PortBinding {
+            host_ip: port.host.map_or_else(|| any.to_owned(), |host| host.to_string()),
+            host_port: port.host_port.to_string(),
+        }
+    }
+}
+
+impl NetworkSettings {
+    /// The settings of a container. `exposed` are its ports, `places` its places in networks.
+    pub fn new(
+        container: &str,
+        mode: &NetworkMode,
+        exposed: impl IntoIterator<Item = String>,
+        running: bool,
+        places: &[Place],
+    ) -> Self {
         // As in Docker the ports are there only while the container has a sandbox.
         let has_ports = running && !matches!(mode, NetworkMode::Host | NetworkMode::Container(_));
-        let ports = exposed.into_iter().filter(|_| has_ports).map(|port| (port, None)).collect();
-        let networks = name.into_iter().map(|name| (name, EndpointSettings::default())).collect();
-        NetworkSettings { ports, networks, ..NetworkSettings::default() }
+        let mut out = NetworkSettings {
+            ports: exposed.into_iter().filter(|_| has_ports).map(|port| (port, None)).collect(),
+            ..NetworkSettings::default()
+        };
+        for port in places.iter().filter_map(|p| p.live.as_ref()).flat_map(|l| &l.attachment.ports) {
+            let key = format!("{}/{}", port.container_port, port.protocol.name());
+            out.ports.entry(key).or_default().get_or_insert_default().push(PortBinding::new(port));
+        }
+        for place in places {
+            let endpoint = EndpointSettings::new(place, container);
+            if place.spec.network == robot_env_spec::DEFAULT_NETWORK {
+                out.endpoint_id.clone_from(&endpoint.endpoint_id);
+                out.gateway.clone_from(&endpoint.gateway);
+                out.ip_address.clone_from(&endpoint.ip_address);
+                out.ip_prefix_len = endpoint.ip_prefix_len;
+                out.ipv6_gateway.clone_from(&endpoint.ipv6_gateway);
+                out.global_ipv6_address.clone_from(&endpoint.global_ipv6_address);
+                out.global_ipv6_prefix_len = endpoint.global_ipv6_prefix_len;
+                out.mac_address.clone_from(&endpoint.mac_address);
+            }
+            out.networks.insert(place.spec.network.clone(), endpoint);
+        }
+        if places.is_empty() {
+            let name = match mode {
+                NetworkMode::Container(_) => None,
+                NetworkMode::Default | NetworkMode::None => Some("none".to_owned()),
+                other => Some(mode_word(other)),
+            };
+            out.networks.extend(name.map(|name| (name, EndpointSettings::default())));
+        }
+        out
+    }
+}
+
+/// A range of a network.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+#[allow(missing_docs)] // the names are Docker's
+pub struct IpamConfig {
+    pub subnet: String,
+    #[serde(rename = "IPRange", skip_serializing_if = "String::is_empty")]
+    pub ip_range: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub gateway: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub auxiliary_addresses: BTreeMap<String, String>,
+}
+
+/// How a network gives addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+#[allow(missing_docs)] // the names are Docker's
+pub struct Ipam {
+    pub driver: String,
+    pub options: Option<BTreeMap<String, String>>,
+    pub config: Vec<IpamConfig>,
+}
+
+/// Where a network's configuration is from; nowhere here.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+#[allow(missing_docs)] // the names are Docker's
+pub struct ConfigFrom {
+    pub network: String,
+}
+
+/// A container in a network.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+#[allow(missing_docs)] // the names are Docker's
+pub struct NetworkContainer {
+    pub name: String,
+    #[serde(rename = "EndpointID")]
+    pub endpoint_id: String,
+    pub mac_address: String,
+    #[serde(rename = "IPv4Address")]
+    pub ipv4_address: String,
+    #[serde(rename = "IPv6Address")]
+    pub ipv6_address: String,
+}
+
+/// A network: `docker network inspect`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+#[allow(missing_docs)] // the names are Docker's
+pub struct Network {
+    pub name: String,
+    pub id: String,
+    pub created: String,
+    pub scope: String,
+    pub driver: String,
+    #[serde(rename = "EnableIPv4")]
+    pub enable_ipv4: bool,
+    #[serde(rename = "EnableIPv6")]
+    pub enable_ipv6: bool,
+    #[serde(rename = "IPAM")]
+    pub ipam: Ipam,
+    pub internal: bool,
+    pub attachable: bool,
+    pub ingress: bool,
+    pub config_from: ConfigFrom,
+    pub config_only: bool,
+    pub containers: BTreeMap<String, NetworkContainer>,
+    pub options: BTreeMap<String, String>,
+    pub labels: BTreeMap<String, String>,
+}
+
+impl Network {
+    /// From the engine's; `endpoints` are the containers in it now, by id.
+    pub fn new(record: &NetworkRecord, endpoints: &BTreeMap<String, LiveEndpoint>) -> Self {
+        let network = &record.network;
+        let config = network.ranges.iter().map(|range| {
+            let reserved = record.reserved.iter().filter(|(_, address)| range.subnet.contains(**address));
+            IpamConfig {
+                subnet: range.subnet.to_string(),
+                ip_range: range.pool.map(|pool| pool.to_string()).unwrap_or_default(),
+                gateway: range.gateway.map(|gateway| gateway.to_string()).unwrap_or_default(),
+                auxiliary_addresses: reserved.map(|(key, value)| (key.clone(), value.to_string())).collect(),
+            }
+        });
+        Network {
+            name: network.name.clone(),
+            id: network.id.clone(),
+            created: rfc3339(record.created),
+            scope: "local".into(),
+            driver: if network.driver.name() == "none" { "null" } else { network.driver.name() }.into(),
+            enable_ipv4: true,
+            enable_ipv6: record.ipv6 || network.ranges.iter().any(|range| range.subnet.is_v6()),
+            ipam: Ipam { driver: "default".into(), options: None, config: config.collect() },
+            internal: network.internal,
+            attachable: record.attachable,
+            containers: endpoints
+                .iter()
+                .map(|(id, live)| (id.clone(), NetworkContainer::new(live)))
+                .collect(),
+            options: network.options.clone(),
+            labels: network.labels.clone(),
+            ..Network::default()
+        }
+    }
+}
+
+impl NetworkContainer {
+    fn new(live: &LiveEndpoint) -> Self {
+        let endpoint = &live.attachment.endpoint;
+        let address = |v6: bool| {
+            let found = endpoint.addresses.iter().find(|address| address.address.is_ipv6() == v6);
+            found.map(|address| format!("{}/{}", address.address, address.prefix)).unwrap_or_default()
+        };
+        NetworkContainer {
+            name: live.name.clone(),
+            endpoint_id: live.id.clone(),
+            mac_address: endpoint.mac.to_string(),
+            ipv4_address: address(false),
+            ipv6_address: address(true),
+        }
     }
 }

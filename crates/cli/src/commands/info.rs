@@ -87,7 +87,11 @@ fn collect(app: &App, engine: &Engine) -> Result<Shape> {
         ],
         plugins: Plugins {
             volume: names(&["local"]),
-            network: names(&["host", "none"]),
+            network: names(if engine.is_rootless() {
+                &["host", "none"]
+            } else {
+                &["bridge", "host", "ipvlan", "macvlan", "none"]
+            }),
             authorization: None,
             log: names(&["json-file", "local", "none"]),
         },

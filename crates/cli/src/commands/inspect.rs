@@ -3,12 +3,12 @@ use robot_env_diag::{Error, Kind, Result};
 use robot_env_engine::Engine;
 use robot_env_wire::{ContainerFacts, ContainerInspect as Shape};
 
-use super::image_inspect;
+use super::{image_inspect, network};
 use crate::app::App;
 use crate::format::{Template, Value, indented};
 use crate::verb::{Exit, Verb};
 
-/// Show everything about containers, images and volumes, as JSON
+/// Show everything about containers, images, volumes and networks, as JSON
 #[derive(Args)]
 pub(crate) struct Inspect {
     /// json, or a Go template
@@ -17,7 +17,7 @@ pub(crate) struct Inspect {
     /// Show sizes of containers
     #[arg(short, long)]
     size: bool,
-    /// Look only among these: container, image or volume
+    /// Look only among these: container, image, volume or network
     #[arg(long, value_name = "TYPE")]
     r#type: Option<String>,
     /// Their names or ids
@@ -45,17 +45,20 @@ impl Verb for Inspect {
     fn run(self, app: &App) -> Result<Exit> {
         let engine = app.engine()?;
         let kind = self.r#type.as_deref().filter(|kind| !kind.is_empty());
-        if let Some(other) = kind.filter(|kind| !matches!(*kind, "container" | "image" | "volume")) {
+        if let Some(other) =
+            kind.filter(|kind| !matches!(*kind, "container" | "image" | "volume" | "network"))
+        {
             return Err(Error::invalid(format!(
-                "unknown type: \"{other}\": must be container, image or volume"
+                "unknown type: \"{other}\": must be container, image, volume or network"
             )));
         }
         let wants = |this: &str| kind.is_none_or(|kind| kind == this);
         print(app, self.format.as_deref(), &self.names, |text| {
             let mut missing = None;
-            let attempts: [(&str, &dyn Fn() -> Result<Value>); 3] = [
+            let attempts: [(&str, &dyn Fn() -> Result<Value>); 4] = [
                 ("container", &|| container(&engine, text, self.size)),
                 ("image", &|| image_inspect::shape(app, text).map(|shape| Value::of(&shape))),
+                ("network", &|| network::shape(&engine, text)),
                 ("volume", &|| volume(&engine, text)),
             ];
             for (this, find) in attempts.into_iter().filter(|(this, _)| wants(this)) {
@@ -89,7 +92,8 @@ fn container(engine: &Engine, text: &str, size: bool) -> Result<Value> {
     let container = engine.container(text)?;
     let host = engine.host_facts();
     let sizes = if size { Some(engine.sizes(&container)?) } else { None };
-    let facts = ContainerFacts { paths: engine.paths(), host_name: &host.hostname, sizes };
+    let places = engine.places(&container)?;
+    let facts = ContainerFacts { paths: engine.paths(), host_name: &host.hostname, sizes, places: &places };
     Ok(Value::of(&Shape::new(&container, facts)))
 }
 

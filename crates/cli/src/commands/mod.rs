@@ -24,6 +24,8 @@ mod load;
 mod login;
 mod logout;
 mod logs;
+mod network;
+mod port;
 mod prune;
 mod ps;
 mod pull;
@@ -45,6 +47,7 @@ mod volume;
 pub(crate) const GROUPS: &[(&str, &str)] = &[
     ("container", "Manage containers"),
     ("image", "Manage images"),
+    ("network", "Manage networks"),
     ("system", "Manage the engine"),
     ("volume", "Manage volumes"),
 ];
@@ -70,6 +73,7 @@ pub(crate) const ENTRIES: &[Entry] = &[
     entry::<rm::Rm>(),
     entry::<control::Rename>(),
     entry::<control::Update>(),
+    entry::<port::Port>(),
     entry::<cp::Cp>(),
     entry::<diff::Diff>(),
     entry::<commit::Commit>(),
@@ -90,6 +94,14 @@ pub(crate) const ENTRIES: &[Entry] = &[
     entry::<login::Login>(),
     entry::<logout::Logout>(),
     entry::<prune::ContainerPrune>(),
+    entry::<network::NetworkCreate>(),
+    entry::<network::NetworkLs>(),
+    entry::<network::NetworkInspect>(),
+    entry::<network::NetworkRm>(),
+    entry::<network::NetworkPrune>(),
+    entry::<network::NetworkConnect>(),
+    entry::<network::NetworkDisconnect>(),
+    entry::<network::NetworkReload>(),
     entry::<volume::VolumeCreate>(),
     entry::<volume::VolumeLs>(),
     entry::<volume::VolumeInspect>(),

@@ -54,7 +54,11 @@ impl Verb for Ps {
         for error in &damage {
             app.show(error);
         }
-        found.retain(|c| (all || c.state.state.is_active()) && container::matches(c, &filters, &facts));
+        let ports = engine.published_ports()?;
+        found.retain(|c| {
+            let ports = ports.get(c.record.id.as_str()).map_or(&[][..], Vec::as_slice);
+            (all || c.state.state.is_active()) && container::matches(c, ports, &filters, &facts)
+        });
         if last > 0 {
             found.truncate(last as usize);
         }
@@ -65,7 +69,8 @@ impl Verb for Ps {
             .iter()
             .map(|c| {
                 let size = if sizes { Some(engine.sizes(c)?) } else { None };
-                Ok(container::row(c, size, options))
+                let ports = ports.get(c.record.id.as_str()).map_or(&[][..], Vec::as_slice);
+                Ok(container::row(c, size, ports, options))
             })
             .collect::<Result<_>>()?;
         app.print(&List { columns: container::COLUMNS, rows }.print(&style)?)?;

@@ -113,8 +113,8 @@ fn hello(spec: &mut ContainerSpec, flags: &ContainerFlags, detach: bool) -> Resu
 fn create(app: &App, engine: &Engine, flags: &ContainerFlags, wanted: Wanted) -> Result<Created> {
     let cidfile = flags.cidfile.as_deref().map(|path| Cidfile::claim(app, path)).transpose()?;
     wanted.warnings.iter().for_each(|warning| app.warn(warning));
-    if wanted.spec.network == NetworkMode::Default {
-        app.say("no network: container networks are still to come; --network host uses the host's");
+    if engine.is_rootless() && wanted.spec.network == NetworkMode::Default {
+        app.say("no network: an ordinary user's container networks are still to come; --network host uses the host's");
     }
     if flags.pull == "always" {
         pull(app, engine, &wanted.spec, flags.quiet)?;

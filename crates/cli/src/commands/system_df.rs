@@ -130,7 +130,7 @@ impl Parts {
             rows.into_iter().map(move |row| rows::with(row, more.clone()))
         });
         let containers = usage.containers.iter().map(|(found, bytes)| {
-            let row = container::row(found, None, container::Options { truncate: true, now });
+            let row = container::row(found, None, &[], container::Options { truncate: true, now });
             rows::with(row, [("Size", human::short(*bytes))])
         });
         let volumes = usage.volumes.iter().map(|found| {

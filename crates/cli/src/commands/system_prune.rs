@@ -1,12 +1,12 @@
 use clap::Args;
 use robot_env_diag::{Error, Result};
 
-use super::prune;
+use super::{network, prune};
 use crate::app::App;
 use crate::filter::Filters;
 use crate::verb::{Exit, Verb};
 
-/// Remove what nothing needs: stopped containers, unused images, and with --volumes anonymous volumes
+/// Remove what nothing needs: stopped containers, unused networks and images, and with --volumes anonymous volumes
 #[derive(Args)]
 pub(crate) struct SystemPrune {
     /// Remove all images that no container uses, not only those without a name
@@ -39,6 +39,7 @@ impl Verb for SystemPrune {
         let pruned = prune::containers(app, &engine, &filters)?;
         prune::tell(app, "Containers", &pruned.names)?;
         let mut bytes = pruned.bytes;
+        prune::tell(app, "Networks", &network::pruned(app, &engine, &filters)?)?;
         if self.volumes {
             let pruned = prune::volumes(&engine, false, &filters)?;
             prune::tell(app, "Volumes", &pruned.names)?;
@@ -53,7 +54,11 @@ impl Verb for SystemPrune {
 
 impl SystemPrune {
     fn question(&self) -> String {
-        let mut lines = vec!["WARNING! This will remove:", "  - all stopped containers"];
+        let mut lines = vec![
+            "WARNING! This will remove:",
+            "  - all stopped containers",
+            "  - all networks not used by at least one container",
+        ];
         if self.volumes {
             lines.push("  - all anonymous volumes not used by at least one container");
         }

@@ -167,7 +167,7 @@ pub struct ContainerFlags {
     /// The container's name
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<String>,
-    /// The network: host, none or container:NAME
+    /// The network: a name, host, none, container:NAME, or name=NET,alias=A,ip=ADDRESS
     #[arg(long, alias = "net", value_name = "NETWORK")]
     network: Vec<String>,
     /// Add a name on the network
@@ -191,7 +191,7 @@ pub struct ContainerFlags {
     /// Allow everything
     #[arg(long)]
     privileged: bool,
-    /// Publish a port
+    /// Publish a port: [ADDRESS:][HOST:]CONTAINER[/udp]
     #[arg(short, long, value_name = "PORT")]
     publish: Vec<String>,
     /// Publish all exposed ports

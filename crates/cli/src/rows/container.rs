@@ -6,6 +6,8 @@ use jiff::Timestamp;
 use robot_env_diag::{Error, Result};
 use robot_env_engine::Container;
 use robot_env_engine::record::State;
+use robot_env_network::firewall::Port;
+use robot_env_spec::NetworkMode;
 use robot_env_wire::mode_word;
 
 use super::{ellipsis, labels, short};
@@ -55,7 +57,13 @@ pub(crate) struct Options {
 }
 
 /// A row. `size` is the bytes of the container's layer and of it and its image together.
-pub(crate) fn row(container: &Container, size: Option<(u64, u64)>, options: Options) -> Value {
+/// `ports` are its published ports.
+pub(crate) fn row(
+    container: &Container,
+    size: Option<(u64, u64)>,
+    ports: &[Port],
+    options: Options,
+) -> Value {
     let record = &container.record;
     let spec = &record.spec;
     let id = record.id.as_str();
@@ -81,14 +89,14 @@ pub(crate) fn row(container: &Container, size: Option<(u64, u64)>, options: Opti
         ("RunningFor", human::ago(record.created, options.now).into()),
         ("Status", status(container, options.now).into()),
         ("State", container.state.state.word().into()),
-        ("Ports", String::new().into()),
+        ("Ports", ports_of(container, ports).into()),
         ("Names", record.name.as_str().into()),
         ("Size", size.into()),
         ("Labels", labels(&all_labels).into()),
         ("Label", Value::Lookup(all_labels)),
         ("LocalVolumes", volumes.to_string().into()),
         ("Mounts", mounts.collect::<Vec<_>>().join(",").into()),
-        ("Networks", network(container).into()),
+        ("Networks", networks(container).join(",").into()),
         ("Platform", platform.into()),
     ])
 }
@@ -100,12 +108,36 @@ fn labels_of(container: &Container) -> BTreeMap<String, String> {
     labels
 }
 
-fn network(container: &Container) -> String {
-    match mode_word(&container.record.spec.network) {
-        mode if mode == "default" => "none".into(),
-        mode if mode.starts_with("container:") => String::new(),
-        mode => mode,
+/// The ports that its image and its flags name.
+fn exposed(container: &Container) -> std::collections::BTreeSet<&str> {
+    let record = &container.record;
+    record.image_config.exposed_ports.keys().chain(&record.spec.expose).map(String::as_str).collect()
+}
+
+fn ports_of(container: &Container, ports: &[Port]) -> String {
+    if !container.state.state.is_running() || container.record.spec.places().is_empty() {
+        return String::new();
     }
+    super::network::ports(ports, exposed(container).into_iter())
+}
+
+/// Its networks by name: `host` and `none` are among them.
+fn networks(container: &Container) -> Vec<String> {
+    let spec = &container.record.spec;
+    let places: Vec<String> = spec.places().into_iter().map(|place| place.network).collect();
+    match &spec.network {
+        NetworkMode::Container(_) => Vec::new(),
+        mode if places.is_empty() => vec![mode_word(mode)],
+        _ => places,
+    }
+}
+
+/// Whether a filter such as `80`, `80-90/udp` names one of these ports.
+fn names_port(value: &str, mut ports: impl Iterator<Item = (u16, String)>) -> bool {
+    let (range, protocol) = value.split_once('/').unwrap_or((value, "tcp"));
+    let (first, last) = range.split_once('-').unwrap_or((range, range));
+    let (Ok(first), Ok(last)) = (first.parse::<u16>(), last.parse::<u16>()) else { return false };
+    ports.any(|(port, of)| (first..=last).contains(&port) && of == protocol)
 }
 
 fn health(container: &Container) -> &'static str {
@@ -168,12 +200,10 @@ pub(crate) fn check(filters: &Filters) -> Result<()> {
 }
 
 /// Whether the filters let a container through.
-pub(crate) fn matches(container: &Container, filters: &Filters, facts: &FilterFacts) -> bool {
+pub(crate) fn matches(container: &Container, ports: &[Port], filters: &Filters, facts: &FilterFacts) -> bool {
     let record = &container.record;
     let state = &container.state.state;
     let slashed = format!("/{}", record.name);
-    let exposed: Vec<&str> =
-        record.image_config.exposed_ports.keys().chain(&record.spec.expose).map(String::as_str).collect();
     filters.any_pattern("id", &[record.id.as_str()])
         && filters.any_pattern("name", &[&record.name, &slashed])
         && filters.labels(&labels_of(container))
@@ -182,15 +212,23 @@ pub(crate) fn matches(container: &Container, filters: &Filters, facts: &FilterFa
             matches!(state, State::Exited { .. }) && value.parse() == Ok(state.exit_code())
         })
         && filters.any("health", |value| value == health(container))
-        && filters.any("network", |value| value == network(container))
+        && filters.any("network", |value| networks(container).iter().any(|name| name == value))
         && filters.any("volume", |value| {
             record.mounts.iter().any(|mount| {
                 mount.volume.as_deref() == Some(value) || mount.target == value || mount.source == value
             })
         })
-        && filters.any("expose", |value| exposed.iter().any(|port| port.split('/').next() == value.split('/').next()))
-        // Nothing is published, and nothing is a task.
-        && !filters.has("publish")
+        && filters.any("expose", |value| {
+            let exposed = exposed(container).into_iter();
+            names_port(value, exposed.filter_map(|text| {
+                let (port, protocol) = text.split_once('/')?;
+                Some((port.parse().ok()?, protocol.to_owned()))
+            }))
+        })
+        && filters.any("publish", |value| {
+            names_port(value, ports.iter().map(|port| (port.host_port, port.protocol.name().to_owned())))
+        })
+        // Nothing is a task.
         && !filters.truth("is-task").ok().flatten().unwrap_or(false)
         && (!filters.has("ancestor") || facts.ancestors.iter().any(|id| *id == record.image.to_string()))
         && facts.before.is_none_or(|when| record.created < when)
@@ -272,14 +310,14 @@ mod tests {
     #[test]
     fn a_row_as_docker_prints_it() {
         let options = Options { truncate: true, now: at(220) };
-        let rows = vec![row(&container(running(false)), Some((0, 72_800_000)), options)];
+        let rows = vec![row(&container(running(false)), Some((0, 72_800_000)), &[], options)];
         let text = List { columns: COLUMNS, rows }.print(&Style::parse(None, TABLE).unwrap()).unwrap();
         assert_eq!(
             text,
             "CONTAINER ID   IMAGE        COMMAND                  CREATED         STATUS         PORTS     NAMES\n\
              121212121212   ros:noetic   \"roscore --port 1131…\"   3 minutes ago   Up 2 minutes             web\n"
         );
-        let rows = vec![row(&container(running(false)), Some((0, 72_800_000)), options)];
+        let rows = vec![row(&container(running(false)), Some((0, 72_800_000)), &[], options)];
         let style = Style::parse(
             Some("{{.Size}}|{{.Label \"a\"}}|{{.Labels}}|{{.Mounts}}|{{.Networks}}|{{.LocalVolumes}}"),
             TABLE,
@@ -313,14 +351,14 @@ mod tests {
         ] {
             let filters = Filters::parse(&[word.to_owned()], FILTERS).unwrap();
             check(&filters).unwrap();
-            assert_eq!(matches(&exited, &filters, &FilterFacts::default()), want, "{word}");
+            assert_eq!(matches(&exited, &[], &filters, &FilterFacts::default()), want, "{word}");
         }
         let none = Filters::default();
         for (before, since, want) in
             [(Some(at(1)), None, true), (Some(at(0)), None, false), (None, Some(at(0)), false)]
         {
             assert_eq!(
-                matches(&exited, &none, &FilterFacts { before, since, ..FilterFacts::default() }),
+                matches(&exited, &[], &none, &FilterFacts { before, since, ..FilterFacts::default() }),
                 want
             );
         }

@@ -3,6 +3,7 @@
 
 pub(crate) mod container;
 pub(crate) mod image;
+pub(crate) mod network;
 pub(crate) mod volume;
 
 use crate::format::{Field, Value};

@@ -23,6 +23,7 @@ use crate::monitor::log::LogWriter;
 use crate::monitor::supervise::{Audience, ProcessIo, supervise};
 use crate::monitor::{Ground, adopt_terminal, external_runtime, own_mounts, restart, streams};
 use crate::mounts::{self, part_place};
+use crate::network::Joined;
 use crate::record::{ContainerRecord, ExitRecord, ProcessRecord, State, StateRecord};
 use crate::resolve::file_mount;
 use crate::rootfs::Rootfs;
@@ -36,6 +37,8 @@ struct Started {
     cgroup: Option<Cgroup>,
     io: ProcessIo,
     external: Option<ExternalRuntime>,
+    /// Its networks; kept as long as it runs.
+    joined: Joined,
     started: Timestamp,
     warnings: Vec<String>,
 }
@@ -80,6 +83,10 @@ pub(super) fn run(engine: Engine, ground: Ground, id: ContainerId, lock: Option<
                 Ok(audience) => monitor.care(state, started, audience),
                 Err(_) => drop(process::signal(&started.pidfd, libc::SIGKILL)),
             }
+            // Nobody takes it for the container's monitor any more.
+            let Monitor { engine, _alive: alive, .. } = monitor;
+            drop(alive);
+            engine.rest_networks();
         }
         Err(error) => drop(orders.answer(&Answer::Failed(error.to_report()))),
     }
@@ -111,12 +118,27 @@ impl Monitor {
     /// image is executed: a process that nobody could find again there never is.
     fn start(&self, state: &StateRecord, ground: Ground) -> Result<Started> {
         let within = || format!("cannot start container `{}`", self.record.name);
-        let made = self.make(ground).within(within);
+        let joined = self.engine.join_networks(&self.record).within(within)?;
+        let made = self.make(ground, &joined).within(within);
         // Nothing of a volume may be below the run directory when that is removed.
         for (index, _) in self.parts() {
             let _ = mount::detach(&part_place(&self.run, index).to_string_lossy());
         }
-        let Ready { gate, process: mut started } = made?;
+        let Ready { gate, process: mut started } = match made {
+            Ok(ready) => ready,
+            Err(error) => {
+                let _ = self.engine.leave_networks(&self.record.id);
+                return Err(error);
+            }
+        };
+        let attached = joined.attach_process(&self.engine, started.pid).within(within);
+        started.joined = joined;
+        if let Err(error) = attached {
+            let _ = process::signal(&started.pidfd, libc::SIGKILL);
+            let _ = process::wait(&started.pidfd);
+            self.clean_up(&started);
+            return Err(error);
+        }
         let running = StateRecord {
             state: State::Running {
                 process: ProcessRecord {
@@ -158,11 +180,11 @@ impl Monitor {
         Ok(started)
     }
 
-    fn make(&self, ground: Ground) -> Result<Ready> {
+    fn make(&self, ground: Ground, joined: &Joined) -> Result<Ready> {
         let (engine, record) = (&self.engine, &self.record);
         let Ground { hierarchies, host } = ground;
         let rootfs = Rootfs::of(engine, record)?;
-        let mut resolved = engine.resolve_start(record, &rootfs, &host)?;
+        let mut resolved = engine.resolve_start(record, &rootfs, &host, joined)?;
         self.mount_parts()?;
         self.mount_images(&mut resolved.mounts)?;
         self.mount_shared_memory(&mut resolved.mounts)?;
@@ -205,6 +227,7 @@ impl Monitor {
             cgroup: created.cgroup.clone(),
             io,
             external: None,
+            joined: Joined::default(),
             started: Timestamp::now(),
             warnings: planned.warnings,
         };
@@ -243,6 +266,7 @@ impl Monitor {
             cgroup: hierarchies.is_writable().then(|| hierarchies.cgroup(&path, &[])),
             io,
             external: None,
+            joined: Joined::default(),
             started: Timestamp::now(),
             warnings,
         };
@@ -311,7 +335,7 @@ impl Monitor {
     }
 
     /// Cares for the process, and for those that the restart policy makes after it.
-    fn care(self, mut state: StateRecord, mut started: Started, mut audience: Audience) {
+    fn care(&self, mut state: StateRecord, mut started: Started, mut audience: Audience) {
         let mut backoff = restart::Backoff::default();
         loop {
             let exit = self.watch(&mut started, &mut audience);
@@ -463,6 +487,9 @@ impl Monitor {
             cgroup.remove();
         }
         process::reap_others(0);
+        if !started.joined.places().is_empty() {
+            let _ = self.engine.leave_networks(&self.record.id);
+        }
         // Whoever finds it cleans up after a monitor that was killed.
         let _ = fs::remove_file(self.run.join("config.json"));
     }

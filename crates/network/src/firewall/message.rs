@@ -8,7 +8,7 @@ use robot_env_sys::netlink::{APPEND, CREATE, DUMP, Message, NetlinkSocket, attri
 use rustix::io::Errno;
 
 use super::expression::{NESTED, value};
-use super::ruleset::{Chain, Element, Elements, Field, SETS, Set, chains};
+use super::ruleset::{Chain, Element, Elements, Field, NAME_KIND, SETS, Set, chains};
 
 /// What the names of tables of ours begin with; their family is `inet`.
 pub const TABLE: &str = "robot-env";
@@ -34,6 +34,10 @@ pub(super) const RULE_HANDLE: u16 = 3;
 pub(super) const RULE_EXPRESSIONS: u16 = 4;
 pub(super) const RULE_USERDATA: u16 = 7;
 
+const SET_USERDATA: u16 = 13;
+/// nft's own notes in a set's user data (libnftnl's `NFTNL_UDATA_SET_KEYBYTEORDER`).
+const KEY_BYTE_ORDER: u8 = 0;
+const HOST_ENDIAN: u32 = 1;
 const INTERVAL: u32 = 4;
 const MAP: u32 = 8;
 const INTERVAL_END: u32 = 1;
@@ -167,6 +171,13 @@ fn new_set(table: &str, set: &Set, id: u32) -> Message {
         new.number_be(6, kind(set.data)).number_be(7, length(set.data));
     }
     new.number_be(10, id);
+    if matches!(set.key, [field] if field.kind == NAME_KIND) {
+        // Without it nft prints names as numbers of the other byte order, and a ruleset that is saved
+        // and loaded again would have lost them.
+        let mut data = vec![KEY_BYTE_ORDER, 4];
+        data.extend(HOST_ENDIAN.to_ne_bytes());
+        new.attribute(SET_USERDATA, &data);
+    }
     new
 }
 
@@ -214,7 +225,11 @@ pub(super) fn has_table(socket: &mut NetlinkSocket, table: &str) -> Result<bool>
 }
 
 /// The elements of a set; `None` if there is no such set.
-pub(super) fn elements_of(socket: &mut NetlinkSocket, table: &str, set: &str) -> Result<Option<BTreeSet<Element>>> {
+pub(super) fn elements_of(
+    socket: &mut NetlinkSocket,
+    table: &str,
+    set: &str,
+) -> Result<Option<BTreeSet<Element>>> {
     let mut ask = message(GETSETELEM, DUMP, INET, format!("NFT_MSG_GETSETELEM({set})"));
     ask.text(1, table).text(2, set);
     let Some(answers) = or_none(socket.ask(ask))? else { return Ok(None) };

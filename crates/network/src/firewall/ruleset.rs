@@ -51,7 +51,9 @@ const V4: Field = Field { kind: 7, length: 4 };
 const V6: Field = Field { kind: 8, length: 16 };
 const PROTOCOL: Field = Field { kind: 12, length: 4 };
 const SERVICE: Field = Field { kind: 13, length: 4 };
-const NAME: Field = Field { kind: 41, length: INTERFACE_NAME as u32 };
+/// nft's type of interface names.
+pub(super) const NAME_KIND: u32 = 41;
+const NAME: Field = Field { kind: NAME_KIND, length: INTERFACE_NAME as u32 };
 
 pub(super) const SETS: [Set; 11] = [
     // Bridges of ours.

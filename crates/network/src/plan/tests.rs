@@ -84,8 +84,9 @@ fn asked_addresses() {
     let mut network = network();
     network.ranges.push(Range::of("fd00:7::/64".parse().unwrap()));
     let taken = ["10.7.0.3".parse().unwrap()].into();
-    let ask =
-        |ip: &str| network.allocate(&Request { ip: Some(ip.parse().unwrap()), ..Request::default() }, &taken, 0);
+    let ask = |ip: &str| {
+        network.allocate(&Request { ip: Some(ip.parse().unwrap()), ..Request::default() }, &taken, 0)
+    };
     let good = ask("10.7.0.5").unwrap();
     assert_eq!(good.addresses[0], Address { address: "10.7.0.5".parse().unwrap(), prefix: 29 });
     assert_eq!(good.addresses[1], Address { address: "fd00:7::2".parse().unwrap(), prefix: 64 });

@@ -1,0 +1,244 @@
+//! Who is in the networks now.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+
+use robot_env_diag::{Context, IoContext, Kind, Result, Within};
+use robot_env_network::attach::Attachment;
+use robot_env_network::firewall::{Desired, Firewall, Port};
+use robot_env_network::link::Links;
+use robot_env_network::plan::Driver;
+use robot_env_network::reconcile::{Report, Wanted, reconcile};
+use robot_env_spec::ContainerId;
+use robot_env_sys::fs::Durability;
+use robot_env_sys::lock;
+use serde::{Deserialize, Serialize};
+
+use super::record::NetworkRecord;
+use crate::engine::Engine;
+use crate::paths::make_directory;
+use crate::records::{read_json, write_json};
+
+/// Who is in one network: `RUN/networks/<network id>.json`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Live {
+    /// Where in the pool the next address is looked for.
+    #[serde(default)]
+    pub(crate) next: u64,
+    /// By the container's id.
+    #[serde(default)]
+    pub(crate) endpoints: BTreeMap<String, LiveEndpoint>,
+}
+
+/// A running container's place in a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiveEndpoint {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    /// The container's name.
+    pub name: String,
+    /// Its host name, where one was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    /// Its interface, addresses and published ports.
+    pub attachment: Attachment,
+}
+
+impl LiveEndpoint {
+    /// The names that lead to it in its network, the container's own first.
+    pub fn names(&self, container: &str) -> Vec<String> {
+        let mut names = vec![self.name.clone()];
+        names.extend(self.attachment.endpoint.aliases.iter().cloned());
+        names.push(container.get(..12).unwrap_or(container).to_owned());
+        names.extend(self.hostname.clone());
+        let mut seen = BTreeSet::new();
+        names.retain(|name| seen.insert(name.to_ascii_lowercase()));
+        names
+    }
+
+    /// Its addresses.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.attachment.endpoint.addresses.iter().map(|address| address.address)
+    }
+}
+
+/// Whether the host forwards only because of us: `RUN/networks/forwarding`, where it does.
+const FORWARDING: &str = "forwarding";
+
+/// What becomes of a network that nobody is in any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Idle {
+    /// It stays for the next container.
+    Stays,
+    /// Its bridge and rules go.
+    Goes,
+}
+
+/// The networks, locked.
+pub(crate) struct Networks<'a> {
+    pub(super) engine: &'a Engine,
+    _lock: OwnedFd,
+}
+
+impl<'a> Networks<'a> {
+    pub(super) fn lock(engine: &'a Engine) -> Result<Networks<'a>> {
+        let directory = engine.paths.live_networks();
+        let path = directory.join("lock");
+        let open = || std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let fail = || "cannot lock the networks".to_owned();
+        let file = match open() {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                make_directory(&directory, 0o711)?;
+                open()
+            }
+            opened => opened,
+        }
+        .io_context(fail)?;
+        lock::lock_exclusive(&file).context(Kind::Internal, fail)?;
+        Ok(Networks { engine, _lock: file.into() })
+    }
+
+    /// Who is in a network.
+    pub(super) fn live(&self, network: &str) -> Result<Live> {
+        Ok(self.engine.live_network(network)?.unwrap_or_default())
+    }
+
+    pub(super) fn save(&self, network: &str, live: &Live) -> Result<()> {
+        let directory = self.engine.paths.live_networks();
+        write_json(&directory, &format!("{network}.json"), live, Durability::NoSync)
+    }
+
+    /// Ports that are published now.
+    pub(super) fn published(&self) -> Result<Vec<Port>> {
+        let mut ports = Vec::new();
+        for id in self.engine.live_ids()? {
+            let live = self.live(&id)?;
+            ports.extend(live.endpoints.values().flat_map(|e| e.attachment.ports.iter().copied()));
+        }
+        Ok(ports)
+    }
+
+    /// Takes a container out of every network: its places and its ports. Says whether it was in one.
+    /// Its links go with its namespace.
+    pub(super) fn forget(&self, container: &str) -> Result<bool> {
+        let mut found = false;
+        for id in self.engine.live_ids()? {
+            let mut live = self.live(&id)?;
+            let Some(endpoint) = live.endpoints.remove(container) else { continue };
+            found = true;
+            if !endpoint.attachment.ports.is_empty() {
+                Firewall::open(self.engine.network_tag().as_deref())?.withdraw(&endpoint.attachment.ports)?;
+            }
+            self.save(&id, &live)?;
+        }
+        Ok(found)
+    }
+
+    /// Takes those out of a network who have no monitor any more; their links, too.
+    pub(super) fn forget_dead(&self, network: &str) -> Result<bool> {
+        let live = self.live(network)?;
+        let mut found = false;
+        for (container, endpoint) in &live.endpoints {
+            let alive = container.parse::<ContainerId>().is_ok_and(|id| self.engine.records.has_monitor(&id));
+            if !alive {
+                self.forget(container)?;
+                if !endpoint.attachment.host_link.is_empty() {
+                    Links::open()?.remove_veth(&endpoint.attachment.host_link)?;
+                }
+                found = true;
+            }
+        }
+        Ok(found)
+    }
+
+    /// [`Networks::forget_dead`] in all networks.
+    pub(super) fn forget_all_dead(&self) -> Result<bool> {
+        let mut found = false;
+        for id in self.engine.live_ids()? {
+            found |= self.forget_dead(&id)?;
+        }
+        Ok(found)
+    }
+
+    /// Makes links and rules what they should be for everybody who is in a network now, and nothing
+    /// else of ours. Networks that the last container has just left are kept, or go, too.
+    pub(super) fn mend(&self, idle: Idle) -> Result<Report> {
+        self.forget_all_dead()?;
+        let records = self.engine.network_records()?;
+        let mut desired = Desired::default();
+        let mut veths = BTreeMap::new();
+        for record in &records {
+            let Some(live) = self.engine.live_network(&record.network.id)? else { continue };
+            if live.endpoints.is_empty() && idle == Idle::Goes {
+                continue;
+            }
+            desired.networks.push(record.network.clone());
+            for endpoint in live.endpoints.values() {
+                desired.ports.extend(endpoint.attachment.ports.iter().copied());
+                if !endpoint.attachment.host_link.is_empty() {
+                    veths.insert(endpoint.attachment.host_link.clone(), record.network.bridge.clone());
+                }
+            }
+        }
+        desired.networks.retain(|network| network.driver == Driver::Bridge);
+        desired.guarded = self.forwarding(&desired)?;
+        let bridges: Vec<String> = records.iter().map(|r| r.network.bridge.clone()).collect();
+        let tag = self.engine.network_tag();
+        let report = reconcile(&Wanted { tag: tag.as_deref(), desired, bridges: &bridges, veths })?;
+        for id in self.engine.live_ids()? {
+            if idle == Idle::Goes && self.live(&id)?.endpoints.is_empty() {
+                let path = self.engine.paths.live_networks().join(format!("{id}.json"));
+                let _ = std::fs::remove_file(path);
+            }
+        }
+        Ok(report)
+    }
+
+    /// Turns the host's forwarding on; true if it was off before our first time since it booted.
+    fn forwarding(&self, desired: &Desired) -> Result<bool> {
+        let marker = self.engine.paths.live_networks().join(FORWARDING);
+        let turned = Firewall::forwarding(&desired.networks)?;
+        if turned {
+            std::fs::write(&marker, "").io_context(|| format!("cannot write `{}`", marker.display()))?;
+        }
+        Ok(turned || marker.exists())
+    }
+
+    /// Takes a network's bridge and rules away; nobody is in it.
+    pub(super) fn retire(&self, record: &NetworkRecord) -> Result<()> {
+        let path = self.engine.paths.live_networks().join(format!("{}.json", record.network.id));
+        if !path.exists() {
+            return Ok(());
+        }
+        if record.network.driver == Driver::Bridge {
+            Links::open()?.remove_bridge(&record.network.bridge)?;
+            let mut firewall = Firewall::open(self.engine.network_tag().as_deref())?;
+            firewall.remove_network(&record.network)?;
+        }
+        std::fs::remove_file(&path).io_context(|| format!("cannot remove `{}`", path.display()))
+    }
+}
+
+impl Engine {
+    /// Who is in a network now. Without the lock: a moment of it, whole.
+    pub(crate) fn live_network(&self, network: &str) -> Result<Option<Live>> {
+        read_json(&self.paths.live_networks().join(format!("{network}.json")))
+            .within(|| "cannot read who is in a network".into())
+    }
+
+    /// The networks that somebody is in, or was until a moment ago.
+    pub(crate) fn live_ids(&self) -> Result<Vec<String>> {
+        let directory = self.paths.live_networks();
+        let entries = match std::fs::read_dir(&directory) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.io_context(|| format!("cannot list `{}`", directory.display()))?,
+        };
+        Ok(entries
+            .flatten()
+            .filter_map(|entry| {
+                entry.file_name().into_string().ok()?.strip_suffix(".json").map(str::to_owned)
+            })
+            .collect())
+    }
+}

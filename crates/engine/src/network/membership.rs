@@ -1,0 +1,287 @@
+//! Joining and leaving a network while a container exists, running or not.
+
+use std::os::fd::AsFd;
+
+use robot_env_diag::{Error, Kind, Result};
+use robot_env_network::attach::{Attachment, attach, detach};
+use robot_env_network::firewall::Firewall;
+use robot_env_network::link::Links;
+use robot_env_network::plan::Driver;
+use robot_env_spec::{ContainerSpec, EndpointSpec, NetworkMode};
+
+use super::join::{namespace_of, request_of, taken};
+use super::live::{Idle, Networks};
+use super::record::NetworkRecord;
+use crate::engine::Engine;
+use crate::record::ContainerRecord;
+use crate::records::Container;
+
+impl Engine {
+    /// Puts a container into a further network; a running one at once.
+    ///
+    /// # Errors
+    /// `Conflict` when it is in it already; `Denied` for a container of the host's network or of
+    /// none.
+    pub fn connect(&self, network: &str, container: &str, mut spec: EndpointSpec) -> Result<()> {
+        let network = self.network(network)?;
+        let name = network.network.name.clone();
+        if let Some(error) = self.rootless_refusal(&format!("connect to network `{name}`")) {
+            return Err(error);
+        }
+        spec.network.clone_from(&name);
+        let id = self.records.find(container)?;
+        let lock = self.records.lock(&id)?;
+        let mut found = self.reconciled_under(self.records.load(&id)?, &lock)?;
+        refuse_sharing(&found.record, &network)?;
+        let mut places = found.record.spec.places();
+        if places.iter().any(|place| place.network == name) {
+            return Err(Error::new(
+                Kind::Conflict,
+                format!("endpoint with name {} already exists in network {name}", found.record.name),
+            ));
+        }
+        request_of(&spec)?;
+        if let Some(pid) = running(&found) {
+            let networks = self.lock_networks()?;
+            networks.connect(&found.record, &spec, pid)?;
+        }
+        places.push(spec);
+        self.save_places(&mut found, places)?;
+        self.refresh_files(&found)?;
+        self.tell_of_network(&network, "connect", Some(id.as_str()));
+        Ok(())
+    }
+
+    /// Takes a container out of a network; a running one at once. With `force` it is no error that it
+    /// is not in it.
+    pub fn disconnect(&self, network: &str, container: &str, force: bool) -> Result<()> {
+        let network = self.network(network)?;
+        let name = &network.network.name;
+        if let Some(error) = self.rootless_refusal(&format!("disconnect from network `{name}`")) {
+            return Err(error);
+        }
+        let id = self.records.find(container)?;
+        let lock = self.records.lock(&id)?;
+        let mut found = self.reconciled_under(self.records.load(&id)?, &lock)?;
+        refuse_sharing(&found.record, &network)?;
+        let mut places = found.record.spec.places();
+        let Some(at) = places.iter().position(|place| place.network == *name) else {
+            if force {
+                return Ok(());
+            }
+            return Err(Error::new(
+                Kind::Denied,
+                format!("container {id} is not connected to network {name}"),
+            ));
+        };
+        if let Some(pid) = running(&found) {
+            self.lock_networks()?.disconnect(&found.record, &network, pid)?;
+        }
+        places.remove(at);
+        self.save_places(&mut found, places)?;
+        self.refresh_files(&found)?;
+        self.tell_of_network(&network, "disconnect", Some(id.as_str()));
+        Ok(())
+    }
+
+    /// A container's further life under another name.
+    pub(crate) fn rename_in_networks(&self, record: &ContainerRecord) -> Result<()> {
+        if !self.is_networked(record) || self.live_ids()?.is_empty() {
+            return Ok(());
+        }
+        let networks = self.lock_networks()?;
+        for id in self.live_ids()? {
+            let mut live = networks.live(&id)?;
+            if let Some(endpoint) = live.endpoints.get_mut(record.id.as_str()) {
+                endpoint.name.clone_from(&record.name);
+                networks.save(&id, &live)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The networks that a new container names, by their names; what they cannot give is refused.
+    pub(crate) fn pin_networks(&self, spec: &mut ContainerSpec) -> Result<()> {
+        if self.rootless {
+            return refuse_rootless(spec);
+        }
+        let mut places = spec.places();
+        let explicit = !spec.endpoints.is_empty();
+        for (at, place) in places.iter_mut().enumerate() {
+            let found = self.network(&place.network)?;
+            if matches!(found.network.driver, Driver::Host | Driver::None) {
+                // The id of such a network stands for its mode.
+                if at > 0 || explicit {
+                    return Err(Error::invalid(format!(
+                        "cannot join network `{}` beside others, or with settings of its own",
+                        found.network.name
+                    )));
+                }
+                spec.network =
+                    if found.network.driver == Driver::Host { NetworkMode::Host } else { NetworkMode::None };
+                return Ok(());
+            }
+            if !found.has_names() {
+                let only = |what: &str| {
+                    Err(Error::invalid(format!("{what} is supported on user defined networks only"))
+                        .with_hint("make one first: `network create NAME`, then `--network NAME`"))
+                };
+                if !place.aliases.is_empty() {
+                    return only("network-scoped alias");
+                }
+                if place.ip.is_some() || place.ip6.is_some() {
+                    return only("user specified IP address");
+                }
+            }
+            request_of(place)?;
+            place.network = found.network.name;
+        }
+        if explicit {
+            spec.endpoints.clone_from(&places);
+        }
+        if let (NetworkMode::Network(name), Some(first)) = (&mut spec.network, places.first()) {
+            name.clone_from(&first.network);
+        }
+        Ok(())
+    }
+
+    fn save_places(&self, container: &mut Container, places: Vec<EndpointSpec>) -> Result<()> {
+        let spec = &mut container.record.spec;
+        // A container that has left its last network has none.
+        spec.network = match places.first() {
+            Some(first) => NetworkMode::Network(first.network.clone()),
+            None => NetworkMode::None,
+        };
+        spec.endpoints = places;
+        self.records.save(&container.record)
+    }
+
+    /// The container's `/etc/hosts` and `/etc/resolv.conf` as they are by now.
+    fn refresh_files(&self, container: &Container) -> Result<()> {
+        if running(container).is_none() {
+            return Ok(());
+        }
+        let host = self.host_facts();
+        let places: Vec<_> = self
+            .places(container)?
+            .into_iter()
+            .filter_map(|place| Some((place.network?, place.live?.attachment)))
+            .collect();
+        let directory = self.paths.container_run(&container.record.id);
+        super::files::write(&directory, &super::network_files(&container.record, &host, &places))
+    }
+}
+
+/// The first process of a container that runs.
+fn running(container: &Container) -> Option<i32> {
+    container.state.state.process().map(|process| process.pid)
+}
+
+/// An ordinary user's containers have no network of their own so far.
+fn refuse_rootless(spec: &ContainerSpec) -> Result<()> {
+    const HINT: &str = "use the host's network with `--network host`, or none with `--network none`";
+    if let NetworkMode::Network(name) = &spec.network {
+        return Err(Error::not_found(format!("network {name} not found")).with_hint(HINT));
+    }
+    if !spec.places().is_empty()
+        && (!spec.publish.is_empty() || spec.publish_all || !spec.endpoints.is_empty())
+    {
+        return Err(Error::new(
+            Kind::Unsupported,
+            "cannot publish ports or set addresses: an ordinary user's containers have no network",
+        )
+        .with_hint(HINT));
+    }
+    Ok(())
+}
+
+fn refuse_sharing(record: &ContainerRecord, network: &NetworkRecord) -> Result<()> {
+    let denied = |reason: &str| {
+        Err(Error::new(
+            Kind::Denied,
+            format!(
+                "cannot connect container `{}` to network `{}`: {reason}",
+                record.name, network.network.name
+            ),
+        ))
+    };
+    match (&record.spec.network, network.network.driver) {
+        (_, Driver::Host | Driver::None) => denied("it cannot be joined beside others"),
+        (NetworkMode::Host, _) => denied("the container has the host's network"),
+        (NetworkMode::Container(_), _) => denied("the container has another container's network"),
+        _ => Ok(()),
+    }
+}
+
+impl Networks<'_> {
+    fn connect(&self, record: &ContainerRecord, spec: &EndpointSpec, pid: i32) -> Result<()> {
+        let id = record.id.as_str();
+        let mut network = self.network(&spec.network)?;
+        let tag = self.engine.network_tag();
+        let (mut links, mut firewall) = (Links::open()?, Firewall::open(tag.as_deref())?);
+        let bridge = network.network.driver == Driver::Bridge;
+        let mut missing = bridge && !firewall.is_there()?;
+        if bridge && links.find(&network.network.bridge)?.is_none() {
+            missing = true;
+            network = self.clear_of_collisions(network)?;
+        }
+        let live = self.live(&network.network.id)?;
+        let endpoint = network.network.allocate(&request_of(spec)?, &taken(&network, &live), live.next)?;
+        let mut numbers = Vec::new();
+        let mut routed = false;
+        for other in self.engine.live_ids()? {
+            if let Some(place) = self.live(&other)?.endpoints.get(id) {
+                numbers.push(place.attachment.number);
+                routed |= place.attachment.default_route;
+            }
+        }
+        let number = (0..=numbers.len() as u32).find(|number| !numbers.contains(number)).unwrap_or_default();
+        let mut attachment = Attachment::new(&network.network, endpoint, number, Vec::new());
+        attachment.default_route = !routed && !attachment.endpoint.gateways.is_empty();
+        self.enter(&network, record, &attachment)?;
+        let done = (|| {
+            if missing {
+                self.mend(Idle::Stays)?;
+            }
+            let namespace = namespace_of(pid)?;
+            attach(&mut links, &mut firewall, &network.network, &attachment, namespace.as_fd())
+        })();
+        if done.is_err() {
+            let mut live = self.live(&network.network.id)?;
+            live.endpoints.remove(id);
+            self.save(&network.network.id, &live)?;
+        }
+        done
+    }
+
+    fn disconnect(&self, record: &ContainerRecord, network: &NetworkRecord, pid: i32) -> Result<()> {
+        let id = record.id.as_str();
+        let mut live = self.live(&network.network.id)?;
+        let Some(place) = live.endpoints.remove(id) else { return Ok(()) };
+        let namespace = namespace_of(pid)?;
+        let tag = self.engine.network_tag();
+        let (mut links, mut firewall) = (Links::open()?, Firewall::open(tag.as_deref())?);
+        detach(&mut links, &mut firewall, &place.attachment, namespace.as_fd())?;
+        self.save(&network.network.id, &live)?;
+        if place.attachment.default_route {
+            self.hand_on_route(record, namespace.as_fd())?;
+        }
+        Ok(())
+    }
+
+    /// Gives the default routes to another network of the container.
+    fn hand_on_route(&self, record: &ContainerRecord, namespace: std::os::fd::BorrowedFd<'_>) -> Result<()> {
+        for spec in record.spec.places() {
+            let Some(network) = self.engine.network_by_name(&spec.network)? else { continue };
+            let mut live = self.live(&network.network.id)?;
+            let Some(place) = live.endpoints.get_mut(record.id.as_str()) else { continue };
+            if place.attachment.endpoint.gateways.is_empty() {
+                continue;
+            }
+            Links::route_inside(namespace, place.attachment.number, &place.attachment.endpoint.gateways)?;
+            place.attachment.default_route = true;
+            return self.save(&network.network.id, &live);
+        }
+        Ok(())
+    }
+}
