@@ -41,6 +41,7 @@ fn main() -> Result<()> {
     let applied = apply(tar, root.as_fd(), &mut out, &options)?;
     out.flush().io_context(|| "cannot write the recipe".to_owned())?;
     drop(out);
+    let Some(diff_id) = applied.diff_id else { unreachable!("it is hashed by default") };
     let (wall, used) = (wall.elapsed(), cpu().saturating_sub(used));
     println!(
         "unpack: {} entries, {} bytes of tar, {} of recipe: {:.3} s, {:.3} s of CPU, {:.1} us of CPU an entry, {}",
@@ -50,7 +51,7 @@ fn main() -> Result<()> {
         wall.as_secs_f64(),
         used.as_secs_f64(),
         used.as_secs_f64() * 1e6 / applied.entries as f64,
-        applied.diff_id,
+        diff_id,
     );
     println!("implied: {}, skipped: {:?}", applied.implied.len(), applied.skipped);
 
@@ -63,7 +64,7 @@ fn main() -> Result<()> {
         cpu().saturating_sub(used).as_secs_f64()
     );
     let digest = hasher.finish();
-    if digest != *applied.diff_id.digest() {
+    if digest != *diff_id.digest() {
         return Err(robot_env_diag::Error::invalid(format!("the assembled tar has the digest {digest}")));
     }
     Ok(())

@@ -49,8 +49,11 @@ pub fn apply(
         Ownership::Keep => Owner::Entry,
         Ownership::SingleId => Owner::Maker,
     };
-    let source =
-        SourceOptions { limit: options.size_limit, hash: true, missing_end_ok: options.missing_end_ok };
+    let source = SourceOptions {
+        limit: options.size_limit,
+        hash: options.hash,
+        missing_end_ok: options.missing_end_ok,
+    };
     let mut layer = Layer {
         reader: Reader::new(tar, source, RecipeWriter::new(recipe)?),
         directories: Directories::new(root, options.xattr_namespace.opaque())?,
@@ -72,11 +75,8 @@ pub fn apply(
         .within(|| "cannot set the attributes of the layer's directories".to_owned())?;
     let (digest, tar_size, recipe) = layer.reader.finish();
     recipe.finish()?;
-    let Some(digest) = digest else {
-        return Err(Error::new(Kind::Internal, "the layer was not hashed"));
-    };
     Ok(Applied {
-        diff_id: DiffId(digest),
+        diff_id: digest.map(DiffId),
         tar_size,
         content_size: layer.content_size,
         entries,

@@ -31,7 +31,7 @@ impl Overlay {
 }
 
 /// How a layer is unpacked.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct ApplyOptions {
     /// Who owns the files.
     pub ownership: Ownership,
@@ -43,6 +43,20 @@ pub struct ApplyOptions {
     /// builders leave it out. Set it where the digest is checked afterwards, which finds a
     /// truncated tar too.
     pub missing_end_ok: bool,
+    /// Whether the tar is hashed: not where whoever reads it does so already.
+    pub hash: bool,
+}
+
+impl Default for ApplyOptions {
+    fn default() -> Self {
+        ApplyOptions {
+            ownership: Ownership::default(),
+            xattr_namespace: Overlay::default(),
+            size_limit: None,
+            missing_end_ok: false,
+            hash: true,
+        }
+    }
 }
 
 /// What was left out because the kernel or the file system does not allow it, or because it has no
@@ -63,8 +77,8 @@ pub struct Skipped {
 /// A layer that was unpacked.
 #[derive(Clone, Debug)]
 pub struct Applied {
-    /// SHA-256 of the tar.
-    pub diff_id: DiffId,
+    /// SHA-256 of the tar, unless it was not wanted ([`ApplyOptions::hash`]).
+    pub diff_id: Option<DiffId>,
     /// Length of the tar in bytes.
     pub tar_size: u64,
     /// Sum of the lengths of all files in bytes, holes included, hardlinks once.

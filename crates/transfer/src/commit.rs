@@ -195,13 +195,13 @@ fn by_copy(unpacker: &Unpacker<'_>, snapshot: &Snapshot) -> Result<Option<DiffId
         (Err(_), _) => return Err(Error::new(Kind::Internal, "a thread of commit panicked")),
     };
     let mut unpacked = unpacked.map_err(Error::from)?;
-    if written.is_none_or(|written| written.diff_id != unpacked.applied.diff_id) {
+    if written.is_none_or(|written| written.diff_id != unpacked.diff_id) {
         return Err(Error::new(Kind::Internal, "the copy differs from what was written"));
     }
     if unpacked.applied.entries == 0 {
         return Ok(None);
     }
-    let diff_id = unpacked.applied.diff_id.clone();
+    let diff_id = unpacked.diff_id.clone();
     let parent = snapshot.record.parent.clone();
     let chain = ChainId::of(parent.as_ref(), &diff_id);
     if !store.layer(&chain).is_ok_and(|known| known.is_some()) {

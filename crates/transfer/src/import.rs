@@ -62,7 +62,7 @@ pub fn import(
         created: Some(created.clone()),
         platform: options.platform.clone().unwrap_or_else(Platform::host),
         config,
-        rootfs: RootFs { diff_ids: vec![layer.applied.diff_id.clone()], ..RootFs::default() },
+        rootfs: RootFs { diff_ids: vec![layer.diff_id.clone()], ..RootFs::default() },
         history: vec![HistoryEntry {
             created: Some(created),
             comment: options.message.clone(),

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::sync::Mutex;
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use robot_env_diag::{Error, Kind, Result, Within};
@@ -14,6 +15,7 @@ use robot_env_store::{ImageRecord, LayerSource, Store};
 
 use crate::archive::{Candidate, Catalogue, Content, Counted, Input, Place, Scan, candidates};
 use crate::pipe::pipe;
+use crate::unpack::BATCH;
 use crate::{Known, Observer, Unpacked, Unpacker};
 
 /// How long layers stay without an image; renewed by every step.
@@ -106,6 +108,9 @@ struct Job<'f> {
     size: u64,
 }
 
+/// What is unpacked, by its place in the order, and what is to be.
+type Sorted<'s> = (BTreeMap<usize, Step<'s>>, Vec<Job<'s>>);
+
 impl<'s> Load<'_, 's> {
     fn run(&self, input: Input<'s>) -> Result<Vec<LoadedImage>> {
         let _lease = self.store.lease(LEASE)?;
@@ -122,9 +127,9 @@ impl<'s> Load<'_, 's> {
         let mut catalogue = scan.run(input)?;
         let images = candidates(&catalogue, platform)?;
         let missing = self.missing(&images)?;
-        let steps = self.layers(&mut catalogue, missing)?;
+        let sorted = self.sort(&mut catalogue, missing)?;
         drop(catalogue);
-        self.commit(steps)?;
+        self.bring(sorted)?;
         let records = images.iter().map(|image| self.put(image)).collect::<Result<Vec<_>>>()?;
         records.into_iter().zip(images).map(|(record, image)| self.name(record, image.names)).collect()
     }
@@ -156,8 +161,8 @@ impl<'s> Load<'_, 's> {
         Ok(missing)
     }
 
-    /// Unpacks what is missing, or takes what was unpacked as it came by.
-    fn layers(&self, catalogue: &mut Catalogue<'s>, missing: Vec<Missing>) -> Result<Vec<Step<'s>>> {
+    /// What was unpacked as it came by, by its place in the order, and what is still to be unpacked.
+    fn sort(&self, catalogue: &mut Catalogue<'s>, missing: Vec<Missing>) -> Result<Sorted<'s>> {
         let mut steps: BTreeMap<usize, Step<'s>> = BTreeMap::new();
         let mut jobs: Vec<Job<'s>> = Vec::new();
         for (at, layer) in missing.into_iter().enumerate() {
@@ -188,48 +193,51 @@ impl<'s> Load<'_, 's> {
             let source = Box::new(catalogue.section(offset, size)?);
             jobs.push(Job { layer, at, source, size });
         }
-        for (at, unpacked) in self.unpack(jobs)? {
-            steps.insert(at, Step::Layer(unpacked));
-        }
-        Ok(steps.into_values().collect())
+        Ok((steps, jobs))
     }
 
-    /// Unpacks layers, several at once.
-    fn unpack(&self, jobs: Vec<Job<'s>>) -> Result<Vec<(usize, Unpacked<'s>)>> {
+    /// Unpacks layers, several at once, and commits all of them in their order, in batches: the
+    /// disk writes the first ones while the next are unpacked.
+    fn bring(&self, (mut steps, jobs): Sorted<'s>) -> Result<()> {
         // Each keeps two threads busy.
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let workers = (processors / 2).clamp(1, WORKERS).min(jobs.len());
+        let last = steps.len() + jobs.len();
         let queue = Mutex::new(jobs.into_iter());
         let next = || queue.lock().ok()?.next();
-        let work = || -> Result<Vec<(usize, Unpacked<'s>)>> {
-            let mut done = Vec::new();
-            while let Some(job) = next() {
-                match self.unpack_one(job) {
-                    Ok(unpacked) => done.push(unpacked),
-                    Err(error) => {
-                        // The others stop after what they are at.
-                        while next().is_some() {}
-                        return Err(error);
-                    }
-                }
-            }
-            Ok(done)
-        };
-        if workers <= 1 {
-            return work();
-        }
         std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
-            let mut all = Vec::new();
-            let mut failed = None;
-            for thread in threads {
-                match thread.join() {
-                    Ok(Ok(done)) => all.extend(done),
-                    Ok(Err(error)) => failed = failed.or(Some(error)),
-                    Err(_) => failed = Some(Error::new(Kind::Internal, "a thread of load panicked")),
-                }
+            let (done, results) = channel();
+            for _ in 0..workers {
+                let done = done.clone();
+                let work = move || {
+                    while let Some(job) = next() {
+                        if done.send(self.unpack_one(job)).is_err() {
+                            return;
+                        }
+                    }
+                };
+                std::thread::Builder::new().name("load".into()).spawn_scoped(scope, work).map_err(
+                    |error| Error::new(Kind::of_io(&error), "cannot start a thread").because(error),
+                )?;
             }
-            failed.map_or(Ok(all), Err)
+            drop(done);
+            let mut committed = 0;
+            let result = loop {
+                if let Err(error) = self.commit(&mut steps, &mut committed, last) {
+                    break Err(error);
+                }
+                if committed == last {
+                    break Ok(());
+                }
+                match results.recv() {
+                    Ok(Ok((at, unpacked))) => drop(steps.insert(at, Step::Layer(unpacked))),
+                    Ok(Err(error)) => break Err(error),
+                    Err(_) => break Err(Error::new(Kind::Internal, "a thread of load panicked")),
+                }
+            };
+            // After a failure the others stop when they have done what they are at.
+            while next().is_some() {}
+            result
         })
     }
 
@@ -246,15 +254,33 @@ impl<'s> Load<'_, 's> {
         Ok((at, finished(unpacked, &layer)?))
     }
 
-    fn commit(&self, steps: Vec<Step<'s>>) -> Result<()> {
+    /// Commits what is ready from the first one that is not `committed` on, if that is enough for a
+    /// batch or goes up to the `last`.
+    fn commit(
+        &self,
+        steps: &mut BTreeMap<usize, Step<'s>>,
+        committed: &mut usize,
+        last: usize,
+    ) -> Result<()> {
+        let (mut end, mut bytes) = (*committed, 0);
+        while let Some(step) = steps.get(&end) {
+            if let Step::Layer(unpacked) = step {
+                bytes += unpacked.applied.content_size;
+            }
+            end += 1;
+        }
+        if end < last && bytes < BATCH {
+            return Ok(());
+        }
         let mut batch = Vec::new();
-        for step in steps {
-            match step {
-                Step::Layer(unpacked) => batch.push(unpacked),
-                Step::Copy(layer) => {
+        for at in std::mem::replace(committed, end)..end {
+            match steps.remove(&at) {
+                Some(Step::Layer(unpacked)) => batch.push(unpacked),
+                Some(Step::Copy(layer)) => {
                     self.unpacker.commit(std::mem::take(&mut batch))?;
                     batch.push(self.copy(&layer)?);
                 }
+                None => {}
             }
         }
         self.unpacker.commit(batch)
@@ -330,10 +356,10 @@ fn finished<'s>(mut unpacked: Unpacked<'s>, layer: &Missing) -> Result<Unpacked<
         Error::new(Kind::Corrupt, format!("layer `{path}` is not what the archive says"))
             .because(Error::new(Kind::Corrupt, why))
     };
-    if unpacked.applied.diff_id != layer.diff_id {
+    if unpacked.diff_id != layer.diff_id {
         return Err(refused(format!(
             "its tar has the digest {} instead of {}",
-            unpacked.applied.diff_id, layer.diff_id
+            unpacked.diff_id, layer.diff_id
         )));
     }
     if let Some(wanted) = &layer.place.descriptor {

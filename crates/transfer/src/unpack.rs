@@ -2,7 +2,8 @@
 //!
 //! The calling thread takes the tar apart ([`robot_env_layer::apply`]: diff id, recipe and files in
 //! the same pass); a second one reads the blob, hashes and decompresses it. So a single large
-//! layer keeps two processors busy, and nothing is written that is not kept.
+//! layer keeps two processors busy, and nothing is written that is not kept. A plain tar is its own
+//! blob and is hashed once, by the second thread.
 
 use std::collections::HashMap;
 use std::io::{self, Read};
@@ -22,6 +23,8 @@ use robot_env_store::{LayerRecord, LayerSource, OverlayXattr, StagedLayer, Store
 pub(crate) const PIECE: usize = 256 * 1024;
 /// How many pieces may wait.
 pub(crate) const PIECES: usize = 8;
+/// How many bytes of unpacked layers wait before they are committed, if more are to come.
+pub(crate) const BATCH: u64 = 64 * 1024 * 1024;
 
 /// Whether this process can give files to the owners that layers name: root, or root of a user
 /// namespace that has more than one id. Read from `/proc/self/uid_map`.
@@ -52,6 +55,8 @@ pub struct Known<'k> {
 #[derive(Debug)]
 pub struct Unpacked<'a> {
     staged: StagedLayer<'a>,
+    /// SHA-256 of the tar.
+    pub diff_id: DiffId,
     /// What the tar said.
     pub applied: Applied,
     /// The digest and size of the blob, with the media type that its bytes stand for.
@@ -92,7 +97,7 @@ impl Unpacked<'_> {
 
     /// Its name on top of its parent.
     pub fn chain_id(&self) -> ChainId {
-        ChainId::of(self.parent.as_ref(), &self.applied.diff_id)
+        ChainId::of(self.parent.as_ref(), &self.diff_id)
     }
 }
 
@@ -104,7 +109,8 @@ impl<'a> Unpacker<'a> {
             OverlayXattr::User => Overlay::User,
         };
         // A truncated tar has another diff id, which is checked.
-        let options = ApplyOptions { ownership, xattr_namespace, size_limit: None, missing_end_ok: true };
+        let options =
+            ApplyOptions { ownership, xattr_namespace, missing_end_ok: true, ..ApplyOptions::default() };
         Unpacker { store, options }
     }
 
@@ -124,17 +130,18 @@ impl<'a> Unpacker<'a> {
         let mut recipe = staged.recipe()?;
         let algorithm = known.blob.map_or(Algorithm::Sha256, |blob| blob.digest.algorithm());
         // Without a diff id to compare with nothing else would notice a truncated tar.
-        let options = ApplyOptions { missing_end_ok: known.diff_id.is_some(), ..self.options };
+        let mut options = ApplyOptions { missing_end_ok: known.diff_id.is_some(), ..self.options };
         let judge = AtomicBool::new(false);
         let (applied, blob) = std::thread::scope(|scope| {
             let (full, arriving) = sync_channel(PIECES);
             let (give_back, empty) = channel();
+            let (sniffed, compression) = channel();
             let judge = &judge;
             let reading = std::thread::Builder::new().name("layer".into()).spawn_scoped(scope, move || {
                 let mut source =
                     Hashed { inner: blob, hasher: Hasher::new(algorithm), size: 0, failed: false };
-                let ended = decode(&mut source, &full, &empty);
-                drop(full);
+                let ended = decode(&mut source, &sniffed, &full, &empty);
+                drop((full, sniffed));
                 let wanted = matches!(ended, Ok((_, true))) || judge.load(Ordering::Acquire);
                 source.judge(ended.map(|(compression, _)| compression), wanted)
             });
@@ -145,6 +152,9 @@ impl<'a> Unpacker<'a> {
                     return (Err(error), None);
                 }
             };
+            // Nothing comes where the blob's first bytes could not be read.
+            let plain = compression.recv() == Ok(Compression::None);
+            options.hash = !(plain && algorithm == Algorithm::Sha256);
             let mut tar = Pieces::new(arriving, give_back);
             let applied = apply(&mut tar, staged.fs(), &mut recipe, &options);
             if applied.as_ref().is_err_and(|error| error.kind() == Kind::Corrupt) {
@@ -169,15 +179,17 @@ impl<'a> Unpacker<'a> {
             (Ok(compression), Ok(applied)) => (applied, compression),
         };
         let Some((digest, size)) = blob.identity else { return Err(panicked().into()) };
-        if let Some(diff_id) = known.diff_id
-            && applied.diff_id != *diff_id
+        let diff_id = applied.diff_id.clone().unwrap_or_else(|| DiffId(digest.clone()));
+        if let Some(wanted) = known.diff_id
+            && diff_id != *wanted
         {
-            let reason = format!("its tar has the digest {} instead of {diff_id}", applied.diff_id);
+            let reason = format!("its tar has the digest {diff_id} instead of {wanted}");
             return Err(Error::new(Kind::Corrupt, reason).into());
         }
         let media_type = known.blob.map_or(compression.media_type(), |blob| &blob.media_type);
         Ok(Unpacked {
             staged,
+            diff_id,
             applied,
             blob: Descriptor::new(media_type, digest, size),
             parent: None,
@@ -209,7 +221,7 @@ impl<'a> Unpacker<'a> {
         }
         drop(trees);
         let records = layers.into_iter().map(|layer| {
-            let mut record = LayerRecord::new(layer.parent, layer.applied.diff_id);
+            let mut record = LayerRecord::new(layer.parent, layer.diff_id);
             record.tar_size = layer.applied.tar_size;
             record.content_size = layer.applied.content_size;
             record.entries = layer.applied.entries;
@@ -280,6 +292,7 @@ struct Blob {
 /// Decompresses `source` into pieces, until its end (true) or until nobody wants them any more.
 fn decode(
     source: &mut Hashed<impl Read>,
+    sniffed: &Sender<Compression>,
     full: &SyncSender<io::Result<Vec<u8>>>,
     empty: &Receiver<Vec<u8>>,
 ) -> Result<(Compression, bool)> {
@@ -290,6 +303,7 @@ fn decode(
     };
     let mut decoder = Decoder::new(source).map_err(fail)?;
     let compression = decoder.compression();
+    let _ = sniffed.send(compression);
     loop {
         let mut piece = empty.try_recv().unwrap_or_default();
         piece.resize(PIECE, 0);

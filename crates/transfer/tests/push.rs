@@ -41,7 +41,7 @@ fn commit(store: &Store, below: Option<&ImageId>, entries: &[Entry], name: &str)
     let _lease = store.lease(std::time::Duration::from_secs(60)).unwrap();
     let mut layer = unpacker.unpack(&tar[..], Known::default()).unwrap();
     layer.parent = parent;
-    config.rootfs.diff_ids.push(layer.applied.diff_id.clone());
+    config.rootfs.diff_ids.push(layer.diff_id.clone());
     unpacker.commit(vec![layer]).unwrap();
     let config = Verified::make(config).unwrap();
     store.put_content(config.digest(), config.bytes()).unwrap();

@@ -44,7 +44,7 @@ fn every_compression_is_found_out_and_hashed() {
     ] {
         let blob = compression.compress(&tar);
         let unpacked = unpacker.unpack(&blob[..], Known::default()).unwrap();
-        assert_eq!(unpacked.applied.diff_id, diff_id(&tar));
+        assert_eq!(unpacked.diff_id, diff_id(&tar));
         assert_eq!(unpacked.blob, Descriptor::new(kind, Digest::of(&blob), blob.len() as u64));
     }
     // Blobs may be named by SHA-512; layers are not.

@@ -16,14 +16,13 @@ use robot_env_registry::{BlobReader, Client};
 use robot_env_store::LayerSource;
 
 use super::Wanted;
+use crate::unpack::BATCH;
 use crate::{Amount, Known, Observer, Unpacked, Unpacker};
 
 /// How many layers are fetched at a time.
 const AT_ONCE: usize = 3;
 /// How many layers may be on their way or wait: each keeps a few descriptors open.
 const WINDOW: usize = 64;
-/// How many bytes of unpacked layers wait before they are committed, if more are to come.
-const BATCH: u64 = 64 * 1024 * 1024;
 /// How often a damaged blob is fetched.
 const TRIES: u32 = 3;
 /// How long is deleted what waited when a pull failed; the rest is left to the trash.
