@@ -127,7 +127,7 @@ impl<'s> Load<'_, 's> {
         let mut catalogue = scan.run(input)?;
         let images = candidates(&catalogue, platform)?;
         let missing = self.missing(&images)?;
-        let sorted = self.sort(&mut catalogue, missing)?;
+        let sorted = Self::sort(&mut catalogue, missing)?;
         drop(catalogue);
         self.bring(sorted)?;
         let records = images.iter().map(|image| self.put(image)).collect::<Result<Vec<_>>>()?;
@@ -162,7 +162,7 @@ impl<'s> Load<'_, 's> {
     }
 
     /// What was unpacked as it came by, by its place in the order, and what is still to be unpacked.
-    fn sort(&self, catalogue: &mut Catalogue<'s>, missing: Vec<Missing>) -> Result<Sorted<'s>> {
+    fn sort(catalogue: &mut Catalogue<'s>, missing: Vec<Missing>) -> Result<Sorted<'s>> {
         let mut steps: BTreeMap<usize, Step<'s>> = BTreeMap::new();
         let mut jobs: Vec<Job<'s>> = Vec::new();
         for (at, layer) in missing.into_iter().enumerate() {
