@@ -92,7 +92,7 @@ fn run(app: &App, entry: &Entry, spelling: &'static str, words: &[String]) -> Ex
         Ok(words) => words,
         Err(error) => return usage_error(error, failure::ENGINE),
     };
-    let matches = match command.clone().try_get_matches_from(words) {
+    let matches = match command.try_get_matches_from(words) {
         Ok(matches) => matches,
         Err(error) if error.kind() == clap::error::ErrorKind::DisplayHelp => {
             return match app.print(&error.to_string()) {
