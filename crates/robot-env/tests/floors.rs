@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::process::Command;
 
 /// Crate to floor; `ARCHITECTURE.md` says what is on each.
-const FLOORS: [(&str, u32); 15] = [
+const FLOORS: [(&str, u32); 16] = [
     ("robot-env-diag", 0),
     ("robot-env-oci", 0),
     ("robot-env-sys", 1),
@@ -15,6 +15,7 @@ const FLOORS: [(&str, u32); 15] = [
     ("robot-env-registry", 2),
     ("robot-env-runtime", 2),
     ("robot-env-network", 2),
+    ("robot-env-device", 2),
     ("robot-env-transfer", 3),
     ("robot-env-engine", 4),
     ("robot-env-wire", 5),

@@ -6,6 +6,7 @@ use robot_env_oci::{Healthcheck, Platform};
 use serde::{Deserialize, Serialize};
 
 use crate::network::{EndpointSpec, PortSpec};
+use crate::RobotSpec;
 
 /// What somebody wants a container to be. Nothing in it is looked up: names are names, host facts
 /// are not in it, and an absent value means "as the image says, else the default".
@@ -160,6 +161,9 @@ pub struct ContainerSpec {
     /// Where the id was written by the command line (`--cidfile`; for `inspect`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cidfile: Option<String>,
+    /// GPUs, display, devices, identity.
+    #[serde(skip_serializing_if = "RobotSpec::is_empty")]
+    pub robot: RobotSpec,
 }
 
 /// Streams that a client wants.

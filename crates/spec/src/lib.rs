@@ -13,6 +13,7 @@ mod facts;
 mod id;
 mod network;
 mod plan;
+mod robot;
 pub mod seccomp;
 mod user;
 
@@ -24,4 +25,5 @@ pub use facts::{
 pub use id::ContainerId;
 pub use network::{DEFAULT_NETWORK, EndpointSpec, PortSpec};
 pub use plan::{Planned, ProcessOverrides, plan, plan_exec};
+pub use robot::{DeviceSelector, GpuRequest, GuiMode, HomeMode, RobotSpec, RosSpec};
 pub use user::resolve_user;
