@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 use robot_env_diag::{Error, Escaped, IoContext, Kind, Result};
-use robot_env_engine::{Engine, EngineOptions, rootless};
+use robot_env_engine::{Engine, EngineOptions, Session, rootless};
 use robot_env_oci::ImageText;
 use robot_env_registry::{Client, ClientOptions};
 use robot_env_store::{ImageRecord, OverlayXattr, Store, StoreOptions};
@@ -51,6 +51,8 @@ pub struct App {
 struct Place {
     roots: rootless::Roots,
     identity: rootless::Identity,
+    /// The user's groups, which have no number in a user namespace.
+    groups: Vec<u32>,
 }
 
 impl App {
@@ -84,28 +86,38 @@ impl App {
         let variable = |name: &str| all.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
         let (data, run) = (self.globals.root.as_deref(), self.globals.run_root.as_deref());
         let roots = rootless::roots(data, run, &self.ambient.directory, variable)?;
+        let groups = rustix::process::getgroups().unwrap_or_default();
+        let groups = groups.into_iter().map(rustix::process::Gid::as_raw).collect();
         let identity = rootless::enter(&rootless::Enter {
             run: &roots.run,
             login: self.ambient.variable("USER"),
             path: variable("PATH").as_deref(),
             even_root: false,
         })?;
-        Ok(self.place.get_or_init(|| Place { roots, identity }))
+        Ok(self.place.get_or_init(|| Place { roots, identity, groups }))
     }
 
     /// The engine on both roots; they are made where they are missing.
     pub(crate) fn engine(&self) -> Result<Engine> {
-        let Place { roots, identity } = self.place()?;
+        let Place { roots, identity, groups } = self.place()?;
         Engine::open(&EngineOptions {
             root: roots.data.clone(),
             run_root: roots.run.clone(),
             rootless: identity.is_rootless(),
             single_id: identity.single_id,
         })
+        .map(|engine| engine.with_session(self.session(identity, groups)))
+    }
+
+    /// What of the user's desktop and identity containers may get.
+    fn session(&self, identity: &rootless::Identity, groups: &[u32]) -> Session {
+        let environment = self.ambient.environment.iter();
+        let texts = environment.filter_map(|(name, value)| Some((name.to_str()?, value.to_str()?)));
+        Session::of(texts, (identity.user, identity.group), groups.to_vec())
     }
 
     fn open_store(&self, create: bool) -> Result<Store> {
-        let Place { roots, identity } = self.place()?;
+        let Place { roots, identity, .. } = self.place()?;
         let overlay_xattr = if identity.is_rootless() { OverlayXattr::User } else { OverlayXattr::Trusted };
         Store::open(&StoreOptions { root: roots.data.clone(), overlay_xattr, create })
     }

@@ -183,8 +183,9 @@ pub fn parse(bytes: &[u8], yaml: bool) -> Result<CdiSpec> {
 /// # Errors
 /// A device that is there but asks for what is not possible, or whose node is gone.
 pub fn edits(root: &HostRoot, name: &str) -> Result<Option<SpecEdits>> {
-    let (kind, device) = qualified(name)
-        .ok_or_else(|| Error::invalid(format!("invalid CDI device `{name}`: it must be vendor.com/class=name")))?;
+    let (kind, device) = qualified(name).ok_or_else(|| {
+        Error::invalid(format!("invalid CDI device `{name}`: it must be vendor.com/class=name"))
+    })?;
     let (specs, damage) = load(root);
     for (_, spec) in specs.iter().rev().filter(|(_, spec)| spec.kind == kind) {
         let Some(found) = spec.devices.iter().find(|candidate| candidate.name == device) else { continue };
@@ -209,7 +210,8 @@ fn convert(root: &HostRoot, edits: &ContainerEdits) -> Result<SpecEdits> {
     if !edits.net_devices.is_empty() {
         return Err(unsupported("network devices (netDevices)"));
     }
-    let mut out = SpecEdits { env: edits.env.clone(), groups: edits.additional_gids.clone(), ..Default::default() };
+    let mut out =
+        SpecEdits { env: edits.env.clone(), groups: edits.additional_gids.clone(), ..Default::default() };
     for node in &edits.device_nodes {
         out.devices.push(device_node(root, node)?);
     }
@@ -222,7 +224,8 @@ fn convert(root: &HostRoot, edits: &ContainerEdits) -> Result<SpecEdits> {
             matches!(option.as_str(), "ro" | "rw" | "bind" | "rbind") || option.ends_with("private")
         };
         made.options = mount.options.iter().filter(|option| !own(option)).cloned().collect();
-        if let Some(kind) = mount.kind.as_ref().filter(|kind| !matches!(kind.as_str(), "" | "bind" | "none")) {
+        if let Some(kind) = mount.kind.as_ref().filter(|kind| !matches!(kind.as_str(), "" | "bind" | "none"))
+        {
             made.kind.clone_from(kind);
             made.source.clone_from(&mount.host_path);
         }
@@ -326,7 +329,8 @@ pub fn describe(edits: &SpecEdits, hook: &str) -> ContainerEdits {
         out.hooks.push(CdiHook { hook_name, path: hook.to_owned(), args, ..CdiHook::default() });
     };
     if !edits.links.is_empty() {
-        let words = edits.links.iter().flat_map(|link| ["--link".into(), format!("{}::{}", link.target, link.path)]);
+        let words =
+            edits.links.iter().flat_map(|link| ["--link".into(), format!("{}::{}", link.target, link.path)]);
         add("create-symlinks", words.collect());
     }
     if !edits.libraries.is_empty() {
@@ -338,6 +342,11 @@ pub fn describe(edits: &SpecEdits, hook: &str) -> ContainerEdits {
     }
     out.additional_gids.clone_from(&edits.groups);
     out
+}
+
+/// A file's text as YAML.
+pub fn to_yaml(spec: &CdiSpec) -> Result<String> {
+    serde_norway::to_string(spec).context(Kind::Internal, || "cannot write YAML".into())
 }
 
 #[cfg(test)]

@@ -117,9 +117,8 @@ fn soname(source: &Source<'_>, header: &[u8], is_64: bool) -> Option<String> {
         }
     }
     let strings = strings?;
-    let (offset, address, _) = loads
-        .into_iter()
-        .find(|(_, address, length)| strings >= *address && strings - address < *length)?;
+    let (offset, address, _) =
+        loads.into_iter().find(|(_, address, length)| strings >= *address && strings - address < *length)?;
     let place = offset.checked_add(strings - address)?.checked_add(name?)?;
     let text = source.bytes(place, NAME)?;
     let end = text.iter().position(|byte| *byte == 0)?;

@@ -25,7 +25,7 @@ use crate::elf::Elf;
 use crate::ldcache::Cache;
 use crate::root::HostRoot;
 
-pub use drm::DrmGpu;
+use drm::DrmGpu;
 
 /// A GPU as `gpu ls` shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -89,7 +89,11 @@ pub fn list(root: &HostRoot) -> (Vec<Found>, Vec<Error>) {
         Ok(Some(Platform::Jetson)) => out.push(Found {
             vendor: "nvidia",
             names: vec!["0".into()],
-            model: root.line("/proc/device-tree/model").unwrap_or_else(|| "Jetson".into()).trim_end_matches('\0').to_owned(),
+            model: root
+                .line("/proc/device-tree/model")
+                .unwrap_or_else(|| "Jetson".into())
+                .trim_end_matches('\0')
+                .to_owned(),
             driver: "nvidia (JetPack)".into(),
             nodes: jetson::nodes(root),
         }),
@@ -135,7 +139,11 @@ fn no_driver(request: &GpuRequest, cause: Error) -> Error {
     words.extend(request.capabilities.iter().cloned());
     Error::new(
         Kind::Unsupported,
-        format!("could not select device driver \"{}\" with capabilities: [[{}]]", request.driver, words.join(" ")),
+        format!(
+            "could not select device driver \"{}\" with capabilities: [[{}]]",
+            request.driver,
+            words.join(" ")
+        ),
     )
     .because(cause)
 }
@@ -149,13 +157,22 @@ fn nothing_found(root: &HostRoot) -> Error {
 ///
 /// # Errors
 /// `Unsupported` in Docker's words where no GPU fits; `Conflict` where the driver is broken.
-pub fn request(root: &HostRoot, request: &GpuRequest, image: &ImageFacts, graphics: bool) -> Result<SpecEdits> {
+pub fn request(
+    root: &HostRoot,
+    request: &GpuRequest,
+    image: &ImageFacts,
+    graphics: bool,
+) -> Result<SpecEdits> {
     if request.count.is_some_and(|count| count < -1) {
         return Err(Error::invalid("invalid count of GPUs: it must be -1 (all) or more"));
     }
-    let wants = |vendor: &str| request.driver.is_empty() || request.driver == vendor || request.driver == "cdi";
+    let wants =
+        |vendor: &str| request.driver.is_empty() || request.driver == vendor || request.driver == "cdi";
     if !["", "nvidia", "amd", "intel", "cdi"].contains(&request.driver.as_str()) {
-        return Err(no_driver(request, Error::not_found(format!("there is no GPU driver `{}`", request.driver))));
+        return Err(no_driver(
+            request,
+            Error::not_found(format!("there is no GPU driver `{}`", request.driver)),
+        ));
     }
     if wants("nvidia")
         && let Some(platform) = platform(root).map_err(|cause| no_driver(request, cause))?
@@ -177,7 +194,8 @@ pub fn request(root: &HostRoot, request: &GpuRequest, image: &ImageFacts, graphi
         };
         return nvidia_edits(root, &platform, &visible, &wanted, image);
     }
-    let gpus: Vec<DrmGpu> = drm::gpus(root).into_iter().filter(|gpu| gpu.vendor != "nvidia" && wants(gpu.vendor)).collect();
+    let gpus: Vec<DrmGpu> =
+        drm::gpus(root).into_iter().filter(|gpu| gpu.vendor != "nvidia" && wants(gpu.vendor)).collect();
     if gpus.is_empty() {
         return Err(no_driver(request, nothing_found(root)));
     }
@@ -220,9 +238,9 @@ pub fn by_variables(root: &HostRoot, image: &ImageFacts, graphics: bool) -> Resu
         return Ok(SpecEdits::default());
     }
     let Some(platform) = platform(root)? else {
-        return Err(Error::new(Kind::Unsupported, "no NVIDIA driver found on this host").because(Error::not_found(
-            format!("`{}` does not exist", root.real("/dev/nvidiactl").display()),
-        )));
+        return Err(Error::new(Kind::Unsupported, "no NVIDIA driver found on this host").because(
+            Error::not_found(format!("`{}` does not exist", root.real("/dev/nvidiactl").display())),
+        ));
     };
     let mut wanted = contract::capabilities(&image.env)?;
     if graphics {
@@ -290,7 +308,8 @@ fn desktop(
         match root.device(path) {
             Some(device) => out.add_device(device),
             None if path == "/dev/nvidia-uvm" && wanted.contains(&Capability::Compute) => out.warnings.push(
-                "CUDA will not work: /dev/nvidia-uvm does not exist; `sudo nvidia-modprobe -u -c=0` makes it".into(),
+                "CUDA will not work: /dev/nvidia-uvm does not exist; `sudo nvidia-modprobe -u -c=0` makes it"
+                    .into(),
             ),
             None => {}
         }
@@ -327,7 +346,9 @@ fn choose<'a>(gpus: &'a [Gpu], visible: &Visible) -> Result<Vec<(&'a Gpu, Option
     };
     let mut out: Vec<(&Gpu, Option<&nvidia::Mig>)> = Vec::new();
     for id in ids {
-        if let Some(gpu) = gpus.iter().find(|gpu| gpu.index.to_string() == *id || (!gpu.uuid.is_empty() && gpu.uuid == *id)) {
+        if let Some(gpu) =
+            gpus.iter().find(|gpu| gpu.index.to_string() == *id || (!gpu.uuid.is_empty() && gpu.uuid == *id))
+        {
             out.push((gpu, None));
             continue;
         }
@@ -376,8 +397,11 @@ fn check_image(
         driver: version.clone(),
     };
     contract::check_requirements(&image.env, &properties)?;
-    let disabled = contract::variable(&image.env, "NVIDIA_DISABLE_REQUIRE").is_some_and(|v| !matches!(v, "" | "0" | "false"));
-    let Some(cuda) = contract::variable(&image.env, "CUDA_VERSION").and_then(Version::parse) else { return Ok(()) };
+    let disabled = contract::variable(&image.env, "NVIDIA_DISABLE_REQUIRE")
+        .is_some_and(|v| !matches!(v, "" | "0" | "false"));
+    let Some(cuda) = contract::variable(&image.env, "CUDA_VERSION").and_then(Version::parse) else {
+        return Ok(());
+    };
     let newer = newest_compat(image).is_some_and(|(compat, _)| compat.major() > version.major());
     match cuda::fit(&cuda, &version) {
         Fit::Good => {}
@@ -399,7 +423,8 @@ fn check_image(
 
 /// The newest CUDA that the driver has, with the image's compatibility package.
 fn newest_cuda(driver: &Version, image: &ImageFacts) -> Option<Version> {
-    let compat = newest_compat(image).map(|(version, _)| version).filter(|version| version.major() > driver.major());
+    let compat =
+        newest_compat(image).map(|(version, _)| version).filter(|version| version.major() > driver.major());
     cuda::of_driver(compat.as_ref().unwrap_or(driver))
 }
 
@@ -415,16 +440,21 @@ fn newest_compat(image: &ImageFacts) -> Option<(Version, &str)> {
 
 /// Puts the image's compatibility libraries first where they are newer than the driver.
 fn add_compat(platform: &Platform, image: &ImageFacts, out: &mut SpecEdits) {
-    let Some(flags) = Elf { machine: native_machine(), is_64: true, soname: None }.cache_flags() else { return };
+    let Some(flags) = Elf { machine: native_machine(), is_64: true, soname: None }.cache_flags() else {
+        return;
+    };
     let directory = match platform {
         Platform::Desktop(driver, _) => match (newest_compat(image), Version::parse(&driver.version)) {
             (Some((compat, directory)), Some(driver)) if compat.major() > driver.major() => directory,
             _ => return,
         },
-        Platform::Jetson if image.compat.iter().any(|path| path.starts_with(COMPAT_DIRECTORIES[1])) => COMPAT_DIRECTORIES[1],
+        Platform::Jetson if image.compat.iter().any(|path| path.starts_with(COMPAT_DIRECTORIES[1])) => {
+            COMPAT_DIRECTORIES[1]
+        }
         _ => return,
     };
-    let names = ["libcuda.so.1", "libnvidia-ptxjitcompiler.so.1", "libnvidia-nvvm.so.4", "libcudadebugger.so.1"];
+    let names =
+        ["libcuda.so.1", "libnvidia-ptxjitcompiler.so.1", "libnvidia-nvvm.so.4", "libcudadebugger.so.1"];
     let stem = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
     let has = |name: &str| {
         let stem_of = name.split(".so").next().unwrap_or(name).to_owned() + ".so.";
@@ -461,7 +491,9 @@ fn add_glvnd(root: &HostRoot, image: &ImageFacts, out: &mut SpecEdits) {
     let Some(host) = root.read("/etc/ld.so.cache").as_deref().and_then(Cache::parse) else { return };
     let native = Elf { machine: native_machine(), is_64: true, soname: None }.cache_flags();
     for name in NAMES {
-        let Some(entry) = host.entries.iter().find(|e| e.name == name && Some(e.flags) == native) else { continue };
+        let Some(entry) = host.entries.iter().find(|e| e.name == name && Some(e.flags) == native) else {
+            continue;
+        };
         if root.exists(&entry.path) {
             out.mounts.push(bind(nvidia::real_source(root, &entry.path), &entry.path, true));
             out.libraries.push(Library { soname: name.into(), path: entry.path.clone(), flags: entry.flags });

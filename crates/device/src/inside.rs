@@ -121,7 +121,9 @@ pub fn make_link(root: BorrowedFd<'_>, path: &str, target: &str) -> Result<()> {
             Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno).io_context(|| format!("symlink({path})")),
         }
-        if rustix::fs::readlinkat(&parent, name, Vec::new()).is_ok_and(|had| had.as_bytes() == target.as_bytes()) {
+        if rustix::fs::readlinkat(&parent, name, Vec::new())
+            .is_ok_and(|had| had.as_bytes() == target.as_bytes())
+        {
             return Ok(());
         }
         match rustix::fs::unlinkat(&parent, name, AtFlags::empty()) {
@@ -206,6 +208,9 @@ mod tests {
         update_cache(root.as_fd(), &[library("/usr/lib/libcuda.so.560.1")]).unwrap();
         let cache = Cache::parse(&fs::read(place.join("etc/ld.so.cache")).unwrap()).unwrap();
         assert_eq!(cache.entries[0].path, "/usr/lib/libcuda.so.560.1");
-        assert_eq!(fs::read_to_string(place.join("etc/ld.so.conf.d/00-robot-env.conf")).unwrap(), "/usr/lib\n");
+        assert_eq!(
+            fs::read_to_string(place.join("etc/ld.so.conf.d/00-robot-env.conf")).unwrap(),
+            "/usr/lib\n"
+        );
     }
 }

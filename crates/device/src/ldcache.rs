@@ -121,7 +121,9 @@ impl Cache {
             for word in [EXTENSION_MAGIC, 1, NAMES_TAG, 0, data as u32, (levels.len() * 4) as u32] {
                 out.extend(word.to_le_bytes());
             }
-            level_texts.iter().for_each(|text| out.extend(text.to_le_bytes()));
+            for text in level_texts {
+                out.extend(text.to_le_bytes());
+            }
         }
         out
     }
@@ -213,7 +215,8 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_again() {
-        let mut cache = Cache { entries: vec![entry("libz.so.1", "/lib/libz.so.1"), entry("liba.so.10", "/a10")] };
+        let mut cache =
+            Cache { entries: vec![entry("libz.so.1", "/lib/libz.so.1"), entry("liba.so.10", "/a10")] };
         cache.entries.push(Entry { level: Some("x86-64-v3".into()), ..entry("libz.so.1", "/v3/libz.so.1") });
         cache.entries.push(entry("liba.so.9", "/a9"));
         let read = Cache::parse(&cache.to_bytes()).unwrap();
@@ -246,7 +249,8 @@ mod tests {
 
     #[test]
     fn damage_is_no_panic() {
-        let bytes = Cache { entries: vec![Entry { level: Some("v3".into()), ..entry("liba.so", "/a") }] }.to_bytes();
+        let bytes =
+            Cache { entries: vec![Entry { level: Some("v3".into()), ..entry("liba.so", "/a") }] }.to_bytes();
         for length in 0..bytes.len() {
             let _ = Cache::parse(&bytes[..length]);
         }

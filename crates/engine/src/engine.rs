@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use robot_env_device::Session;
 use robot_env_diag::{Error, Kind, Result};
 use robot_env_spec::{ContainerId, HostFacts};
 use robot_env_store::{OverlayXattr, SnapshotKey, Store, StoreOptions};
@@ -37,6 +38,7 @@ pub struct Engine {
     pub(crate) store: Store,
     pub(crate) rootless: bool,
     pub(crate) single_id: bool,
+    pub(crate) session: Session,
 }
 
 impl Engine {
@@ -52,7 +54,16 @@ impl Engine {
             store,
             rootless: options.rootless,
             single_id: options.single_id,
+            session: Session::default(),
         })
+    }
+
+    /// The same engine for a user's session: its display, its agent, its identity. Without one,
+    /// containers that want these hear that there is none.
+    #[must_use]
+    pub fn with_session(mut self, session: Session) -> Engine {
+        self.session = session;
+        self
     }
 
     /// The store of images, layers and snapshots.

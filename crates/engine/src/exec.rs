@@ -82,6 +82,7 @@ impl Engine {
             user: request.user,
             tty: request.tty,
             privileged: request.privileged,
+            session: self.session.clone(),
         };
         let command = order.args.join(" ");
         self.tell(&container.record, &format!("exec_create: {command}"), &[("execID", exec.clone())]);

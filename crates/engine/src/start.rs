@@ -78,7 +78,7 @@ impl Engine {
             Some(ahead) => ahead,
             None => self.start_ahead(hello)?,
         };
-        let started = launch.finish(&id, &(), Some(&lock));
+        let started = launch.finish(&id, &self.session, Some(&lock));
         match started {
             Ok((_, warnings)) => Ok(Started { attachment, warnings }),
             Err(error) => {

@@ -3,6 +3,7 @@
 use crate::verb::{Entry, entry};
 
 mod attach;
+mod cdi;
 mod commit;
 mod completion;
 mod control;
@@ -13,6 +14,7 @@ mod exec;
 mod export;
 mod front;
 mod fsck;
+mod gpu;
 mod history;
 mod image_inspect;
 mod image_prune;
@@ -45,7 +47,9 @@ mod volume;
 
 /// Words that only stand before others.
 pub(crate) const GROUPS: &[(&str, &str)] = &[
+    ("cdi", "Manage CDI devices"),
     ("container", "Manage containers"),
+    ("gpu", "Look at GPUs"),
     ("image", "Manage images"),
     ("network", "Manage networks"),
     ("system", "Manage the engine"),
@@ -107,6 +111,10 @@ pub(crate) const ENTRIES: &[Entry] = &[
     entry::<volume::VolumeInspect>(),
     entry::<volume::VolumeRm>(),
     entry::<volume::VolumePrune>(),
+    entry::<gpu::GpuLs>(),
+    entry::<cdi::CdiLs>(),
+    entry::<cdi::CdiGenerate>(),
+    entry::<cdi::CdiHook>(),
     entry::<system_df::SystemDf>(),
     entry::<system_prune::SystemPrune>(),
     entry::<fsck::SystemFsck>(),

@@ -4,7 +4,7 @@ use robot_env_diag::{Error, Kind, Result, Within};
 use robot_env_engine::attach::DetachKeys;
 use robot_env_spec::{CgroupnsMode, ContainerSpec, IpcMode, PidMode, RestartPolicy, UsernsMode};
 
-use super::{ContainerFlags, Wanted, environment, limits, mount, network, process, security, volume};
+use super::{ContainerFlags, Wanted, environment, limits, mount, network, process, robot, security, volume};
 use crate::ambient::Ambient;
 use crate::quantity;
 
@@ -87,7 +87,8 @@ pub(super) fn wanted(flags: &ContainerFlags, ambient: &Ambient) -> Result<Wanted
         cap_drop: flags.cap_drop.iter().map(|text| security::capability(text)).collect(),
         privileged: flags.privileged,
         security: security::security(&flags.security_opt, directory)?,
-        devices: flags.device.iter().map(|text| security::device(text)).collect::<Result<_>>()?,
+        devices: robot::plain_devices(flags)?,
+        robot: robot::robot(flags)?,
         device_cgroup_rules: flags
             .device_cgroup_rule
             .iter()
@@ -109,17 +110,6 @@ pub(super) fn wanted(flags: &ContainerFlags, ambient: &Ambient) -> Result<Wanted
 }
 
 fn refuse_what_is_not_there(flags: &ContainerFlags) -> Result<()> {
-    if flags.gpus.as_deref().is_some_and(|request| !request.is_empty()) {
-        return Err(Error::new(
-            Kind::Unsupported,
-            "could not select device driver \"\" with capabilities: [[gpu]]",
-        )
-        .because(Error::new(Kind::Unsupported, "GPUs are not supported by this version")));
-    }
-    if flags.runtime.as_deref() == Some("nvidia") {
-        return Err(Error::new(Kind::Unsupported, "unknown or invalid runtime name: nvidia")
-            .because(Error::new(Kind::Unsupported, "GPUs are not supported by this version")));
-    }
     if flags.use_api_socket {
         return Err(Error::new(
             Kind::Unsupported,

@@ -6,6 +6,7 @@ mod limits;
 mod mount;
 mod network;
 mod process;
+mod robot;
 mod security;
 #[cfg(test)]
 mod tests;
@@ -60,7 +61,7 @@ pub struct ContainerFlags {
     /// Key sequence that detaches from the container
     #[arg(long, value_name = "KEYS")]
     pub(crate) detach_keys: Option<String>,
-    /// Make a host device available: HOST[:CONTAINER[:PERMISSIONS]]
+    /// Make a host device available: HOST[:CONTAINER[:PERMISSIONS]] or a CDI device vendor.com/class=name
     #[arg(long, value_name = "DEVICE")]
     device: Vec<String>,
     /// Add a rule to the device cgroup, e.g. `c 189:* rmw`
@@ -93,9 +94,9 @@ pub struct ContainerFlags {
     /// Note a port as exposed
     #[arg(long, value_name = "PORT")]
     expose: Vec<String>,
-    /// GPUs to give to the container
+    /// GPUs to give to the container: all, a number, or device=..., driver=..., capabilities=...
     #[arg(long, value_name = "REQUEST")]
-    gpus: Option<String>,
+    gpus: Vec<String>,
     /// Add a group, by name or number
     #[arg(long, value_name = "GROUP")]
     group_add: Vec<String>,

@@ -77,12 +77,6 @@ fn is_permissions(text: &str) -> bool {
 /// Reads `--device HOST[:CONTAINER][:PERMISSIONS]`.
 pub(super) fn device(text: &str) -> Result<DeviceSpec> {
     let bad = |why: &str| Error::invalid(format!("invalid device specification: `{text}`: {why}"));
-    if !text.starts_with('/') && text.contains('=') {
-        return Err(Error::new(
-            Kind::Unsupported,
-            format!("cannot add device `{text}`: CDI devices are not supported"),
-        ));
-    }
     let parts: Vec<&str> = text.split(':').collect();
     let (host, container, permissions) = match parts[..] {
         [host] => (host, host, "rwm"),

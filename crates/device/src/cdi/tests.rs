@@ -113,5 +113,8 @@ fn edits_become_a_file_again() {
     let read = parse(text.as_bytes(), false).unwrap();
     let hook = &read.devices[0].container_edits.hooks[0];
     assert_eq!(hook.args[2..], ["hook", "create-symlinks", "--link", "liba.so.1::/usr/lib/liba.so"]);
-    assert_eq!(read.devices[0].container_edits.device_nodes[0].host_path.as_deref(), found.devices[0].host_path.as_str().into());
+    assert_eq!(
+        read.devices[0].container_edits.device_nodes[0].host_path.as_deref(),
+        found.devices[0].host_path.as_str().into()
+    );
 }

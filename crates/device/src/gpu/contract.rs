@@ -65,7 +65,10 @@ pub enum Visible {
 
 /// The last value of a variable.
 pub fn variable<'a>(env: &'a [String], name: &str) -> Option<&'a str> {
-    env.iter().rev().find_map(|entry| entry.split_once('=').filter(|(had, _)| *had == name)).map(|(_, value)| value)
+    env.iter()
+        .rev()
+        .find_map(|entry| entry.split_once('=').filter(|(had, _)| *had == name))
+        .map(|(_, value)| value)
 }
 
 /// An image from before the contract: it says which CUDA it has but not what it requires.
@@ -134,7 +137,8 @@ pub struct Properties {
 /// # Errors
 /// `Unsupported` with the requirement that does not hold; `InvalidInput` for one that is malformed.
 pub fn check_requirements(env: &[String], properties: &Properties) -> Result<()> {
-    let disabled = variable(env, "NVIDIA_DISABLE_REQUIRE").or_else(|| variable(env, "NVIDIA_DISABLE_REQUIREMENTS"));
+    let disabled =
+        variable(env, "NVIDIA_DISABLE_REQUIRE").or_else(|| variable(env, "NVIDIA_DISABLE_REQUIREMENTS"));
     if disabled.is_some_and(|text| matches!(text.trim(), "1" | "true" | "yes" | "t" | "True" | "TRUE")) {
         return Ok(());
     }
@@ -155,7 +159,8 @@ pub fn check_requirements(env: &[String], properties: &Properties) -> Result<()>
         }
         if !holds {
             let first = value.split_whitespace().next().unwrap_or(value);
-            let cuda = properties.cuda.as_ref().map_or_else(|| "no CUDA known".into(), |v| format!("CUDA {v}"));
+            let cuda =
+                properties.cuda.as_ref().map_or_else(|| "no CUDA known".into(), |v| format!("CUDA {v}"));
             let error = Error::new(
                 Kind::Unsupported,
                 format!("the image requires `{first}`, but driver {} has {cuda}", properties.driver),
@@ -222,7 +227,10 @@ pub fn brands(model: &str) -> Vec<&'static str> {
     if has("RTX") {
         return vec!["nvidiartx", "quadrortx", "nvidia"];
     }
-    let data_center = ["Tesla", "H100", "H200", "H800", "H20", "A100", "A800", "V100", "P100", "P40", "T4", "L4", "L40", "L40S", "A10", "A16", "A30", "A40", "A2", "B100", "B200", "GB200", "GH200"];
+    let data_center = [
+        "Tesla", "H100", "H200", "H800", "H20", "A100", "A800", "V100", "P100", "P40", "T4", "L4", "L40",
+        "L40S", "A10", "A16", "A30", "A40", "A2", "B100", "B200", "GB200", "GH200",
+    ];
     if data_center.into_iter().any(has) {
         return vec!["tesla", "nvidia"];
     }
@@ -258,7 +266,9 @@ mod tests {
     #[test]
     fn capabilities_by_the_variables() {
         let words = |entries: &[&str]| {
-            capabilities(&env(entries)).map(|set| set.iter().map(|c| c.word()).collect::<Vec<_>>().join(",")).ok()
+            capabilities(&env(entries))
+                .map(|set| set.iter().map(|c| c.word()).collect::<Vec<_>>().join(","))
+                .ok()
         };
         for (entries, want) in [
             (&[][..], Some("compute,utility")),
@@ -287,7 +297,12 @@ mod tests {
             (&[cuda_image], "470.82", vec!["titan"], false),
             (&[cuda_image], "450.80.02", vec!["tesla"], false),
             (&[cuda_image, "NVIDIA_DISABLE_REQUIRE=1"], "450.80.02", vec!["tesla"], true),
-            (&["NVIDIA_REQUIRE_X=driver>=500", "NVIDIA_REQUIRE_Y=driver!=550.54.15"], "550.54.15", vec![], false),
+            (
+                &["NVIDIA_REQUIRE_X=driver>=500", "NVIDIA_REQUIRE_Y=driver!=550.54.15"],
+                "550.54.15",
+                vec![],
+                false,
+            ),
             (&["NVIDIA_REQUIRE_JETPACK=csv-mounts=all"], "1", vec![], true),
             (&["NVIDIA_REQUIRE_ARCH=arch>=9.0"], "550", vec![], true),
         ] {
@@ -295,7 +310,10 @@ mod tests {
             assert_eq!(result.is_ok(), want, "{entries:?} on {driver} {brands:?}: {result:?}");
         }
         let error = check_requirements(&env(&[cuda_image]), &of("450.80.02", vec![])).unwrap_err();
-        assert!(error.to_string().contains("cuda>=12.2") && error.to_string().contains("450.80.2"), "{error}");
+        assert!(
+            error.to_string().contains("cuda>=12.2") && error.to_string().contains("450.80.2"),
+            "{error}"
+        );
         assert!(error.hint().unwrap().contains("535.54.3"), "{error:?}");
     }
 

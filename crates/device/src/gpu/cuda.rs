@@ -44,7 +44,10 @@ impl Ord for Version {
     fn cmp(&self, other: &Version) -> Ordering {
         let length = self.0.len().max(other.0.len());
         let part = |version: &Version, at: usize| version.0.get(at).copied().unwrap_or(0);
-        (0..length).map(|at| part(self, at).cmp(&part(other, at))).find(|o| o.is_ne()).unwrap_or(Ordering::Equal)
+        (0..length)
+            .map(|at| part(self, at).cmp(&part(other, at)))
+            .find(|o| o.is_ne())
+            .unwrap_or(Ordering::Equal)
     }
 }
 
@@ -118,7 +121,8 @@ pub fn fit(cuda: &Version, driver: &Version) -> Fit {
     if *driver >= made_for {
         return Fit::Good;
     }
-    let floor = FLOORS.into_iter().find(|(major, _)| *major == cuda.major()).and_then(|(_, d)| Version::parse(d));
+    let floor =
+        FLOORS.into_iter().find(|(major, _)| *major == cuda.major()).and_then(|(_, d)| Version::parse(d));
     match floor {
         Some(floor) if *driver >= floor => Fit::Limited(made_for),
         _ => Fit::Unfit(made_for),

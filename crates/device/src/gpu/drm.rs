@@ -8,23 +8,23 @@ const AMD_KFD: &str = "/dev/kfd";
 
 /// A GPU that DRM drives.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DrmGpu {
+pub(super) struct DrmGpu {
     /// `nvidia`, `amd` or `intel`.
-    pub vendor: &'static str,
+    pub(super) vendor: &'static str,
     /// Its number among those of its vendor, by the order on the bus.
-    pub index: usize,
+    pub(super) index: usize,
     /// `0000:03:00.0`.
-    pub bus: String,
+    pub(super) bus: String,
     /// Vendor and device number.
-    pub model: String,
+    pub(super) model: String,
     /// The kernel's driver (`amdgpu`, `i915`, `xe`).
-    pub driver: String,
+    pub(super) driver: String,
     /// Its nodes below `/dev/dri`.
-    pub nodes: Vec<String>,
+    pub(super) nodes: Vec<String>,
 }
 
 /// All of them, by the order on the bus.
-pub fn gpus(root: &HostRoot) -> Vec<DrmGpu> {
+pub(super) fn gpus(root: &HostRoot) -> Vec<DrmGpu> {
     const DEVICES: &str = "/sys/bus/pci/devices";
     let mut out: Vec<DrmGpu> = Vec::new();
     for bus in root.names(DEVICES) {
@@ -47,7 +47,11 @@ pub fn gpus(root: &HostRoot) -> Vec<DrmGpu> {
         let driver = in_use.as_deref().and_then(|link| link.rsplit('/').next()).unwrap_or(driver).to_owned();
         let index = out.iter().filter(|gpu| gpu.vendor == vendor).count();
         let name = root.line(&format!("{place}/product_name")).filter(|name| !name.is_empty());
-        let ids = format!("{}:{}", number("vendor").trim_start_matches("0x"), number("device").trim_start_matches("0x"));
+        let ids = format!(
+            "{}:{}",
+            number("vendor").trim_start_matches("0x"),
+            number("device").trim_start_matches("0x")
+        );
         out.push(DrmGpu { vendor, index, bus, model: name.unwrap_or(ids), driver, nodes });
     }
     out
@@ -55,7 +59,7 @@ pub fn gpus(root: &HostRoot) -> Vec<DrmGpu> {
 
 /// The nodes of `gpus`, with the groups that own them by number: their names differ between host
 /// and image.
-pub fn edits(root: &HostRoot, gpus: &[&DrmGpu]) -> SpecEdits {
+pub(super) fn edits(root: &HostRoot, gpus: &[&DrmGpu]) -> SpecEdits {
     let mut out = SpecEdits::default();
     let mut paths: Vec<&str> = Vec::new();
     if gpus.iter().any(|gpu| gpu.vendor == "amd") {

@@ -10,7 +10,7 @@ use crate::root::HostRoot;
 const LISTS: &str = "/etc/nvidia-container-runtime/host-files-for-container.d";
 
 /// Whether this is one, with its lists.
-pub fn is_present(root: &HostRoot) -> bool {
+pub(super) fn is_present(root: &HostRoot) -> bool {
     let tegra = root.exists("/etc/nv_tegra_release")
         || root.text("/proc/device-tree/compatible").is_some_and(|text| text.contains("nvidia,tegra"))
         || root.text("/sys/devices/soc0/family").is_some_and(|text| text.trim() == "Tegra");
@@ -32,13 +32,13 @@ fn lines(root: &HostRoot) -> Vec<(String, String)> {
 }
 
 /// The device nodes of the lists that exist.
-pub fn nodes(root: &HostRoot) -> Vec<String> {
+pub(super) fn nodes(root: &HostRoot) -> Vec<String> {
     let lines = lines(root).into_iter().filter(|(kind, _)| kind == "dev");
     lines.flat_map(|(_, path)| expand(root, &path)).filter(|path| root.device(path).is_some()).collect()
 }
 
 /// What the lists ask for; what is missing is left out, as JetPack's own tools do.
-pub fn edits(root: &HostRoot) -> Result<SpecEdits> {
+pub(super) fn edits(root: &HostRoot) -> Result<SpecEdits> {
     let mut out = SpecEdits::default();
     for (kind, pattern) in lines(root) {
         if !pattern.starts_with('/') || pattern.split('/').any(|part| part == "..") {
@@ -95,7 +95,9 @@ fn expand(root: &HostRoot, pattern: &str) -> Vec<String> {
         for base in found {
             if part.contains(['*', '?', '[']) {
                 let names = root.names(if base.is_empty() { "/" } else { &base });
-                next.extend(names.iter().filter(|name| matches(part, name)).map(|name| format!("{base}/{name}")));
+                next.extend(
+                    names.iter().filter(|name| matches(part, name)).map(|name| format!("{base}/{name}")),
+                );
             } else {
                 next.push(format!("{base}/{part}"));
             }

@@ -154,7 +154,8 @@ pub fn gpus(root: &HostRoot) -> Vec<Gpu> {
     for bus in root.names(PROC) {
         let Some(text) = root.text(&format!("{PROC}/{bus}/information")) else { continue };
         let field = |name: &str| {
-            let line = text.lines().find_map(|line| line.split_once(':').filter(|(key, _)| key.trim() == name));
+            let line =
+                text.lines().find_map(|line| line.split_once(':').filter(|(key, _)| key.trim() == name));
             line.map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
         };
         let Ok(minor) = field("Device Minor").parse() else { continue };
@@ -197,11 +198,8 @@ fn mig_devices(root: &HostRoot, minor: u32) -> Vec<Mig> {
         Some(format!("/dev/nvidia-caps/nvidia-cap{}", line.trim().parse::<u32>().ok()?))
     };
     let numbered = |directory: &str, prefix: &str| -> Vec<u32> {
-        let mut numbers: Vec<u32> = root
-            .names(directory)
-            .iter()
-            .filter_map(|name| name.strip_prefix(prefix)?.parse().ok())
-            .collect();
+        let mut numbers: Vec<u32> =
+            root.names(directory).iter().filter_map(|name| name.strip_prefix(prefix)?.parse().ok()).collect();
         numbers.sort_unstable();
         numbers
     };
@@ -230,7 +228,8 @@ impl Driver {
             directories.iter().map(|directory| (directory, root.names(directory))).collect();
         for (_, names) in &listed {
             for name in names {
-                let version = ["libcuda.so.", "libnvidia-ml.so."].iter().find_map(|prefix| name.strip_prefix(prefix));
+                let version =
+                    ["libcuda.so.", "libnvidia-ml.so."].iter().find_map(|prefix| name.strip_prefix(prefix));
                 if let Some(version) = version.filter(|v| v.contains('.') && Version::parse(v).is_some()) {
                     versions.insert(version.to_owned());
                 }
@@ -240,7 +239,9 @@ impl Driver {
         let version = match (&kernel, versions.len()) {
             (_, 0) => {
                 return Err(Error::not_found("the NVIDIA driver's libraries are not installed")
-                    .because(Error::not_found("there is no `libcuda.so` or `libnvidia-ml.so` with a version in its name"))
+                    .because(Error::not_found(
+                        "there is no `libcuda.so` or `libnvidia-ml.so` with a version in its name",
+                    ))
                     .with_hint("install the driver's libraries of the same version as its kernel module"));
             }
             (Some(kernel), _) if versions.contains(kernel) => kernel.clone(),
@@ -250,7 +251,9 @@ impl Driver {
                     Kind::Conflict,
                     format!("the NVIDIA kernel module has version {kernel}, the libraries have {have}"),
                 )
-                .with_hint("reboot, or load the new kernel module: the driver was upgraded while it was in use"));
+                .with_hint(
+                    "reboot, or load the new kernel module: the driver was upgraded while it was in use",
+                ));
             }
             (None, _) => versions.into_iter().max_by_key(|text| Version::parse(text)).unwrap_or_default(),
         };
@@ -273,7 +276,8 @@ impl Driver {
                 .filter(|name| {
                     name.ends_with(&suffix)
                         || UNVERSIONED.iter().any(|prefix| {
-                            name.strip_prefix(prefix).is_some_and(|rest| rest.contains('.') || rest.starts_with('4'))
+                            name.strip_prefix(prefix)
+                                .is_some_and(|rest| rest.contains('.') || rest.starts_with('4'))
                         })
                 })
                 .map(|name| format!("{directory}/{name}"))
@@ -334,15 +338,23 @@ impl Driver {
         }
         add(OPENCL.to_owned(), Capability::Compute);
         let release = rustix::system::uname().release().to_string_lossy().into_owned();
-        let configured = root.line("/sys/module/firmware_class/parameters/path").filter(|path| !path.is_empty());
-        let places = [format!("/lib/firmware/updates/{release}"), "/lib/firmware/updates".into(), format!("/lib/firmware/{release}"), "/lib/firmware".into()];
+        let configured =
+            root.line("/sys/module/firmware_class/parameters/path").filter(|path| !path.is_empty());
+        let places = [
+            format!("/lib/firmware/updates/{release}"),
+            "/lib/firmware/updates".into(),
+            format!("/lib/firmware/{release}"),
+            "/lib/firmware".into(),
+        ];
         for place in configured.into_iter().chain(places) {
             let directory = format!("{place}/nvidia/{}", self.version);
             let names: Vec<String> = root.names(&directory);
             let images = names.iter().filter(|name| name.starts_with("gsp") && name.ends_with(".bin"));
             let found: Vec<String> = images.map(|name| format!("{directory}/{name}")).collect();
             if !found.is_empty() {
-                found.into_iter().for_each(|path| add(path, Capability::Compute));
+                for path in found {
+                    add(path, Capability::Compute);
+                }
                 break;
             }
         }
@@ -430,9 +442,19 @@ fn capability_of(name: &str) -> Capability {
     let stem = name.split(".so").next().unwrap_or(name);
     match stem {
         "libnvidia-ml" | "libnvidia-cfg" | "libnvidia-nscq" => Capability::Utility,
-        "libcuda" | "libcudadebugger" | "libnvidia-opencl" | "libnvidia-gpucomp" | "libnvidia-ptxjitcompiler"
-        | "libnvidia-fatbinaryloader" | "libnvidia-allocator" | "libnvidia-compiler" | "libnvidia-pkcs11"
-        | "libnvidia-pkcs11-openssl3" | "libnvidia-nvvm" | "libnvidia-nvvm70" | "libnvidia-sandboxutils"
+        "libcuda"
+        | "libcudadebugger"
+        | "libnvidia-opencl"
+        | "libnvidia-gpucomp"
+        | "libnvidia-ptxjitcompiler"
+        | "libnvidia-fatbinaryloader"
+        | "libnvidia-allocator"
+        | "libnvidia-compiler"
+        | "libnvidia-pkcs11"
+        | "libnvidia-pkcs11-openssl3"
+        | "libnvidia-nvvm"
+        | "libnvidia-nvvm70"
+        | "libnvidia-sandboxutils"
         | "libnvidia-tileiras" => Capability::Compute,
         "libvdpau_nvidia" | "libnvidia-encode" | "libnvidia-opticalflow" | "libnvcuvid" => Capability::Video,
         "libnvidia-ngx" => Capability::Ngx,

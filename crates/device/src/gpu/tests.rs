@@ -38,7 +38,10 @@ impl Machine {
         let machine = Machine::new(name);
         machine.file("dev/nvidiactl", "c 195:255").file("dev/nvidia-uvm", "c 510:0");
         machine.file("dev/nvidia-uvm-tools", "c 510:1").file("dev/nvidia-modeset", "c 195:254");
-        machine.file("proc/driver/nvidia/version", format!("NVRM version: NVIDIA UNIX x86_64 Kernel Module  {version}  Tue\n"));
+        machine.file(
+            "proc/driver/nvidia/version",
+            format!("NVRM version: NVIDIA UNIX x86_64 Kernel Module  {version}  Tue\n"),
+        );
         for gpu in 0..gpus {
             let bus = format!("0000:0{}:00.0", gpu + 1);
             machine.file(&format!("dev/nvidia{gpu}"), format!("c 195:{gpu}"));
@@ -69,7 +72,10 @@ impl Machine {
             let soname = if soname.is_empty() { &own } else { soname };
             self.file(&format!("{LIB}/{own}"), library(soname));
         }
-        self.file(&format!("usr/lib/i386-linux-gnu/libcuda.so.{version}"), library_of("libcuda.so.1", 3, false));
+        self.file(
+            &format!("usr/lib/i386-linux-gnu/libcuda.so.{version}"),
+            library_of("libcuda.so.1", 3, false),
+        );
         self.file(&format!("{LIB}/vdpau/libvdpau_nvidia.so.{version}"), library("libvdpau_nvidia.so.1"));
         self.file(&format!("{LIB}/libnvidia-egl-gbm.so.1.1.0"), library("libnvidia-egl-gbm.so.1"));
         self.file(&format!("{LIB}/libz.so.1.2.13"), library("libz.so.1"));
@@ -106,7 +112,14 @@ fn a_desktop() {
     let edits = request(&machine.root(), &all(), &image(&[]), false).unwrap();
     assert_eq!(
         paths(&edits),
-        ["/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia0", "/dev/dri/card0", "/dev/dri/renderD128"]
+        [
+            "/dev/nvidiactl",
+            "/dev/nvidia-uvm",
+            "/dev/nvidia-uvm-tools",
+            "/dev/nvidia0",
+            "/dev/dri/card0",
+            "/dev/dri/renderD128"
+        ]
     );
     for path in ["libcuda.so.550.54.15", "libnvidia-ml.so.550.54.15"] {
         assert!(mounted(&edits, &format!("/{LIB}/{path}")), "{path}");
@@ -122,10 +135,17 @@ fn a_desktop() {
     ] {
         assert!(!mounted(&edits, &path), "{path} is not asked for");
     }
-    let link = |path: &str| edits.links.iter().find(|l| l.path == format!("/{LIB}/{path}")).map(|l| l.target.as_str());
+    let link = |path: &str| {
+        edits.links.iter().find(|l| l.path == format!("/{LIB}/{path}")).map(|l| l.target.as_str())
+    };
     assert_eq!(link("libcuda.so.1"), Some("libcuda.so.550.54.15"));
     assert_eq!(link("libcuda.so"), Some("libcuda.so.1"));
-    assert!(edits.libraries.iter().any(|l| l.soname == "libcuda.so.1" && l.path == format!("/{LIB}/libcuda.so.1")));
+    assert!(
+        edits
+            .libraries
+            .iter()
+            .any(|l| l.soname == "libcuda.so.1" && l.path == format!("/{LIB}/libcuda.so.1"))
+    );
     assert_eq!(edits.env, ["NVIDIA_VISIBLE_DEVICES=void"]);
     assert!(edits.mounts.iter().all(|mount| mount.read_only));
     assert!(edits.warnings.is_empty(), "{:?}", edits.warnings);
@@ -187,7 +207,10 @@ fn several_gpus() {
 fn parts_of_a_gpu() {
     let machine = Machine::desktop("mig", "550.54.15", 1);
     for (path, minor) in [("gi1", 12), ("gi1/ci0", 13), ("gi2", 21), ("gi2/ci0", 22)] {
-        machine.file(&format!("proc/driver/nvidia/capabilities/gpu0/mig/{path}/access"), format!("DeviceFileMinor: {minor}\nDeviceFileMode: 444\n"));
+        machine.file(
+            &format!("proc/driver/nvidia/capabilities/gpu0/mig/{path}/access"),
+            format!("DeviceFileMinor: {minor}\nDeviceFileMode: 444\n"),
+        );
         machine.file(&format!("dev/nvidia-caps/nvidia-cap{minor}"), format!("c 511:{minor}"));
     }
     let root = machine.root();
@@ -212,7 +235,10 @@ fn an_upgrade_without_a_reboot_is_named() {
     fs::remove_file(machine.0.join("usr/lib/i386-linux-gnu/libcuda.so.535.54.03")).unwrap();
     machine.driver("550.54.15");
     let error = request(&machine.root(), &all(), &image(&[]), false).unwrap_err();
-    assert!(error.to_string().contains("could not select device driver \"\" with capabilities: [[gpu]]"), "{error}");
+    assert!(
+        error.to_string().contains("could not select device driver \"\" with capabilities: [[gpu]]"),
+        "{error}"
+    );
     let causes = error.causes().join(" ");
     assert!(causes.contains("kernel module has version 535.54.03, the libraries have 550.54.15"), "{causes}");
     // Both are installed: the one that the kernel has is used.
@@ -228,10 +254,16 @@ fn without_a_gpu_docker_s_words() {
     let error = request(&machine.root(), &all(), &image(&[]), false).unwrap_err();
     assert_eq!(error.to_string(), "could not select device driver \"\" with capabilities: [[gpu]]");
     let causes = error.causes().join("; ");
-    assert!(causes.contains("no GPU driver found") && causes.contains("/dev/nvidiactl` does not exist"), "{causes}");
+    assert!(
+        causes.contains("no GPU driver found") && causes.contains("/dev/nvidiactl` does not exist"),
+        "{causes}"
+    );
     let other = GpuRequest { driver: "riva".into(), capabilities: vec!["compute".into()], ..all() };
     let error = request(&machine.root(), &other, &image(&[]), false).unwrap_err();
-    assert_eq!(error.to_string(), "could not select device driver \"riva\" with capabilities: [[gpu compute]]");
+    assert_eq!(
+        error.to_string(),
+        "could not select device driver \"riva\" with capabilities: [[gpu compute]]"
+    );
     assert!(by_variables(&machine.root(), &image(&["NVIDIA_VISIBLE_DEVICES=all"]), false).is_err());
     assert_eq!(by_variables(&machine.root(), &image(&[]), false).unwrap(), SpecEdits::default());
 }
@@ -247,7 +279,10 @@ fn images_that_the_driver_does_not_run() {
     assert!(edits.warnings[0].contains("520.61.5"), "{:?}", edits.warnings);
     // The compatibility package of a newer driver makes it run, and comes first.
     let mut with = image(&["CUDA_VERSION=12.2.0", "NVIDIA_REQUIRE_CUDA=cuda>=12.2"]);
-    with.compat = vec!["/usr/local/cuda/compat/libcuda.so.535.54.03".into(), "/usr/local/cuda/compat/libcuda.so.1".into()];
+    with.compat = vec![
+        "/usr/local/cuda/compat/libcuda.so.535.54.03".into(),
+        "/usr/local/cuda/compat/libcuda.so.1".into(),
+    ];
     let edits = request(&root, &all(), &with, false).unwrap();
     assert_eq!(edits.libraries[0].path, "/usr/local/cuda/compat/libcuda.so.1");
     // An older one does not.
@@ -261,7 +296,13 @@ fn images_that_the_driver_does_not_run() {
 fn old_images_get_libglvnd() {
     let machine = Machine::desktop("glvnd", "550.54.15", 1);
     let flags = Elf { machine: native_machine(), is_64: true, soname: None }.cache_flags().unwrap();
-    let entry = |name: &str| crate::ldcache::Entry { name: name.into(), path: format!("/{LIB}/{name}"), flags, hardware: 0, level: None };
+    let entry = |name: &str| crate::ldcache::Entry {
+        name: name.into(),
+        path: format!("/{LIB}/{name}"),
+        flags,
+        hardware: 0,
+        level: None,
+    };
     let host = Cache { entries: ["libGLdispatch.so.0", "libGL.so.1", "libGLX.so.0"].map(entry).into() };
     for entry in &host.entries {
         machine.file(&entry.path[1..], "");
@@ -308,7 +349,9 @@ fn a_jetson() {
 fn windows() {
     let machine = Machine::new("wsl");
     machine.file("dev/dxg", "c 10:63").file("usr/lib/wsl/lib/libcuda.so.1.1", library("libcuda.so.1"));
-    machine.file("usr/lib/wsl/lib/libdxcore.so", library("libdxcore.so")).file("usr/lib/wsl/lib/nvidia-smi", "");
+    machine
+        .file("usr/lib/wsl/lib/libdxcore.so", library("libdxcore.so"))
+        .file("usr/lib/wsl/lib/nvidia-smi", "");
     let edits = request(&machine.root(), &all(), &image(&[]), false).unwrap();
     assert_eq!(paths(&edits), ["/dev/dxg"]);
     assert!(mounted(&edits, "/usr/lib/wsl"));
@@ -338,7 +381,8 @@ fn amd_and_intel() {
         ("intel", &["/dev/dri/card0", "/dev/dri/renderD128"]),
         ("", &["/dev/kfd", "/dev/dri/card0", "/dev/dri/renderD128", "/dev/dri/card1", "/dev/dri/renderD129"]),
     ] {
-        let edits = request(&root, &GpuRequest { driver: driver.into(), ..all() }, &image(&[]), false).unwrap();
+        let edits =
+            request(&root, &GpuRequest { driver: driver.into(), ..all() }, &image(&[]), false).unwrap();
         assert_eq!(paths(&edits), want, "{driver}");
     }
     assert!(request(&root, &GpuRequest { driver: "nvidia".into(), ..all() }, &image(&[]), false).is_err());

@@ -8,11 +8,11 @@ use crate::elf::Elf;
 use crate::root::HostRoot;
 
 /// The GPU's node.
-pub const NODE: &str = "/dev/dxg";
+pub(super) const NODE: &str = "/dev/dxg";
 const PLACE: &str = "/usr/lib/wsl";
 
 /// The node, Windows' libraries, and `nvidia-smi` on the path.
-pub fn edits(root: &HostRoot) -> Result<SpecEdits> {
+pub(super) fn edits(root: &HostRoot) -> Result<SpecEdits> {
     let mut out = SpecEdits::default();
     root.device(NODE).into_iter().for_each(|device| out.add_device(device));
     let directory = format!("{PLACE}/lib");
@@ -29,7 +29,11 @@ pub fn edits(root: &HostRoot) -> Result<SpecEdits> {
         if name.starts_with("lib")
             && let Some(flags) = elf.cache_flags()
         {
-            out.libraries.push(Library { soname: elf.soname.unwrap_or_else(|| name.clone()), path: path.clone(), flags });
+            out.libraries.push(Library {
+                soname: elf.soname.unwrap_or_else(|| name.clone()),
+                path: path.clone(),
+                flags,
+            });
             // Windows' files have names that are not those that programs ask for.
             if name == "libcuda.so.1.1" || name == "libcuda.so.1" {
                 out.libraries.push(Library { soname: "libcuda.so.1".into(), path, flags });

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use oci_spec::runtime::Spec;
+use robot_env_device::Session;
 use robot_env_diag::{Context, Error, IoContext, Kind, Result, Within};
 use robot_env_runtime::{self as runtime, Create, Created, ExternalRuntime};
 use robot_env_spec::{ContainerId, IpcMode, ResolvedMount, plan};
@@ -16,6 +17,7 @@ use robot_env_sys::poll::SignalFd;
 use robot_env_sys::{mount, namespace, process, socket};
 use rustix::fs::{FileType, Mode, OFlags};
 
+use crate::device::{self, Start};
 use crate::engine::{Engine, cgroup_path};
 use crate::launch::{Answer, Orders};
 use crate::monitor::health::HealthCheck;
@@ -59,6 +61,8 @@ pub(super) struct Monitor {
     pub(super) engine: Engine,
     pub(super) record: ContainerRecord,
     run: PathBuf,
+    /// Whose display and identity the container has.
+    session: Session,
     /// Held as long as the monitor lives.
     _alive: OwnedFd,
 }
@@ -99,7 +103,7 @@ fn listen(run: &Path) -> Result<OwnedFd> {
 }
 
 fn prepare(engine: Engine, id: &ContainerId, orders: &Orders) -> Result<(Monitor, StateRecord)> {
-    let _: () = orders.request()?;
+    let session: Session = orders.request()?;
     let run = engine.make_run_directory(id)?;
     let alive = engine
         .records
@@ -110,7 +114,7 @@ fn prepare(engine: Engine, id: &ContainerId, orders: &Orders) -> Result<(Monitor
         let _ = rootless::hold(engine.paths.run_root());
     }
     let container = engine.records.load(id)?;
-    Ok((Monitor { engine, record: container.record, run, _alive: alive }, container.state))
+    Ok((Monitor { engine, record: container.record, run, session, _alive: alive }, container.state))
 }
 
 impl Monitor {
@@ -184,12 +188,16 @@ impl Monitor {
         let (engine, record) = (&self.engine, &self.record);
         let Ground { hierarchies, host } = ground;
         let rootfs = Rootfs::of(engine, record)?;
+        let edits = Start { record, rootfs: &rootfs, session: &self.session }.edits()?;
         let mut resolved = engine.resolve_start(record, &rootfs, &host, joined)?;
         self.mount_parts()?;
         self.mount_images(&mut resolved.mounts)?;
         self.mount_shared_memory(&mut resolved.mounts)?;
-        let planned = plan(&record.spec, &record.image_config, &host, &resolved)?;
+        device::apply(&edits, &rootfs, &host, &mut resolved)?;
+        let mut planned = plan(&record.spec, &record.image_config, &host, &resolved)?;
+        planned.warnings.extend(edits.warnings.iter().cloned());
         let mut spec = planned.spec;
+        edits.finish(&mut spec);
         if let Some(process) = spec.process() {
             rootfs
                 .make_directory(&process.cwd().to_string_lossy(), (resolved.user.uid, resolved.user.gid))?;
@@ -495,10 +503,10 @@ impl Monitor {
     }
 }
 
-/// Whether a runtime's name means ours. `runc` does, as Docker's default: somebody who wants that
+/// Whether a runtime's name means ours. `nvidia` does too, with what the image's variables ask for. `runc` does, as Docker's default: somebody who wants that
 /// program itself names its path.
 pub(super) fn is_own(name: &str) -> bool {
-    matches!(name, "" | "robot-env")
+    matches!(name, "" | "robot-env" | device::NVIDIA)
 }
 
 fn write_config(run: &Path, spec: &Spec) -> Result<()> {

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use oci_spec::runtime::Spec;
+use robot_env_device::Session;
 use robot_env_diag::{Error, IoContext, Kind, Result, Within};
 use robot_env_runtime::{self as runtime, Console, Exec};
 use robot_env_spec::{ContainerId, HostFacts, ProcessOverrides, ResolvedUser, plan_exec, resolve_user};
@@ -32,6 +33,7 @@ pub(crate) struct ExecOrder {
     pub(crate) tty: bool,
     pub(crate) stdin: bool,
     pub(crate) privileged: bool,
+    pub(crate) session: Session,
 }
 
 /// A process in a container, and the ends of its streams.

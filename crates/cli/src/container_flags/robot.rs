@@ -1,0 +1,140 @@
+//! GPUs, display, devices and identity: `--gpus` and its kin.
+
+use std::collections::BTreeMap;
+
+use robot_env_device::cdi;
+use robot_env_diag::{Error, Result};
+use robot_env_spec::{DeviceSpec, GpuRequest, RobotSpec};
+
+use super::mount::csv;
+use super::{ContainerFlags, security};
+
+/// What the flags ask for beyond Docker's devices.
+pub(super) fn robot(flags: &ContainerFlags) -> Result<RobotSpec> {
+    let is_cdi = |text: &&String| cdi::qualified(text).is_some();
+    Ok(RobotSpec {
+        gpus: flags
+            .gpus
+            .iter()
+            .filter(|text| !text.is_empty())
+            .map(|text| gpus(text))
+            .collect::<Result<_>>()?,
+        cdi: flags.device.iter().filter(is_cdi).cloned().collect(),
+        ..RobotSpec::default()
+    })
+}
+
+/// The devices that are paths.
+pub(super) fn plain_devices(flags: &ContainerFlags) -> Result<Vec<DeviceSpec>> {
+    let others = flags.device.iter().filter(|text| cdi::qualified(text).is_none());
+    others.map(|text| security::device(text)).collect()
+}
+
+/// Reads `--gpus` (docker/cli `opts/gpus.go`).
+fn gpus(text: &str) -> Result<GpuRequest> {
+    let bad = |why: String| Error::invalid(format!("invalid argument \"{text}\" for \"--gpus\" flag: {why}"));
+    let fields = csv(text).ok_or_else(|| bad("its quotes do not match".into()))?;
+    let mut out = GpuRequest::default();
+    let mut seen: Vec<String> = Vec::new();
+    for field in fields {
+        let (key, value) = match field.split_once('=') {
+            Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
+            None => (field.clone(), None),
+        };
+        let name = if value.is_none() { "count".to_owned() } else { key.clone() };
+        if seen.contains(&name) {
+            return Err(bad(format!("gpu request key '{key}' can be specified only once")));
+        }
+        seen.push(name);
+        match (key.as_str(), value) {
+            (count, None) => out.count = Some(parse_count(count).map_err(bad)?),
+            ("count", Some(value)) => out.count = Some(parse_count(&value).map_err(bad)?),
+            ("driver", Some(value)) => out.driver = value,
+            ("device", Some(value)) => out.ids = list(&value),
+            ("capabilities", Some(value)) => {
+                out.capabilities = list(&value).into_iter().filter(|word| word != "gpu").collect();
+            }
+            ("options", Some(value)) => {
+                let options = csv(&value).ok_or_else(|| bad("its quotes do not match".into()))?;
+                out.options = options
+                    .into_iter()
+                    .map(|option| match option.split_once('=') {
+                        Some((key, value)) => (key.to_owned(), value.to_owned()),
+                        None => (option, String::new()),
+                    })
+                    .collect::<BTreeMap<_, _>>();
+            }
+            (key, Some(_)) => return Err(bad(format!("unexpected key '{key}' in '{field}'"))),
+        }
+    }
+    if out.count.is_some_and(|count| count != 0) && !out.ids.is_empty() {
+        return Err(bad("cannot set both Count and DeviceIDs on device request".into()));
+    }
+    if out.count.is_none() && out.ids.is_empty() {
+        out.count = Some(1);
+    }
+    if let Some(option) = out.options.keys().next() {
+        return Err(bad(format!("there is no driver option `{option}`")));
+    }
+    Ok(out)
+}
+
+fn list(text: &str) -> Vec<String> {
+    text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect()
+}
+
+fn parse_count(text: &str) -> std::result::Result<i64, String> {
+    match text {
+        "all" => Ok(-1),
+        digits => digits
+            .parse::<i64>()
+            .ok()
+            .filter(|count| *count >= -1)
+            .ok_or_else(|| format!("count ({digits}) must be an integer, or all")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(list: &[&str]) -> Vec<String> {
+        list.iter().map(|&word| word.to_owned()).collect()
+    }
+
+    #[test]
+    fn docker_s_grammar_of_gpus() {
+        let request = GpuRequest::default;
+        for (text, want) in [
+            ("all", GpuRequest { count: Some(-1), ..request() }),
+            ("2", GpuRequest { count: Some(2), ..request() }),
+            ("count=all", GpuRequest { count: Some(-1), ..request() }),
+            ("\"device=0,2\"", GpuRequest { ids: words(&["0", "2"]), ..request() }),
+            ("device=GPU-3a", GpuRequest { ids: words(&["GPU-3a"]), ..request() }),
+            ("driver=nvidia,count=1", GpuRequest { driver: "nvidia".into(), count: Some(1), ..request() }),
+            (
+                "all,\"capabilities=compute,utility\"",
+                GpuRequest { count: Some(-1), capabilities: words(&["compute", "utility"]), ..request() },
+            ),
+            ("capabilities=gpu", GpuRequest { count: Some(1), ..request() }),
+        ] {
+            assert_eq!(gpus(text).unwrap(), want, "{text}");
+        }
+        for (text, says) in [
+            ("x", "count (x) must be an integer"),
+            ("-2", "must be an integer"),
+            ("all,count=1", "only once"),
+            ("driver=a,driver=b", "only once"),
+            ("wheels=4", "unexpected key 'wheels'"),
+            ("2,device=0", "cannot set both Count and DeviceIDs"),
+            ("\"device=0", "quotes"),
+            ("all,options=a=b", "no driver option"),
+        ] {
+            assert!(
+                gpus(text).unwrap_err().to_string().contains(says),
+                "{text}: {}",
+                gpus(text).unwrap_err()
+            );
+        }
+    }
+}

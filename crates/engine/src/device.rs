@@ -1,0 +1,114 @@
+//! GPUs, devices, display and identity for one start or exec: what the host has now, never what it
+//! had (invariant 5).
+
+use std::os::fd::AsFd;
+
+use robot_env_device::gpu::{self, ImageFacts};
+use robot_env_device::{DRIVER_ROOT, HostRoot, Session, SpecEdits, cdi, inside};
+use robot_env_diag::{Error, Result, Within};
+use robot_env_spec::{GuiMode, HostFacts, Resolved};
+use robot_env_sys::fs as sys_fs;
+use rustix::fs::{Dir, OFlags};
+
+use crate::record::ContainerRecord;
+use crate::rootfs::Rootfs;
+
+/// The runtime's name that asks for NVIDIA's contract.
+pub(crate) const NVIDIA: &str = "nvidia";
+/// The loader's cache in an image, at most.
+const CACHE_LIMIT: usize = 16 << 20;
+
+/// What a start needs of the host, by the container's intent.
+pub(crate) struct Start<'a> {
+    pub(crate) record: &'a ContainerRecord,
+    pub(crate) rootfs: &'a Rootfs,
+    pub(crate) session: &'a Session,
+}
+
+/// The machine as the session sees it.
+pub(crate) fn host_root(session: &Session) -> HostRoot {
+    session.get(DRIVER_ROOT).map_or_else(HostRoot::system, HostRoot::at)
+}
+
+impl Start<'_> {
+    /// What the container's devices change.
+    pub(crate) fn edits(&self) -> Result<SpecEdits> {
+        let spec = &self.record.spec;
+        let robot = &spec.robot;
+        let mut out = SpecEdits::default();
+        let by_contract = spec.runtime.as_deref() == Some(NVIDIA);
+        if !robot.gpus.is_empty() || !robot.cdi.is_empty() || by_contract {
+            let root = host_root(self.session);
+            let image = self.image_facts()?;
+            let graphics = robot.gui != GuiMode::None;
+            for request in &robot.gpus {
+                out.merge(gpu::request(&root, request, &image, graphics)?);
+            }
+            // A request by flag comes before what the image asks for.
+            if by_contract && robot.gpus.is_empty() {
+                out.merge(gpu::by_variables(&root, &image, graphics)?);
+            }
+            for name in &robot.cdi {
+                out.merge(cdi_device(&root, name, &image)?);
+            }
+        }
+        Ok(out)
+    }
+
+    fn image_facts(&self) -> Result<ImageFacts> {
+        let record = self.record;
+        let env = record.image_config.env.iter().chain(&record.spec.env).cloned().collect();
+        let root = self.rootfs.mount();
+        let mut compat = Vec::new();
+        for directory in gpu::COMPAT_DIRECTORIES {
+            let Ok(found) = sys_fs::open_in_root(root, directory, OFlags::RDONLY | OFlags::DIRECTORY) else {
+                continue;
+            };
+            let Ok(entries) = Dir::new(found) else { continue };
+            for entry in entries.flatten() {
+                let name = entry.file_name().to_string_lossy();
+                if name.starts_with("lib") {
+                    compat.push(format!("{directory}/{name}"));
+                }
+            }
+        }
+        let cache = sys_fs::read_in_root(root, "/etc/ld.so.cache", CACHE_LIMIT)?;
+        Ok(ImageFacts { env, cache, compat })
+    }
+}
+
+fn cdi_device(root: &HostRoot, name: &str, image: &ImageFacts) -> Result<SpecEdits> {
+    if let Some((kind, device)) = cdi::qualified(name)
+        && let Some(edits) = gpu::by_name(root, kind, device, image)?
+    {
+        return Ok(edits);
+    }
+    if let Some(edits) = cdi::edits(root, name)? {
+        return Ok(edits);
+    }
+    // A driver in a directory of its own does not bring CDI files along.
+    if !root.is_system()
+        && let Some(edits) = cdi::edits(&HostRoot::system(), name)?
+    {
+        return Ok(edits);
+    }
+    Err(Error::not_found(format!("unresolvable CDI devices {name}"))
+        .with_hint("`gpu ls` shows this host's GPUs, `cdi ls` the devices of CDI files"))
+}
+
+/// Acts on the root file system, and adds the rest to what is looked up.
+pub(crate) fn apply(
+    edits: &SpecEdits,
+    rootfs: &Rootfs,
+    host: &HostFacts,
+    resolved: &mut Resolved,
+) -> Result<()> {
+    inside::apply(rootfs.mount().as_fd(), edits).within(|| "cannot prepare the container's files".into())?;
+    let mut edits = edits.clone();
+    if host.rootless {
+        // Groups of the host have no number here; the process keeps those that the user has.
+        edits.groups.clear();
+    }
+    edits.resolve_into(resolved);
+    Ok(())
+}
