@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use robot_env_oci::{Healthcheck, Platform};
 use serde::{Deserialize, Serialize};
 
-use crate::network::{EndpointSpec, PortSpec};
 use crate::RobotSpec;
+use crate::network::{EndpointSpec, PortSpec};
 
 /// What somebody wants a container to be. Nothing in it is looked up: names are names, host facts
 /// are not in it, and an absent value means "as the image says, else the default".
