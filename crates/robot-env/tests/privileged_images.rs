@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::process::Stdio;
 
 use place::{Call, Done, Place};
+use robot_env_testkit::registry::{Effect, Fault, TestRegistry};
 
 /// Runs `call` with `path` as its standard input.
 fn with_input(mut call: Call, path: &std::path::Path) -> Done {
@@ -131,7 +132,16 @@ fn privileged_a_tree_is_imported_runs_and_is_pruned() {
     let comment = place.command(&["history", "--format", "{{.Comment}}", "tree:1"]).run().ok();
     assert_eq!(comment, "mine");
     place.command(&["import", "-c", "FROM x", path]).run().err_is("invalid change `FROM x`");
-    place.command(&["import", "http://127.0.0.1/x.tar"]).run().err_is("only files and `-` are read");
+    let registry = TestRegistry::start();
+    let digest = registry.put_blob("web", &fs::read(&tree).unwrap());
+    let address = registry.url();
+    let from_web = ["import", &format!("{address}/v2/web/blobs/{digest}"), "web:1"];
+    place.command(&from_web).run().ok();
+    assert_eq!(place.run("run --rm --network none web:1 echo hi").ok(), "hi");
+    let missing = format!("{address}/nothing");
+    place.command(&["import", &missing]).run().err_is(&format!("cannot read `{missing}`"));
+    registry.fault(Fault::always("/v2/web", Effect::CutAfter(1000)));
+    place.command(&from_web).run().err_is("cannot import the image");
 
     // The same tree again gets the name; the first image has none, and goes.
     let again = place.command(&["import", path, "tree:1"]).run().ok();
