@@ -14,12 +14,14 @@
 //! - [`link`]: bridges, veth pairs, macvlan by route messages.
 //! - [`firewall`]: the table `inet robot-env`.
 //! - [`port`]: published ports: taken, free, ranges.
+//! - [`names`]: the resolver of a container.
 //! - [`attach`]: a container's interface and its ports, in one step.
 //! - [`reconcile`]: everything that should be there is, and nothing else of ours.
 
 pub mod attach;
 pub mod firewall;
 pub mod link;
+pub mod names;
 pub mod plan;
 pub mod pool;
 pub mod port;

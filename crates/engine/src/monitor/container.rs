@@ -22,10 +22,10 @@ use crate::engine::{Engine, cgroup_path};
 use crate::launch::{Answer, Orders};
 use crate::monitor::health::HealthCheck;
 use crate::monitor::log::LogWriter;
-use crate::monitor::supervise::{Audience, ProcessIo, supervise};
+use crate::monitor::supervise::{Audience, Both, ProcessIo, supervise};
 use crate::monitor::{Ground, adopt_terminal, external_runtime, own_mounts, restart, streams};
 use crate::mounts::{self, part_place};
-use crate::network::Joined;
+use crate::network::{Joined, Resolver};
 use crate::record::{ContainerRecord, ExitRecord, ProcessRecord, State, StateRecord};
 use crate::resolve::file_mount;
 use crate::rootfs::Rootfs;
@@ -41,6 +41,8 @@ struct Started {
     external: Option<ExternalRuntime>,
     /// Its networks; kept as long as it runs.
     joined: Joined,
+    /// It answers the container's questions of names.
+    resolver: Option<Resolver>,
     started: Timestamp,
     warnings: Vec<String>,
 }
@@ -135,7 +137,11 @@ impl Monitor {
                 return Err(error);
             }
         };
-        let attached = joined.attach_process(&self.engine, started.pid).within(within);
+        let attached = joined
+            .attach_process(&self.engine, started.pid)
+            .and_then(|()| Resolver::open(&self.engine, &self.record, started.pid))
+            .map(|resolver| started.resolver = resolver)
+            .within(within);
         started.joined = joined;
         if let Err(error) = attached {
             let _ = process::signal(&started.pidfd, libc::SIGKILL);
@@ -236,6 +242,7 @@ impl Monitor {
             io,
             external: None,
             joined: Joined::default(),
+            resolver: None,
             started: Timestamp::now(),
             warnings: planned.warnings,
         };
@@ -275,6 +282,7 @@ impl Monitor {
             io,
             external: None,
             joined: Joined::default(),
+            resolver: None,
             started: Timestamp::now(),
             warnings,
         };
@@ -412,7 +420,15 @@ impl Monitor {
         let mut health = HealthCheck::of(&self.engine, &self.record);
         // The monitor of an idle container should cost next to nothing.
         process::trim_memory();
-        let watched = supervise(started.pidfd.as_fd(), &mut started.io, audience, &mut log, &mut health);
+        let Started { pidfd, io, resolver, .. } = started;
+        let watched = match resolver {
+            Some(resolver) => {
+                let mut both = Both(&mut health, resolver);
+                supervise(pidfd.as_fd(), io, audience, &mut log, &mut both)
+            }
+            None => supervise(pidfd.as_fd(), io, audience, &mut log, &mut health),
+        };
+        started.resolver = None;
         let mut error = watched.err().map(|error| error.to_report().to_string());
         let code = process::wait(&started.pidfd).unwrap_or_else(|failure| {
             error.get_or_insert_with(|| failure.to_string());
@@ -497,6 +513,7 @@ impl Monitor {
         process::reap_others(0);
         if !started.joined.places().is_empty() {
             let _ = self.engine.leave_networks(&self.record.id);
+            started.joined.free_ports();
         }
         // Whoever finds it cleans up after a monitor that was killed.
         let _ = fs::remove_file(self.run.join("config.json"));

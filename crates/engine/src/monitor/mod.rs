@@ -25,6 +25,7 @@ use robot_env_sys::{cgroup, mount, namespace, poll, process};
 pub(crate) use exec::ExecOrder;
 #[cfg(test)]
 pub(crate) use log::LogWriter;
+pub(crate) use supervise::Aside;
 
 use crate::engine::Engine;
 use crate::launch::{Answer, Orders, Role};

@@ -33,7 +33,7 @@ pub(crate) struct ProcessIo {
     pub(crate) stdin_once: bool,
 }
 
-/// Something else that the loop waits for: health checks.
+/// Something else that the loop waits for: health checks, questions of names.
 pub(crate) trait Aside {
     /// Descriptors to wait for.
     fn descriptors(&self) -> Vec<BorrowedFd<'_>>;
@@ -41,6 +41,26 @@ pub(crate) trait Aside {
     fn deadline(&self) -> Option<Instant>;
     /// Called when a descriptor is readable or the deadline has passed.
     fn wake(&mut self);
+}
+
+/// Two asides.
+pub(crate) struct Both<'a>(pub(crate) &'a mut dyn Aside, pub(crate) &'a mut dyn Aside);
+
+impl Aside for Both<'_> {
+    fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        let mut all = self.0.descriptors();
+        all.extend(self.1.descriptors());
+        all
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        [self.0.deadline(), self.1.deadline()].into_iter().flatten().min()
+    }
+
+    fn wake(&mut self) {
+        self.0.wake();
+        self.1.wake();
+    }
 }
 
 /// No aside.
@@ -243,7 +263,11 @@ pub(crate) fn supervise(
         for (slot, flags) in ready {
             match slot {
                 Slot::Process => ended = true,
-                Slot::Listener => audience.admit(),
+                Slot::Listener => {
+                    audience.admit();
+                    // Whoever knocks may have changed something that the aside looks at.
+                    aside.wake();
+                }
                 Slot::Stdin => input.drain(io, flags),
                 Slot::Output(index) => {
                     read_output(io, index, audience, log, &mut buffer);

@@ -25,7 +25,7 @@ pub(crate) fn network_files(
     [
         ("hosts", hosts(record, &hostname, places)),
         ("hostname", format!("{hostname}\n")),
-        ("resolv.conf", resolv_conf(record)),
+        ("resolv.conf", resolv_conf(record, places.iter().any(|(network, _)| network.has_names()))),
     ]
 }
 
@@ -109,31 +109,51 @@ fn gateway(places: &[(NetworkRecord, Attachment)]) -> Option<IpAddr> {
         .or_else(|| places.iter().find_map(of))
 }
 
-/// The host's `/etc/resolv.conf` with what the user wants otherwise.
-fn resolv_conf(record: &ContainerRecord) -> String {
+/// The host's `/etc/resolv.conf` with what the user wants otherwise. `named`: the container asks its
+/// own resolver, which asks the others.
+fn resolv_conf(record: &ContainerRecord, named: bool) -> String {
     let dns = &record.spec.dns;
     let text = host_resolv_conf();
-    if dns.servers.is_empty() && dns.search.is_empty() && dns.options.is_empty() {
+    if !named && dns.servers.is_empty() && dns.search.is_empty() && dns.options.is_empty() {
         return text;
     }
-    let of_host = |keyword: &str| -> Vec<String> {
-        let lines = text.lines().filter_map(|line| line.trim().strip_prefix(keyword));
-        lines.filter(|rest| rest.starts_with([' ', '\t'])).map(|rest| rest.trim().to_owned()).collect()
-    };
     let mut out = String::new();
-    let servers = if dns.servers.is_empty() { of_host("nameserver") } else { dns.servers.clone() };
+    let servers = if named {
+        vec![robot_env_network::names::ADDRESS.to_string()]
+    } else if dns.servers.is_empty() {
+        values(&text, "nameserver")
+    } else {
+        dns.servers.clone()
+    };
     for server in servers {
         let _ = writeln!(out, "nameserver {server}");
     }
-    let search = if dns.search.is_empty() { of_host("search") } else { vec![dns.search.join(" ")] };
+    let search = if dns.search.is_empty() { values(&text, "search") } else { vec![dns.search.join(" ")] };
     if let Some(domains) = search.last().filter(|domains| !matches!(domains.as_str(), "." | "")) {
         let _ = writeln!(out, "search {domains}");
     }
-    let options = if dns.options.is_empty() { of_host("options") } else { vec![dns.options.join(" ")] };
-    if let Some(options) = options.last().filter(|options| !options.is_empty()) {
+    let options = if dns.options.is_empty() { values(&text, "options") } else { vec![dns.options.join(" ")] };
+    let mut options = options.last().cloned().unwrap_or_default();
+    // A container's name is asked for as it is before a search domain is tried.
+    if named && !options.split(' ').any(|option| option.starts_with("ndots:")) {
+        options.push_str(if options.is_empty() { "ndots:0" } else { " ndots:0" });
+    }
+    if !options.is_empty() {
         let _ = writeln!(out, "options {options}");
     }
     out
+}
+
+/// What the lines of a keyword say.
+fn values(text: &str, keyword: &str) -> Vec<String> {
+    let lines = text.lines().filter_map(|line| line.trim().strip_prefix(keyword));
+    lines.filter(|rest| rest.starts_with([' ', '\t'])).map(|rest| rest.trim().to_owned()).collect()
+}
+
+/// The host's name servers, as the host itself asks them.
+pub(super) fn host_servers() -> Vec<IpAddr> {
+    let text = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    values(&text, "nameserver").iter().filter_map(|text| text.parse().ok()).collect()
 }
 
 /// What the host's resolver says. Where that is systemd's stub, which answers on the host's

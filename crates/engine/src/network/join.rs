@@ -26,12 +26,17 @@ use crate::record::ContainerRecord;
 pub(crate) struct Joined {
     places: Vec<(NetworkRecord, Attachment)>,
     /// They keep others from taking its published ports.
-    _sockets: Vec<OwnedFd>,
+    sockets: RefCell<Vec<OwnedFd>>,
     /// Open already: to look whether all is there.
     kernel: RefCell<Option<(Links, Firewall)>>,
 }
 
 impl Joined {
+    /// Lets others take its ports: it has ended.
+    pub(crate) fn free_ports(&self) {
+        self.sockets.borrow_mut().clear();
+    }
+
     /// Its places, in order.
     pub(crate) fn places(&self) -> &[(NetworkRecord, Attachment)] {
         &self.places
@@ -179,7 +184,11 @@ impl Networks<'_> {
         if missing {
             self.mend(Idle::Stays).within(|| "cannot set up the container's networks".into())?;
         }
-        Ok(Joined { places: joined, _sockets: sockets, kernel: RefCell::new(Some((links, firewall))) })
+        Ok(Joined {
+            places: joined,
+            sockets: RefCell::new(sockets),
+            kernel: RefCell::new(Some((links, firewall))),
+        })
     }
 
     /// Writes a place down.
@@ -192,6 +201,9 @@ impl Networks<'_> {
         let id = &network.network.id;
         let mut live = self.live(id)?;
         let place = attachment.endpoint.addresses.first().and_then(|a| network.network.place_of(a.address));
+        live.name.clone_from(&network.network.name);
+        live.names = network.has_names();
+        live.internal = network.network.internal;
         live.next = place.map_or(0, |place| place + 1);
         let endpoint = LiveEndpoint {
             id: random::<32>()?.iter().map(|byte| format!("{byte:02x}")).collect(),

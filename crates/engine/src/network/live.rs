@@ -23,6 +23,15 @@ use crate::records::{read_json, write_json};
 /// Who is in one network: `RUN/networks/<network id>.json`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Live {
+    /// The network's name.
+    #[serde(default)]
+    pub(crate) name: String,
+    /// Whether names are resolved in it.
+    #[serde(default)]
+    pub(crate) names: bool,
+    /// Whether it has no way out.
+    #[serde(default)]
+    pub(crate) internal: bool,
     /// Where in the pool the next address is looked for.
     #[serde(default)]
     pub(crate) next: u64,
@@ -165,6 +174,7 @@ impl<'a> Networks<'a> {
     /// else of ours. Networks that the last container has just left are kept, or go, too.
     pub(super) fn mend(&self, idle: Idle) -> Result<Report> {
         self.forget_all_dead()?;
+        self.sweep_temporary();
         let records = self.engine.network_records()?;
         let mut desired = Desired::default();
         let mut veths = BTreeMap::new();
@@ -195,6 +205,17 @@ impl<'a> Networks<'a> {
         Ok(report)
     }
 
+    /// Half-written files of those who were killed; nobody writes now.
+    fn sweep_temporary(&self) {
+        for directory in [self.engine.paths.networks(), self.engine.paths.live_networks()] {
+            for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+                if entry.file_name().to_string_lossy().starts_with(".tmp-") {
+                    let _ = std::fs::remove_file(entry.path());
+                }
+            }
+        }
+    }
+
     /// Turns the host's forwarding on; true if it was off before our first time since it booted.
     fn forwarding(&self, desired: &Desired) -> Result<bool> {
         let marker = self.engine.paths.live_networks().join(FORWARDING);
@@ -216,7 +237,12 @@ impl<'a> Networks<'a> {
             let mut firewall = Firewall::open(self.engine.network_tag().as_deref())?;
             firewall.remove_network(&record.network)?;
         }
-        std::fs::remove_file(&path).io_context(|| format!("cannot remove `{}`", path.display()))
+        std::fs::remove_file(&path).io_context(|| format!("cannot remove `{}`", path.display()))?;
+        if self.engine.live_ids()?.is_empty() {
+            // The table goes with the last network.
+            self.mend(Idle::Goes)?;
+        }
+        Ok(())
     }
 }
 

@@ -168,7 +168,12 @@ impl Engine {
             .filter_map(|place| Some((place.network?, place.live?.attachment)))
             .collect();
         let directory = self.paths.container_run(&container.record.id);
-        super::files::write(&directory, &super::network_files(&container.record, &host, &places))
+        super::files::write(&directory, &super::network_files(&container.record, &host, &places))?;
+        // The container's resolver looks whether there are names for it now.
+        let knock = robot_env_sys::fs::open_directory(&directory)
+            .and_then(|directory| robot_env_sys::socket::connect_at(directory.as_fd(), "attach.sock"));
+        drop(knock);
+        Ok(())
     }
 }
 

@@ -18,7 +18,7 @@ use crate::engine::Engine;
 /// How long a bridge stays after its last container.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// A network's file is not longer than this when nobody is in it.
-const NOBODY: u64 = 64;
+const NOBODY: u64 = 256;
 
 /// What [`Engine::reload_networks`] did.
 #[derive(Clone, Debug, PartialEq, Eq)]

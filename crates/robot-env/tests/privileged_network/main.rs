@@ -6,6 +6,7 @@
 mod place;
 
 mod bridge;
+mod names;
 mod ports;
 
 use std::io::{Read, Write};
