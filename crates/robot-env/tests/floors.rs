@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::process::Command;
 
 /// Crate to floor; `ARCHITECTURE.md` says what is on each.
-const FLOORS: [(&str, u32); 16] = [
+const FLOORS: [(&str, u32); 17] = [
     ("robot-env-diag", 0),
     ("robot-env-oci", 0),
     ("robot-env-sys", 1),
     ("robot-env-spec", 1),
+    ("robot-env-dockerfile", 1),
     ("robot-env-store", 2),
     ("robot-env-layer", 2),
     ("robot-env-registry", 2),

@@ -1,0 +1,158 @@
+//! Places in a Dockerfile's text, and what is wrong there.
+
+use robot_env_diag::Error;
+
+/// A range of bytes of the text, on boundaries of characters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Span {
+    /// The first byte.
+    pub start: usize,
+    /// The byte behind the last one.
+    pub end: usize,
+}
+
+impl Span {
+    /// From `start` to before `end`.
+    pub fn new(start: usize, end: usize) -> Self {
+        Span { start, end: end.max(start) }
+    }
+
+    /// The part of `text` that the span covers; empty when `text` is another one.
+    pub fn of<'a>(&self, text: &'a str) -> &'a str {
+        text.get(self.start..self.end).unwrap_or_default()
+    }
+
+    /// The first and the last line that the span touches, counted from 1.
+    pub fn lines(&self, text: &str) -> (usize, usize) {
+        let first = Position::at(text, self.start).line;
+        let last = if self.end > self.start { Position::at(text, self.end - 1).line } else { first };
+        (first, last.max(first))
+    }
+}
+
+/// A line and a column, both counted from 1; the column counts characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// The line.
+    pub line: usize,
+    /// The column.
+    pub column: usize,
+}
+
+impl Position {
+    /// Where the byte `offset` of `text` stands.
+    pub fn at(text: &str, offset: usize) -> Self {
+        let bytes = &text.as_bytes()[..offset.min(text.len())];
+        let line = bytes.iter().filter(|byte| **byte == b'\n').count() + 1;
+        let start = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        // Bytes that continue a character do not count.
+        let column = bytes[start..].iter().filter(|byte| **byte & 0xc0 != 0x80).count() + 1;
+        Position { line, column }
+    }
+}
+
+/// A word as it is meant (continued lines joined, quotes of flags gone), and where it stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Word {
+    /// What it says.
+    pub text: String,
+    /// Where it stands.
+    pub span: Span,
+}
+
+/// What is wrong with a Dockerfile, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Why: lower case, no full stop; BuildKit's words where it has some.
+    pub message: String,
+    /// Where.
+    pub span: Span,
+    /// A known word that is nearly the one that was written.
+    pub suggestion: Option<String>,
+}
+
+impl Fault {
+    /// A fault at `span`.
+    pub fn new(message: impl Into<String>, span: Span) -> Self {
+        Fault { message: message.into(), span, suggestion: None }
+    }
+
+    /// Adds the one of `known` that is nearest to `written`, if one is near.
+    #[must_use]
+    pub fn suggest<'a>(mut self, written: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
+        self.suggestion = nearest(written, known).map(str::to_owned);
+        self
+    }
+
+    /// The error that a user meets: names the file, the line and the column in `text`.
+    pub fn error(&self, file: &str, text: &str) -> Error {
+        let at = Position::at(text, self.span.start);
+        let message = format!(
+            "cannot read Dockerfile `{file}`: line {}, column {}: {}",
+            at.line, at.column, self.message
+        );
+        match &self.suggestion {
+            Some(word) => Error::invalid(message).with_hint(format!("did you mean `{word}`?")),
+            None => Error::invalid(message),
+        }
+    }
+}
+
+/// The one of `known` that at most two changes of a character make of `written`; the first of equals.
+/// Nothing when one is `written` itself: then the word is not what is wrong. (BuildKit's rule.)
+pub(crate) fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let mut best = None;
+    let mut distance = 3;
+    for word in known {
+        if word == written {
+            return None;
+        }
+        let changes = changes(written, word);
+        if changes < distance {
+            (best, distance) = (Some(word), changes);
+        }
+    }
+    best.filter(|word| !word.is_empty())
+}
+
+/// How many characters to insert, delete or replace; at least 3 where lengths differ by so many.
+fn changes(a: &str, b: &str) -> usize {
+    if a.len().abs_diff(b.len()) > 8 || a.len() > 256 {
+        return usize::MAX;
+    }
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_count_characters() {
+        let text = "FROM a\nRÜN x\n";
+        assert_eq!(Position::at(text, 0), Position { line: 1, column: 1 });
+        assert_eq!(Position::at(text, 7), Position { line: 2, column: 1 });
+        assert_eq!(Position::at(text, text.find(" x").unwrap()), Position { line: 2, column: 4 });
+        assert_eq!(Span::new(0, 7).lines(text), (1, 1));
+        assert_eq!(Span::new(0, 8).lines(text), (1, 2));
+    }
+
+    #[test]
+    fn near_words_are_found() {
+        assert_eq!(nearest("RNU", ["COPY", "RUN"]), Some("RUN"));
+        assert_eq!(nearest("RUN", ["ADD", "RUN"]), None);
+        assert_eq!(nearest("FOO", ["COPY", "ENTRYPOINT"]), None);
+        assert_eq!(nearest("foobar", ["foobra", "fobar"]), Some("fobar"));
+    }
+}
