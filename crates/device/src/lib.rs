@@ -12,10 +12,13 @@ pub mod cdi;
 mod edits;
 pub mod elf;
 pub mod gpu;
+pub mod gui;
 pub mod inside;
 pub mod ldcache;
 mod root;
 mod session;
+pub mod user;
+pub mod xauth;
 
 pub use edits::{Library, Link, SpecEdits, Stage, apply_environment, bind, private_tmpfs};
 pub use root::HostRoot;
