@@ -107,6 +107,11 @@ fn push(
     if takes_value(arg) {
         let value = match value {
             Some(value) => value,
+            // One whose value may be left away has it behind `=` or not at all.
+            None if arg.get_num_args().is_some_and(|count| count.min_values() == 0) => {
+                out.push(canonical);
+                return Ok(());
+            }
             None => rest
                 .next()
                 .cloned()

@@ -143,8 +143,7 @@ fn add_x11(root: &HostRoot, session: &Session, request: &Request<'_>, out: &mut 
     out.edits.env.push(format!("DISPLAY={text}"));
     let home = session.get("HOME").unwrap_or("/root");
     let path = session.get("XAUTHORITY").map_or_else(|| format!("{home}/.Xauthority"), str::to_owned);
-    // The file is the user's own, not the driver root's.
-    let entries = HostRoot::at(if root.is_system() { "/".into() } else { root.real("/") }).read(&path);
+    let entries = root.read(&path);
     let entries = xauth::parse(&entries.unwrap_or_default());
     if let Some(cookie) = xauth::for_display(&entries, number, request.hostname) {
         let name = format!("Xauthority-{}", request.uid);

@@ -1,7 +1,10 @@
 //! GPUs, devices, display and identity for one start or exec: what the host has now, never what it
 //! had (invariant 5).
 
+mod identity;
+
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use robot_env_device::gpu::{self, ImageFacts};
 use robot_env_device::{DRIVER_ROOT, HostRoot, Session, SpecEdits, cdi, inside};
@@ -23,7 +26,11 @@ pub(crate) struct Start<'a> {
     pub(crate) record: &'a ContainerRecord,
     pub(crate) rootfs: &'a Rootfs,
     pub(crate) session: &'a Session,
+    /// The container's run directory.
+    pub(crate) run: &'a Path,
 }
+
+pub(crate) use identity::Exec;
 
 /// The machine as the session sees it.
 pub(crate) fn host_root(session: &Session) -> HostRoot {

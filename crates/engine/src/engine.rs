@@ -66,6 +66,11 @@ impl Engine {
         self
     }
 
+    /// The user's session that this engine acts for.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
     /// The store of images, layers and snapshots.
     pub fn store(&self) -> &Store {
         &self.store

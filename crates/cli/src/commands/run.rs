@@ -11,7 +11,7 @@ use super::front::{self, Front};
 use super::pull;
 use crate::app::App;
 use crate::command_line::Flags;
-use crate::container_flags::{ContainerFlags, Wanted};
+use crate::container_flags::{ContainerFlags, Wanted, complete};
 use crate::failure::Class;
 use crate::interrupt::interruptible;
 use crate::verb::{Exit, Verb};
@@ -110,7 +110,8 @@ fn hello(spec: &mut ContainerSpec, flags: &ContainerFlags, detach: bool) -> Resu
 }
 
 /// Makes the container, with its image pulled first where that is needed and wanted.
-fn create(app: &App, engine: &Engine, flags: &ContainerFlags, wanted: Wanted) -> Result<Created> {
+fn create(app: &App, engine: &Engine, flags: &ContainerFlags, mut wanted: Wanted) -> Result<Created> {
+    complete(&mut wanted.spec, engine.session());
     let cidfile = flags.cidfile.as_deref().map(|path| Cidfile::claim(app, path)).transpose()?;
     wanted.warnings.iter().for_each(|warning| app.warn(warning));
     if engine.is_rootless() && wanted.spec.network == NetworkMode::Default {

@@ -104,6 +104,7 @@ pub(super) fn wanted(flags: &ContainerFlags, ambient: &Ambient) -> Result<Wanted
         ..ContainerSpec::default()
     };
     let mut wanted = Wanted { spec, warnings: Vec::new() };
+    robot::mount_workdir(flags, directory, &mut wanted.spec)?;
     network::apply(flags, &mut wanted)?;
     check_combinations(&wanted.spec)?;
     Ok(wanted)

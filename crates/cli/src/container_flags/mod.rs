@@ -19,6 +19,7 @@ use robot_env_spec::ContainerSpec;
 pub(crate) use environment::{environment, labels, map};
 pub(crate) use limits::LimitFlags;
 pub(crate) use process::restart_policy;
+pub(crate) use robot::{RobotFlags, complete};
 
 use crate::ambient::Ambient;
 
@@ -204,6 +205,8 @@ pub struct ContainerFlags {
     /// Do not show the progress of a pull
     #[arg(short, long)]
     pub(crate) quiet: bool,
+    #[command(flatten)]
+    pub(crate) robot: RobotFlags,
     /// Make the root file system read-only
     #[arg(long)]
     read_only: bool,

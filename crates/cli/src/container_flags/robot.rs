@@ -1,17 +1,47 @@
 //! GPUs, display, devices and identity: `--gpus` and its kin.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
-use robot_env_device::cdi;
+use clap::Args;
+use robot_env_device::user::HostUser;
+use robot_env_device::{HostRoot, Session, cdi};
 use robot_env_diag::{Error, Result};
-use robot_env_spec::{DeviceSpec, GpuRequest, RobotSpec};
+use robot_env_spec::{
+    ContainerSpec, DeviceSpec, GpuRequest, GuiMode, HomeMode, MountSource, MountSpec, Propagation,
+    ReadOnlyDepth, RobotSpec,
+};
 
 use super::mount::csv;
 use super::{ContainerFlags, security};
 
+/// What a robot's developer wants of the host.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct RobotFlags {
+    /// Mount your git configuration, read-only
+    #[arg(long)]
+    gitconfig: bool,
+    /// Show windows on your display, with sound and the GPU's nodes
+    #[arg(long, value_name = "MODE", num_args = 0..=1, require_equals = true, default_missing_value = "shared")]
+    gui: Option<String>,
+    /// Your home directory at the same path: rw, ro, or private for one of the containers' own
+    #[arg(long, value_name = "MODE", num_args = 0..=1, require_equals = true, default_missing_value = "rw")]
+    home: Option<String>,
+    /// Let programs inside use your SSH agent
+    #[arg(long)]
+    ssh_agent: bool,
+    /// Whose identity the container's user has: `host` makes it you
+    #[arg(long, value_name = "WHO")]
+    user_map: Option<String>,
+    /// Mount the working directory at the same path and start there
+    #[arg(long)]
+    workdir_mount: bool,
+}
+
 /// What the flags ask for beyond Docker's devices.
 pub(super) fn robot(flags: &ContainerFlags) -> Result<RobotSpec> {
     let is_cdi = |text: &&String| cdi::qualified(text).is_some();
+    let wanted = &flags.robot;
     Ok(RobotSpec {
         gpus: flags
             .gpus
@@ -20,8 +50,99 @@ pub(super) fn robot(flags: &ContainerFlags) -> Result<RobotSpec> {
             .map(|text| gpus(text))
             .collect::<Result<_>>()?,
         cdi: flags.device.iter().filter(is_cdi).cloned().collect(),
+        gui: match wanted.gui.as_deref() {
+            None | Some("" | "none") => GuiMode::None,
+            Some("shared") => GuiMode::Shared,
+            Some(other) => {
+                return Err(Error::invalid(format!(
+                    "invalid mode `{other}` for --gui: it must be shared or none"
+                )));
+            }
+        },
+        user_map_host: match wanted.user_map.as_deref() {
+            None | Some("" | "none") => false,
+            Some("host") => true,
+            Some(other) => {
+                return Err(Error::invalid(format!(
+                    "invalid value `{other}` for --user-map: it must be host or none"
+                )));
+            }
+        },
+        home: match wanted.home.as_deref() {
+            None | Some("" | "none") => None,
+            Some("rw") => Some(HomeMode::Shared),
+            Some("ro") => Some(HomeMode::ReadOnly),
+            Some("private") => Some(HomeMode::Private),
+            Some(other) => {
+                return Err(Error::invalid(format!(
+                    "invalid mode `{other}` for --home: it must be rw, ro or private"
+                )));
+            }
+        },
+        ssh_agent: wanted.ssh_agent,
+        gitconfig: wanted.gitconfig,
         ..RobotSpec::default()
     })
+}
+
+/// Mounts the working directory, where that is wanted.
+pub(super) fn mount_workdir(
+    flags: &ContainerFlags,
+    directory: &Path,
+    spec: &mut ContainerSpec,
+) -> Result<()> {
+    if !flags.robot.workdir_mount {
+        return Ok(());
+    }
+    let path = directory.to_str().ok_or_else(|| {
+        Error::invalid(format!(
+            "cannot mount the working directory `{}`: it is not valid UTF-8",
+            directory.display()
+        ))
+    })?;
+    if path == "/" {
+        return Err(Error::invalid("cannot mount the working directory: it is the root directory"));
+    }
+    if spec.working_dir.is_none() {
+        spec.working_dir = Some(path.to_owned());
+    }
+    if !spec.mounts.iter().any(|mount| mount.target == path) {
+        spec.mounts.push(MountSpec {
+            target: path.to_owned(),
+            source: MountSource::Bind {
+                source: path.to_owned(),
+                create_source: false,
+                propagation: Propagation::default(),
+                recursive: true,
+                read_only_depth: ReadOnlyDepth::default(),
+            },
+            read_only: false,
+        });
+    }
+    Ok(())
+}
+
+/// Adds what depends on who the user is: a home directory that is a volume.
+pub(crate) fn complete(spec: &mut ContainerSpec, session: &Session) {
+    if spec.robot.home == Some(HomeMode::Private) {
+        let user = HostUser::of(&HostRoot::system(), session);
+        let letters =
+            user.name.chars().map(|c| if c.is_ascii_alphanumeric() || "_.-".contains(c) { c } else { '-' });
+        let name = format!("home-{}", letters.collect::<String>());
+        if !spec.mounts.iter().any(|mount| mount.target == user.home) {
+            spec.mounts.push(MountSpec {
+                target: user.home,
+                source: MountSource::Volume {
+                    name: Some(name),
+                    no_copy: false,
+                    subpath: None,
+                    labels: BTreeMap::new(),
+                    options: BTreeMap::new(),
+                },
+                read_only: false,
+            });
+        }
+    }
 }
 
 /// The devices that are paths.

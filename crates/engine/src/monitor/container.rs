@@ -194,11 +194,13 @@ impl Monitor {
         let (engine, record) = (&self.engine, &self.record);
         let Ground { hierarchies, host } = ground;
         let rootfs = Rootfs::of(engine, record)?;
-        let edits = Start { record, rootfs: &rootfs, session: &self.session }.edits()?;
+        let start = Start { record, rootfs: &rootfs, session: &self.session, run: &self.run };
+        let mut edits = start.edits()?;
         let mut resolved = engine.resolve_start(record, &rootfs, &host, joined)?;
         self.mount_parts()?;
         self.mount_images(&mut resolved.mounts)?;
         self.mount_shared_memory(&mut resolved.mounts)?;
+        start.identify(&host, &mut resolved, &mut edits)?;
         device::apply(&edits, &rootfs, &host, &mut resolved)?;
         let mut planned = plan(&record.spec, &record.image_config, &host, &resolved)?;
         planned.warnings.extend(edits.warnings.iter().cloned());

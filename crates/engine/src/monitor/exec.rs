@@ -76,9 +76,16 @@ fn make(
         Some(user) => place.find_user(user)?,
         None => place.own_user(),
     };
+    let exec = crate::device::Exec {
+        engine,
+        record: &container.record,
+        session: &order.session,
+        container: &place.spec,
+    };
+    let env = exec.environment(&user, &ground.host)?;
     let overrides = ProcessOverrides {
         args: order.args,
-        env: order.env,
+        env: env.into_iter().chain(order.env).collect(),
         working_dir: order.working_dir,
         tty: order.tty,
         privileged: order.privileged,

@@ -1,0 +1,298 @@
+//! Display and identity by the command line: a real X server with a cookie, a real X client in a
+//! container, the host's user in images that do not know it. Needs root and busybox-static, for the
+//! display Xvfb, xauth and xdpyinfo; a test that cannot run says so.
+
+mod place;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::{MetadataExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use place::{Done, Place};
+use robot_env_testkit::image::{Compression, Entry, ImageBuilder};
+use robot_env_testkit::registry::TestRegistry;
+
+macro_rules! place {
+    ($name:literal) => {
+        match Place::new($name) {
+            Some(place) => place,
+            None => return,
+        }
+    };
+}
+
+/// An X server that lets nobody in without the cookie in its file.
+struct Server {
+    child: Child,
+    display: String,
+    cookie: PathBuf,
+}
+
+impl Server {
+    fn start(directory: &Path, name: &str, cookie: &str) -> Server {
+        let file = directory.join(name);
+        // The entry is for any display: which one it will be the server says.
+        let script = format!(
+            "for n in $(seq 0 200); do echo add $(hostname)/unix:$n . {cookie}; done | xauth -f {} -q -",
+            file.display()
+        );
+        fs::write(&file, "").unwrap();
+        assert!(Command::new("sh").args(["-c", &script]).status().unwrap().success());
+        let mut child = Command::new("Xvfb")
+            .args(["-displayfd", "1", "-screen", "0", "320x200x24", "-nolisten", "tcp", "-auth"])
+            .arg(&file)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert!(!line.trim().is_empty(), "Xvfb says its display");
+        Server { child, display: format!(":{}", line.trim()), cookie: file }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        rustix::process::kill_process(
+            rustix::process::Pid::from_child(&self.child),
+            rustix::process::Signal::TERM,
+        )
+        .unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+/// An image with xdpyinfo and what it is linked to.
+fn x_image(place: &Place) -> Option<()> {
+    let listed =
+        Command::new("ldd").arg("/usr/bin/xdpyinfo").output().ok().filter(|out| out.status.success())?;
+    let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let libraries = text.split_whitespace().filter(|word| word.starts_with('/'));
+    let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find_map(|path| fs::read(path).ok())?;
+    let mut entries = vec![
+        Entry::file("bin/busybox", busybox).mode(0o755),
+        Entry::file("bin/xdpyinfo", fs::read("/usr/bin/xdpyinfo").ok()?).mode(0o755),
+        Entry::file("etc/passwd", "root:x:0:0::/root:/bin/sh\nrobot:x:1000:1000::/:/bin/sh\n"),
+        Entry::directory("tmp").mode(0o1777),
+    ];
+    for path in libraries {
+        entries.push(Entry::file(&path[1..], fs::read(path).ok()?).mode(0o755));
+    }
+    entries.extend(
+        ["sh", "sleep", "cat", "env", "ls", "id", "stat"]
+            .map(|name| Entry::symlink(&format!("bin/{name}"), "busybox")),
+    );
+    let config = serde_json::json!({ "Cmd": ["sh"], "Env": ["PATH=/bin"] });
+    let image = ImageBuilder::new().layer_with(&entries, Compression::Gzip).config(config).build();
+    let registry = TestRegistry::start();
+    registry.put_image("x", "latest", &image);
+    let from = registry.name("x:latest");
+    place.command(&["pull", "-q", &from]).run().ok();
+    place.command(&["tag", &from, "x"]).run().ok();
+    Some(())
+}
+
+#[test]
+#[allow(clippy::print_stdout)] // why a test is skipped
+fn privileged_windows_on_a_display_that_wants_a_cookie() {
+    let place = place!("gui");
+    for program in ["/usr/bin/Xvfb", "/usr/bin/xauth", "/usr/bin/xdpyinfo"] {
+        if !Path::new(program).exists() {
+            println!("skipped: needs {program} (packages xvfb, xauth, x11-utils)");
+            return;
+        }
+    }
+    if x_image(&place).is_none() {
+        println!("skipped: xdpyinfo cannot be put into an image");
+        return;
+    }
+    let first = Server::start(place.directory.path(), "first", "00112233445566778899aabbccddeeff");
+    let call = |server: &Server, args: &[&str]| -> Done {
+        let call = place
+            .command(args)
+            .env("DISPLAY", &server.display)
+            .env("XAUTHORITY", server.cookie.to_str().unwrap());
+        call.env("XDG_RUNTIME_DIR", "/nonexistent").run()
+    };
+    let run = |args: &[&str]| {
+        let args: Vec<&str> = ["run", "--rm", "--network", "none"].iter().chain(args).copied().collect();
+        call(&first, &args)
+    };
+    let out = run(&["--gui", "x", "xdpyinfo"]).ok();
+    assert!(out.contains("dimensions:    320x200 pixels"), "{out}");
+    let out = run(&["--gui", "--user", "robot", "x", "xdpyinfo"]).ok();
+    assert!(out.contains("320x200"), "an ordinary user has a cookie of its own: {out}");
+    let done =
+        run(&["--gui", "-e", "XAUTHORITY=/dev/null", "x", "sh", "-c", "XAUTHORITY=/dev/null xdpyinfo"]);
+    assert_ne!(done.code, 0, "the server wants the cookie: {done:?}");
+    assert_ne!(run(&["x", "xdpyinfo"]).code, 0, "no display without --gui");
+    assert_eq!(run(&["--gui", "x", "sh", "-c", "echo $QT_X11_NO_MITSHM"]).ok(), "1");
+    assert_eq!(run(&["--gui", "--ipc", "host", "x", "sh", "-c", "echo $QT_X11_NO_MITSHM"]).ok(), "");
+    let modes =
+        run(&["--gui", "--user", "robot", "x", "stat", "-c", "%a %u", "/run/robot-env/gui/Xauthority-1000"])
+            .ok();
+    assert_eq!(modes, "600 1000");
+
+    // A desktop that is new: another server, another cookie. The container goes on.
+    call(
+        &first,
+        &["run", "-d", "--name", "long", "--network", "none", "--init", "--gui", "x", "sleep", "10000"],
+    )
+    .ok();
+    assert!(call(&first, &["exec", "long", "xdpyinfo"]).ok().contains("320x200"));
+    let second = Server::start(place.directory.path(), "second", "ffeeddccbbaa99887766554433221100");
+    assert_ne!(second.display, first.display);
+    drop(first);
+    let out = call(&second, &["exec", "long", "xdpyinfo"]).ok();
+    assert!(out.contains(&format!("name of display:    {}", second.display)), "{out}");
+    assert!(call(&second, &["exec", "--user", "robot", "long", "xdpyinfo"]).ok().contains("320x200"));
+    call(&second, &["restart", "-t", "0", "long"]).ok();
+    assert!(call(&second, &["exec", "long", "sh", "-c", "xdpyinfo"]).ok().contains(&second.display));
+
+    // Nobody's display is stored.
+    let record = fs::read_to_string(
+        place.directory.join("root/containers").join(place.field("long", "{{.Id}}")).join("container.json"),
+    )
+    .unwrap();
+    assert!(record.contains("shared"), "the intent is: {record}");
+    assert!(!record.contains("Xauthority") && !record.contains(&second.display), "{record}");
+    // Without a display it starts all the same, and says so.
+    let none = place
+        .command(&["run", "--rm", "--network", "none", "--gui", "x", "sh", "-c", "echo fine"])
+        .env("DISPLAY", "")
+        .env("WAYLAND_DISPLAY", "")
+        .run();
+    assert!(none.err.contains("no display"), "{none:?}");
+    assert_eq!(none.ok(), "fine");
+}
+
+/// The command, as `ann` with the id 4321 would call it with sudo; her home is `home`.
+fn as_ann(place: &Place, home: &Path, args: &[&str]) -> Done {
+    let call = place.command(args).env("SUDO_UID", "4321").env("SUDO_GID", "4321").env("SUDO_USER", "ann");
+    call.env("HOME", home.to_str().unwrap()).run()
+}
+
+#[test]
+fn privileged_the_host_s_user_in_any_image() {
+    let place = place!("user-map");
+    let home = place.directory.join("home");
+    let work = place.directory.join("work");
+    for directory in [&home, &work] {
+        fs::create_dir(directory).unwrap();
+        chown(directory, Some(4321), Some(4321)).unwrap();
+    }
+    fs::write(home.join(".gitconfig"), "[user]\n\tname = Ann\n").unwrap();
+    let run = |flags: &[&str], command: &[&str]| {
+        let args: Vec<&str> = ["run", "--rm", "--network", "none", "--user-map", "host"]
+            .iter()
+            .chain(flags)
+            .chain(command)
+            .copied()
+            .collect();
+        as_ann(&place, &home, &args)
+    };
+    assert_eq!(run(&["busybox"], &["id", "-un"]).ok(), "ann");
+    assert_eq!(run(&["busybox"], &["id"]).ok(), "uid=4321(ann) gid=4321(ann) groups=4321(ann)");
+    let script =
+        format!("echo $HOME $USER; touch $HOME/x /work/by-ann && stat -c %u $HOME; echo {}", home.display());
+    let volume = format!("{}:/work", work.display());
+    let out = run(&["-v", &volume, "busybox"], &["sh", "-c", &script]).ok();
+    assert_eq!(out, format!("{home} ann\n4321\n{home}", home = home.display()));
+    assert_eq!(fs::metadata(work.join("by-ann")).unwrap().uid(), 4321, "files on the host are hers");
+    assert!(!home.join("x").exists(), "her home is not in it unless she says so");
+    assert_eq!(run(&["--user", "root", "busybox"], &["id", "-u"]).ok(), "0");
+    assert_eq!(run(&["--read-only", "busybox"], &["id", "-un"]).ok(), "ann");
+    assert_eq!(
+        run(&["--home", "busybox"], &["sh", "-c", "touch ~/from-inside; cat ~/.gitconfig"]).ok(),
+        "[user]\n\tname = Ann"
+    );
+    assert_eq!(fs::metadata(home.join("from-inside")).unwrap().uid(), 4321);
+    assert_ne!(run(&["--home=ro", "busybox"], &["touch", &format!("{}/no", home.display())]).code, 0);
+    assert_eq!(
+        run(&["--gitconfig", "busybox"], &["sh", "-c", "cat ~/.gitconfig"]).ok(),
+        "[user]\n\tname = Ann"
+    );
+    run(&["--home=private", "busybox"], &["sh", "-c", "echo kept > ~/note"]).ok();
+    assert_eq!(run(&["--home=private", "busybox"], &["sh", "-c", "cat ~/note"]).ok(), "kept");
+    assert!(!home.join("note").exists());
+
+    // It lives with the container, start after start, and root is always there.
+    as_ann(
+        &place,
+        &home,
+        &[
+            "create",
+            "--name",
+            "bot",
+            "--network",
+            "none",
+            "--init",
+            "--user-map",
+            "host",
+            "busybox",
+            "sleep",
+            "10000",
+        ],
+    )
+    .ok();
+    for _ in 0..2 {
+        as_ann(&place, &home, &["start", "bot"]).ok();
+        assert_eq!(as_ann(&place, &home, &["exec", "bot", "id", "-un"]).ok(), "ann");
+        assert_eq!(
+            as_ann(&place, &home, &["exec", "--user", "root", "bot", "sh", "-c", "id -u; echo $HOME"]).ok(),
+            "0\n/root"
+        );
+        assert_eq!(as_ann(&place, &home, &["exec", "bot", "grep", "-c", "ann", "/etc/passwd"]).ok(), "1");
+        as_ann(&place, &home, &["stop", "-t", "0", "bot"]).ok();
+    }
+    place.run("rm bot").ok();
+    // Root's own identity needs nothing.
+    let args = ["run", "--rm", "--network", "none", "--user-map", "host", "busybox", "id", "-u"];
+    assert_eq!(place.command(&args).env("SUDO_UID", "").run().ok(), "0");
+}
+
+#[test]
+fn privileged_the_working_directory_and_the_agent() {
+    let place = place!("workdir");
+    let work = place.directory.join("project");
+    fs::create_dir(&work).unwrap();
+    let args = [
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "--workdir-mount",
+        "busybox",
+        "sh",
+        "-c",
+        "pwd; echo made > here",
+    ];
+    assert_eq!(place.command(&args).directory(&work).run().ok(), work.to_str().unwrap());
+    assert_eq!(fs::read_to_string(work.join("here")).unwrap(), "made\n");
+    let socket = place.directory.join("agent");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let args = [
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "--ssh-agent",
+        "busybox",
+        "sh",
+        "-c",
+        "test -S $SSH_AUTH_SOCK && echo $SSH_AUTH_SOCK",
+    ];
+    let done = place.command(&args).env("SSH_AUTH_SOCK", socket.to_str().unwrap()).run();
+    assert_eq!(done.ok(), "/run/robot-env/ssh-agent");
+    let done = place.command(&args).env("SSH_AUTH_SOCK", "/nonexistent").run();
+    assert!(done.err.contains("there is no SSH agent"), "{done:?}");
+    for (flag, says) in [("--gui=wide", "--gui"), ("--home=x", "--home"), ("--user-map=x", "--user-map")] {
+        let done = place.command(&["run", flag, "busybox"]).run();
+        assert_eq!(done.code, 125);
+        assert!(done.err.contains(says), "{done:?}");
+    }
+}
