@@ -242,6 +242,12 @@ impl Firewall {
         Ok(out)
     }
 
+    /// Leaves the socket open until the process ends. Its closing would wait until what was taken out
+    /// of the table is freed, which is an RCU grace period (some 10 ms) after it was.
+    pub fn leave_open(self) {
+        std::mem::forget(self);
+    }
+
     /// Takes ports back. That one is not there is no error.
     pub fn withdraw(&mut self, ports: &[Port]) -> Result<()> {
         self.delete(&of_ports(ports))

@@ -27,7 +27,7 @@ pub(crate) struct Joined {
     places: Vec<(NetworkRecord, Attachment)>,
     /// They keep others from taking its published ports.
     sockets: RefCell<Vec<OwnedFd>>,
-    /// Open already: to look whether all is there.
+    /// Open already, to look whether all is there.
     kernel: RefCell<Option<(Links, Firewall)>>,
 }
 
@@ -56,8 +56,7 @@ impl Joined {
                 done => done?,
             }
         }
-        // Nothing more is asked of the kernel.
-        *kernel = None;
+        // The sockets stay open: see `Firewall::leave_open`.
         Ok(())
     }
 }

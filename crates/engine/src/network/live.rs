@@ -137,7 +137,11 @@ impl<'a> Networks<'a> {
             let Some(endpoint) = live.endpoints.remove(container) else { continue };
             found = true;
             if !endpoint.attachment.ports.is_empty() {
-                Firewall::open(self.engine.network_tag().as_deref())?.withdraw(&endpoint.attachment.ports)?;
+                let mut firewall = Firewall::open(self.engine.network_tag().as_deref())?;
+                let withdrawn = firewall.withdraw(&endpoint.attachment.ports);
+                // Somebody waits for the container's end.
+                firewall.leave_open();
+                withdrawn?;
             }
             self.save(&id, &live)?;
         }
