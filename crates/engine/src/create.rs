@@ -57,6 +57,7 @@ impl Engine {
         let mut warnings = Vec::new();
         check_platform(&spec, config.value(), &mut warnings)?;
         let runtime = config.value().config.clone();
+        warnings.extend(crate::network::shared_memory_warning(&spec, &runtime));
         check_command(&spec, &runtime)?;
         check_stop_signal(&spec, &runtime)?;
         self.pin_references(&mut spec)?;

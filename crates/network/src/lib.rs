@@ -14,11 +14,13 @@
 //! - [`link`]: bridges, veth pairs, macvlan by route messages.
 //! - [`firewall`]: the table `inet robot-env`.
 //! - [`port`]: published ports: taken, free, ranges.
+//! - [`can`]: a CAN interface of the host in a container.
 //! - [`names`]: the resolver of a container.
 //! - [`attach`]: a container's interface and its ports, in one step.
 //! - [`reconcile`]: everything that should be there is, and nothing else of ours.
 
 pub mod attach;
+pub mod can;
 pub mod firewall;
 pub mod link;
 pub mod names;

@@ -80,7 +80,7 @@ pub struct Link {
     pub addresses: Vec<(IpAddr, u8)>,
 }
 
-fn interface(index: u32, flags: u32, change: u32) -> [u8; 16] {
+pub(crate) fn interface(index: u32, flags: u32, change: u32) -> [u8; 16] {
     let mut body = [0u8; 16]; // family, padding, type: 0
     body[4..8].copy_from_slice(&index.to_ne_bytes());
     body[8..12].copy_from_slice(&flags.to_ne_bytes());
@@ -310,6 +310,21 @@ impl Links {
             return Err(Error::invalid(format!("cannot remove link `{name}`: it is not one of robot-env")));
         }
         self.remove(name)
+    }
+
+    /// Does the kernel know links of this kind? It is asked to make one that cannot be.
+    pub fn has_kind(&mut self, kind: &str) -> Result<bool> {
+        let mut message = Message::new(RTM_NEWLINK, CREATE | EXCLUSIVE, format!("RTM_NEWLINK({kind})"))
+            .fixed(&interface(0, 0, 0));
+        // A name that no link can have: nothing is made whatever the kind is.
+        message.text(IFLA_IFNAME, "no/link");
+        let info = message.begin(IFLA_LINKINFO);
+        message.text(IFLA_INFO_KIND, kind);
+        message.end(info);
+        match self.route.socket().request(&mut [message]) {
+            Err(error) if error.errno() == Errno::OPNOTSUPP => Ok(false),
+            _ => Ok(true),
+        }
     }
 
     /// Makes a veth's end a port of a bridge again, which somebody had removed meanwhile.

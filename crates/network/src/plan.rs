@@ -248,11 +248,11 @@ impl Network {
     }
 
     /// The network with a gateway for each range that had none: its first address, or for a pool
-    /// that begins there the same.
+    /// that begins there the same. An internal network that is not a bridge needs none.
     #[must_use]
     pub fn with_gateways(mut self) -> Network {
         for range in &mut self.ranges {
-            if range.gateway.is_none() && self.driver == Driver::Bridge {
+            if range.gateway.is_none() && (self.driver == Driver::Bridge || !self.internal) {
                 range.gateway = range.subnet.nth(1);
             }
         }

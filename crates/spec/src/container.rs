@@ -92,6 +92,9 @@ pub struct ContainerSpec {
     pub add_hosts: Vec<HostEntry>,
     /// What `/etc/resolv.conf` says; empty parts come from the host.
     pub dns: DnsConfig,
+    /// CAN interfaces of the host that are joined to the container's own network namespace.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub can: Vec<String>,
     /// Ports that the user exposed, `port/protocol` (for `inspect`).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub expose: Vec<String>,

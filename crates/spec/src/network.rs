@@ -95,6 +95,16 @@ impl ContainerSpec {
                 }
             }
         }
+        if !self.can.is_empty() && matches!(self.network, NetworkMode::Host | NetworkMode::Container(_)) {
+            return Err(Error::invalid(
+                "conflicting options: a CAN interface and a container without a network namespace of its own",
+            ));
+        }
+        for name in &self.can {
+            if name.is_empty() || name.len() > 15 || name.contains(|c: char| c == '/' || c.is_whitespace()) {
+                return Err(Error::invalid(format!("invalid CAN interface `{}`", name.escape_default())));
+            }
+        }
         for port in &self.publish {
             if !matches!(port.protocol.as_str(), "tcp" | "udp") || port.port == 0 {
                 return Err(Error::invalid(format!("invalid port `{}`: it cannot be published", port.key())));

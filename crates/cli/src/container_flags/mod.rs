@@ -44,6 +44,9 @@ pub struct ContainerFlags {
     /// Attach to stdin, stdout or stderr
     #[arg(short, long, value_name = "STREAM")]
     attach: Vec<String>,
+    /// Join a CAN interface of the host to the container's network
+    #[arg(long, value_name = "INTERFACE")]
+    can: Vec<String>,
     /// Add a capability
     #[arg(long, value_name = "CAPABILITY")]
     cap_add: Vec<String>,

@@ -60,6 +60,7 @@ pub(super) fn apply(flags: &ContainerFlags, wanted: &mut Wanted) -> Result<()> {
         wanted.spec.publish = publish;
         wanted.spec.publish_all = flags.publish_all;
     }
+    wanted.spec.can.clone_from(&flags.can);
     wanted.spec.expose = flags.expose.iter().map(|text| exposed(text)).collect::<Result<Vec<_>>>()?.concat();
     wanted.spec.add_hosts = flags.add_host.iter().map(|text| host_entry(text)).collect::<Result<_>>()?;
     for server in &flags.dns {

@@ -139,6 +139,7 @@ impl Monitor {
         };
         let attached = joined
             .attach_process(&self.engine, started.pid)
+            .and_then(|()| self.engine.join_can(&self.record, started.pid))
             .and_then(|()| Resolver::open(&self.engine, &self.record, started.pid))
             .map(|resolver| started.resolver = resolver)
             .within(within);

@@ -131,6 +131,18 @@ impl Engine {
         joined
     }
 
+    /// Brings the CAN interfaces that a container names into its namespace.
+    pub(crate) fn join_can(&self, record: &ContainerRecord, pid: i32) -> Result<()> {
+        if record.spec.can.is_empty() {
+            return Ok(());
+        }
+        if let Some(error) = self.rootless_refusal("join a CAN interface") {
+            return Err(error);
+        }
+        let namespace = namespace_of(pid)?;
+        record.spec.can.iter().try_for_each(|name| robot_env_network::can::join(name, namespace.as_fd()))
+    }
+
     /// Gives a container's places back. Whoever finds it dead calls it, too: twice is no error.
     pub(crate) fn leave_networks(&self, id: &ContainerId) -> Result<()> {
         if self.rootless || self.live_ids()?.is_empty() {

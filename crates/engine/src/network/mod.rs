@@ -22,6 +22,7 @@ mod membership;
 mod names;
 mod record;
 mod rest;
+mod ros;
 mod view;
 
 pub(crate) use files::{network_files, write as write_files};
@@ -30,4 +31,5 @@ pub use live::LiveEndpoint;
 pub(crate) use names::Resolver;
 pub use record::{NetworkRecord, NetworkRequest, PREDEFINED};
 pub use rest::Reloaded;
+pub(crate) use ros::shared_memory_warning;
 pub use view::Place;

@@ -145,6 +145,12 @@ impl Engine {
                 format!("only one instance of \"{}\" network is allowed", driver.name()),
             ));
         }
+        if driver != Driver::Bridge && !Links::open()?.has_kind(driver.name())? {
+            return Err(Error::new(
+                Kind::Unsupported,
+                format!("cannot create network `{name}`: this kernel has no {}", driver.name()),
+            ));
+        }
         let networks = self.lock_networks()?;
         if self.network_by_name(name)?.is_some() {
             return Err(Error::new(Kind::Conflict, format!("network with name {name} already exists")));

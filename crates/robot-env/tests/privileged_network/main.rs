@@ -6,8 +6,10 @@
 mod place;
 
 mod bridge;
+mod kills;
 mod names;
 mod ports;
+mod robots;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
