@@ -16,6 +16,7 @@ pub mod gui;
 pub mod inside;
 pub mod ldcache;
 mod root;
+pub mod selector;
 mod session;
 pub mod user;
 pub mod xauth;

@@ -20,5 +20,6 @@ pub mod reaper;
 pub mod seccomp;
 pub mod socket;
 pub mod terminal;
+pub mod uevent;
 
 pub use error::{CallError, CallResult, ErrnoContext, errno_name};

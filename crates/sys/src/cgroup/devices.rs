@@ -83,6 +83,28 @@ impl Cgroup {
     }
 }
 
+impl Cgroup {
+    /// Changes what a living cgroup may use: by `change` alone on version 1, by a new program of
+    /// `all` on version 2, which takes the place of the old one.
+    ///
+    /// # Errors
+    /// EPERM where the caller may not load a program.
+    pub fn change_devices(&self, change: &DeviceRule, all: &[DeviceRule]) -> CallResult<()> {
+        if self.version == Version::V2 {
+            let Some(directory) = self.birthplace()? else { return Ok(()) };
+            return replace(&program(all), &directory);
+        }
+        let Some(directory) = self.directory("devices") else { return Ok(()) };
+        let path = directory.join(if change.allow { "devices.allow" } else { "devices.deny" });
+        let text = change.text();
+        let file = rustix::fs::open(&path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+            .call(|| format!("open({})", path.display()))?;
+        rustix::io::write(&file, text.as_bytes())
+            .map(drop)
+            .call(|| format!("write({}, {text})", path.display()))
+    }
+}
+
 /// `struct bpf_insn`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,6 +240,39 @@ fn attach(program: &[Instruction], directory: &OwnedFd) -> CallResult<()> {
     bpf(PROG_ATTACH, &mut attributes, "bpf(PROG_ATTACH, CGROUP_DEVICE)").map(drop)
 }
 
+/// Attaches a program beside those of before, of which all must agree, and takes the old ones away:
+/// at no moment is more allowed than before or after.
+fn replace(program: &[Instruction], directory: &OwnedFd) -> CallResult<()> {
+    const PROG_DETACH: libc::c_long = 9;
+    const PROG_GET_FD_BY_ID: libc::c_long = 13;
+    const PROG_QUERY: libc::c_long = 16;
+    const CGROUP_DEVICE: u32 = 6;
+    let open = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+    let target = rustix::fs::openat(directory, ".", open, rustix::fs::Mode::empty())
+        .map_err(|errno| CallError::new("open(cgroup)", errno))?;
+    let cgroup = target.as_fd().as_raw_fd() as u32;
+    let mut ids = [0u32; 64];
+    let mut attributes = [0u64; 16];
+    attributes[0] = pair(cgroup, CGROUP_DEVICE);
+    attributes[2] = ids.as_mut_ptr() as u64;
+    attributes[3] = pair(ids.len() as u32, 0);
+    bpf(PROG_QUERY, &mut attributes, "bpf(PROG_QUERY, CGROUP_DEVICE)")?;
+    let count = (attributes[3] & 0xffff_ffff) as usize;
+    attach(program, directory)?;
+    for id in ids.iter().take(count) {
+        let mut attributes = [0u64; 16];
+        attributes[0] = pair(*id, 0);
+        let fd = bpf(PROG_GET_FD_BY_ID, &mut attributes, "bpf(PROG_GET_FD_BY_ID)")?;
+        // SAFETY: the call returned a new descriptor that nothing else owns.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+        let mut attributes = [0u64; 16];
+        attributes[0] = pair(cgroup, fd.as_raw_fd() as u32);
+        attributes[1] = pair(CGROUP_DEVICE, 0);
+        bpf(PROG_DETACH, &mut attributes, "bpf(PROG_DETACH, CGROUP_DEVICE)")?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -307,7 +362,8 @@ mod tests {
         }
         let fd = crate::fs::open_directory(&directory).unwrap();
         let rules = [DeviceRule::all(false), rule(true, 'c', Some(1), Some(3), "rwm")];
-        let attached = attach(&program(&rules), &fd);
+        // First one that allows less: what counts is what took its place.
+        let attached = attach(&program(&rules[..1]), &fd).and_then(|()| replace(&program(&rules), &fd));
         let script = format!(
             "echo 0 > {}/cgroup.procs; cat /dev/null && ! cat /dev/zero < /dev/null",
             directory.display()
