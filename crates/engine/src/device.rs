@@ -2,27 +2,33 @@
 //! had (invariant 5).
 
 mod identity;
+pub(crate) mod live;
 
 use std::os::fd::AsFd;
 use std::path::Path;
 
 use robot_env_device::gpu::{self, ImageFacts};
-use robot_env_device::{DRIVER_ROOT, HostRoot, Session, SpecEdits, cdi, inside};
-use robot_env_diag::{Error, Result, Within};
-use robot_env_spec::{GuiMode, HostFacts, Resolved};
+use robot_env_device::selector::{self, Class, Selector};
+use robot_env_device::{DRIVER_ROOT, HostRoot, Session, SpecEdits, bind, cdi, inside};
+use robot_env_diag::{Error, Kind, Result, Within};
+use robot_env_spec::{GuiMode, HostFacts, NetworkMode, Resolved};
 use robot_env_sys::fs as sys_fs;
 use rustix::fs::{Dir, OFlags};
 
+use crate::engine::Engine;
 use crate::record::ContainerRecord;
 use crate::rootfs::Rootfs;
 
 /// The runtime's name that asks for NVIDIA's contract.
 pub(crate) const NVIDIA: &str = "nvidia";
+/// Where udev keeps what it knows.
+const UDEV: &str = "/run/udev";
 /// The loader's cache in an image, at most.
 const CACHE_LIMIT: usize = 16 << 20;
 
 /// What a start needs of the host, by the container's intent.
 pub(crate) struct Start<'a> {
+    pub(crate) engine: &'a Engine,
     pub(crate) record: &'a ContainerRecord,
     pub(crate) rootfs: &'a Rootfs,
     pub(crate) session: &'a Session,
@@ -59,7 +65,35 @@ impl Start<'_> {
                 out.merge(cdi_device(&root, name, &image)?);
             }
         }
+        if robot.selectors.is_empty() {
+            live::forget(self.engine, self.record);
+        } else {
+            self.add_selected(&mut out)?;
+        }
         Ok(out)
+    }
+
+    /// What the selectors mean now. Nothing is no failure: it may be plugged in later.
+    fn add_selected(&self, out: &mut SpecEdits) -> Result<()> {
+        let (root, spec) = (host_root(self.session), &self.record.spec);
+        let is_can = |text: &str| matches!(Selector::parse(text), Ok(Some(Selector::Class(Class::Can))));
+        if spec.robot.selectors.iter().any(|s| is_can(&s.what)) && spec.network != NetworkMode::Host {
+            return Err(Error::new(
+                Kind::Unsupported,
+                "cannot give CAN interfaces to a container with a network of its own",
+            )
+            .with_hint("CAN interfaces are network interfaces: `--network host` has them"));
+        }
+        let devices = selector::select(&root, &spec.robot.selectors)?;
+        live::note(self.engine, self.record, &devices)?;
+        for device in devices {
+            out.add_device(device);
+        }
+        // Names and properties as udev has them.
+        if root.is_directory(UDEV) {
+            out.mounts.push(bind(root.real(UDEV).to_string_lossy(), UDEV, true));
+        }
+        Ok(())
     }
 
     fn image_facts(&self) -> Result<ImageFacts> {

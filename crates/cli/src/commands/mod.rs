@@ -8,6 +8,7 @@ mod commit;
 mod completion;
 mod control;
 mod cp;
+mod device;
 mod diff;
 mod events;
 mod exec;
@@ -49,6 +50,7 @@ mod volume;
 pub(crate) const GROUPS: &[(&str, &str)] = &[
     ("cdi", "Manage CDI devices"),
     ("container", "Manage containers"),
+    ("device", "Devices of the host and of running containers"),
     ("gpu", "Look at GPUs"),
     ("image", "Manage images"),
     ("network", "Manage networks"),
@@ -111,6 +113,9 @@ pub(crate) const ENTRIES: &[Entry] = &[
     entry::<volume::VolumeInspect>(),
     entry::<volume::VolumeRm>(),
     entry::<volume::VolumePrune>(),
+    entry::<device::DeviceLs>(),
+    entry::<device::DeviceAttach>(),
+    entry::<device::DeviceDetach>(),
     entry::<gpu::GpuLs>(),
     entry::<cdi::CdiLs>(),
     entry::<cdi::CdiGenerate>(),

@@ -19,7 +19,7 @@ use robot_env_spec::ContainerSpec;
 pub(crate) use environment::{environment, labels, map};
 pub(crate) use limits::LimitFlags;
 pub(crate) use process::restart_policy;
-pub(crate) use robot::{RobotFlags, complete};
+pub(crate) use robot::{RobotFlags, complete, selector};
 
 use crate::ambient::Ambient;
 
@@ -65,7 +65,9 @@ pub struct ContainerFlags {
     /// Key sequence that detaches from the container
     #[arg(long, value_name = "KEYS")]
     pub(crate) detach_keys: Option<String>,
-    /// Make a host device available: HOST[:CONTAINER[:PERMISSIONS]] or a CDI device vendor.com/class=name
+    /// Make host devices available: HOST[:CONTAINER[:PERMISSIONS]], a CDI device vendor.com/class=name, or what
+    /// comes and goes: usb:VENDOR:PRODUCT[:SERIAL], /dev/serial/by-id/..., serial, camera, input, can, gpio, ...,
+    /// each with ,name=PATH for a name of its own
     #[arg(long, value_name = "DEVICE")]
     device: Vec<String>,
     /// Add a rule to the device cgroup, e.g. `c 189:* rmw`

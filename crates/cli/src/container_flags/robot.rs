@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use clap::Args;
+use robot_env_device::selector::Selector;
 use robot_env_device::user::HostUser;
 use robot_env_device::{HostRoot, Session, cdi};
 use robot_env_diag::{Error, Result};
 use robot_env_spec::{
-    ContainerSpec, DeviceSpec, GpuRequest, GuiMode, HomeMode, MountSource, MountSpec, Propagation,
-    ReadOnlyDepth, RobotSpec,
+    ContainerSpec, DeviceSelector, DeviceSpec, GpuRequest, GuiMode, HomeMode, MountSource, MountSpec,
+    Propagation, ReadOnlyDepth, RobotSpec,
 };
 
 use super::mount::csv;
@@ -80,6 +81,7 @@ pub(super) fn robot(flags: &ContainerFlags) -> Result<RobotSpec> {
             }
         },
         ssh_agent: wanted.ssh_agent,
+        selectors: selectors(flags)?,
         gitconfig: wanted.gitconfig,
         ..RobotSpec::default()
     })
@@ -148,7 +150,59 @@ pub(crate) fn complete(spec: &mut ContainerSpec, session: &Session) {
 /// The devices that are paths.
 pub(super) fn plain_devices(flags: &ContainerFlags) -> Result<Vec<DeviceSpec>> {
     let others = flags.device.iter().filter(|text| cdi::qualified(text).is_none());
-    others.map(|text| security::device(text)).collect()
+    let mut out = Vec::new();
+    for text in others {
+        if selector(text)?.is_none() {
+            out.push(security::device(text)?);
+        }
+    }
+    Ok(out)
+}
+
+fn selectors(flags: &ContainerFlags) -> Result<Vec<DeviceSelector>> {
+    let others = flags.device.iter().filter(|text| cdi::qualified(text).is_none());
+    others.filter_map(|text| selector(text).transpose()).collect()
+}
+
+/// Reads `WHAT[,name=PATH][,permissions=RWM]`; `None` for one of Docker's device paths.
+pub(crate) fn selector(text: &str) -> Result<Option<DeviceSelector>> {
+    let mut fields = text.split(',');
+    let first = fields.next().unwrap_or_default();
+    let mut out = DeviceSelector { what: first.to_owned(), alias: None, permissions: "rwm".into() };
+    let mut has_fields = false;
+    for field in fields {
+        has_fields = true;
+        let bad = || {
+            Error::invalid(format!("invalid device `{text}`: `{field}` must be name=PATH or permissions=RWM"))
+        };
+        match field.split_once('=') {
+            Some(("name", name)) if !name.is_empty() => {
+                let path = if name.starts_with('/') { name.to_owned() } else { format!("/dev/{name}") };
+                let fine = path.starts_with("/dev/")
+                    && !path.split('/').any(|part| part == "..")
+                    && path.len() < 4096;
+                if !fine {
+                    return Err(Error::invalid(format!(
+                        "invalid device `{text}`: the name must be below /dev"
+                    )));
+                }
+                out.alias = Some(path);
+            }
+            Some(("permissions", letters)) if security::is_permissions(letters) => {
+                letters.clone_into(&mut out.permissions);
+            }
+            _ => return Err(bad()),
+        }
+    }
+    match Selector::parse(first)? {
+        Some(_) => Ok(Some(out)),
+        // A path with a name beside it.
+        None if has_fields && first.starts_with("/dev/") && !first.contains(':') => {
+            out.what = format!("path:{first}");
+            Ok(Some(out))
+        }
+        None => Ok(None),
+    }
 }
 
 /// Reads `--gpus` (docker/cli `opts/gpus.go`).
@@ -221,6 +275,37 @@ mod tests {
 
     fn words(list: &[&str]) -> Vec<String> {
         list.iter().map(|&word| word.to_owned()).collect()
+    }
+
+    #[test]
+    fn devices_by_what_they_are() {
+        let made = |what: &str, alias: Option<&str>, permissions: &str| {
+            Some(DeviceSelector {
+                what: what.into(),
+                alias: alias.map(str::to_owned),
+                permissions: permissions.into(),
+            })
+        };
+        for (text, want) in [
+            ("serial", made("serial", None, "rwm")),
+            ("usb:0403:6001,name=lidar", made("usb:0403:6001", Some("/dev/lidar"), "rwm")),
+            ("camera,name=/dev/eye,permissions=r", made("camera", Some("/dev/eye"), "r")),
+            ("/dev/ttyUSB0,name=lidar", made("path:/dev/ttyUSB0", Some("/dev/lidar"), "rwm")),
+            ("/dev/ttyUSB0", None),
+            ("/dev/ttyUSB0:/dev/x:rw", None),
+        ] {
+            assert_eq!(selector(text).unwrap(), want, "{text}");
+        }
+        for bad in [
+            "lidar",
+            "serial,name=",
+            "serial,name=/etc/x",
+            "serial,name=../x",
+            "serial,permissions=q",
+            "serial,what=x",
+        ] {
+            assert!(selector(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -68,7 +68,7 @@ pub(super) fn capability(text: &str) -> String {
     if upper == "ALL" || upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") }
 }
 
-fn is_permissions(text: &str) -> bool {
+pub(super) fn is_permissions(text: &str) -> bool {
     !text.is_empty()
         && text.len() <= 3
         && text.bytes().enumerate().all(|(at, b)| b"rwm".contains(&b) && !text.as_bytes()[..at].contains(&b))

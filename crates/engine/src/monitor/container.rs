@@ -17,12 +17,13 @@ use robot_env_sys::poll::SignalFd;
 use robot_env_sys::{mount, namespace, process, socket};
 use rustix::fs::{FileType, Mode, OFlags};
 
+use crate::device::live::Hotplug;
 use crate::device::{self, Start};
 use crate::engine::{Engine, cgroup_path};
 use crate::launch::{Answer, Orders};
 use crate::monitor::health::HealthCheck;
 use crate::monitor::log::LogWriter;
-use crate::monitor::supervise::{Audience, Both, ProcessIo, supervise};
+use crate::monitor::supervise::{Aside, Audience, Both, Nothing, ProcessIo, supervise};
 use crate::monitor::{Ground, adopt_terminal, external_runtime, own_mounts, restart, streams};
 use crate::mounts::{self, part_place};
 use crate::network::{Joined, Resolver};
@@ -195,7 +196,7 @@ impl Monitor {
         let (engine, record) = (&self.engine, &self.record);
         let Ground { hierarchies, host } = ground;
         let rootfs = Rootfs::of(engine, record)?;
-        let start = Start { record, rootfs: &rootfs, session: &self.session, run: &self.run };
+        let start = Start { engine, record, rootfs: &rootfs, session: &self.session, run: &self.run };
         let mut edits = start.edits()?;
         let mut resolved = engine.resolve_start(record, &rootfs, &host, joined)?;
         self.mount_parts()?;
@@ -423,14 +424,21 @@ impl Monitor {
         let mut health = HealthCheck::of(&self.engine, &self.record);
         // The monitor of an idle container should cost next to nothing.
         process::trim_memory();
+        let mut hotplug = Hotplug::of(&self.engine, &self.record, &self.session);
         let Started { pidfd, io, resolver, .. } = started;
-        let watched = match resolver {
-            Some(resolver) => {
-                let mut both = Both(&mut health, resolver);
-                supervise(pidfd.as_fd(), io, audience, &mut log, &mut both)
-            }
-            None => supervise(pidfd.as_fd(), io, audience, &mut log, &mut health),
+        let mut nothing = Nothing;
+        let resolver: &mut dyn Aside = match resolver {
+            Some(resolver) => resolver,
+            None => &mut nothing,
         };
+        let mut nothing = Nothing;
+        let hotplug: &mut dyn Aside = match &mut hotplug {
+            Some(hotplug) => hotplug,
+            None => &mut nothing,
+        };
+        let mut rest = Both(resolver, hotplug);
+        let mut both = Both(&mut health, &mut rest);
+        let watched = supervise(pidfd.as_fd(), io, audience, &mut log, &mut both);
         started.resolver = None;
         let mut error = watched.err().map(|error| error.to_report().to_string());
         let code = process::wait(&started.pidfd).unwrap_or_else(|failure| {
