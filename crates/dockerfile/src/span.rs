@@ -99,7 +99,8 @@ impl Fault {
 }
 
 /// The one of `known` that at most two changes of a character make of `written`; the first of equals.
-/// Nothing when one is `written` itself: then the word is not what is wrong. (BuildKit's rule.)
+/// Nothing when one is `written` itself: then the word is not what is wrong. (BuildKit's rule, but
+/// that two swapped characters are one change.)
 pub(crate) fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let mut best = None;
     let mut distance = 3;
@@ -115,23 +116,28 @@ pub(crate) fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str
     best.filter(|word| !word.is_empty())
 }
 
-/// How many characters to insert, delete or replace; at least 3 where lengths differ by so many.
+/// How many characters to insert, delete, replace or swap with their neighbour.
 fn changes(a: &str, b: &str) -> usize {
     if a.len().abs_diff(b.len()) > 8 || a.len() > 256 {
         return usize::MAX;
     }
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
+    for i in 0..=a.len() {
+        for j in 0..=b.len() {
+            rows[i][j] = if i == 0 || j == 0 {
+                i + j
+            } else {
+                let replaced = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+                let mut least = replaced.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
+                if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                    least = least.min(rows[i - 2][j - 2] + 1);
+                }
+                least
+            };
         }
     }
-    row[b.len()]
+    rows[a.len()][b.len()]
 }
 
 #[cfg(test)]
@@ -150,9 +156,9 @@ mod tests {
 
     #[test]
     fn near_words_are_found() {
-        assert_eq!(nearest("RNU", ["COPY", "RUN"]), Some("RUN"));
+        assert_eq!(nearest("RNU", ["COPY", "ENV", "RUN"]), Some("RUN"));
         assert_eq!(nearest("RUN", ["ADD", "RUN"]), None);
         assert_eq!(nearest("FOO", ["COPY", "ENTRYPOINT"]), None);
-        assert_eq!(nearest("foobar", ["foobra", "fobar"]), Some("fobar"));
+        assert_eq!(nearest("foobar", ["foobaxy", "fobar"]), Some("fobar"));
     }
 }

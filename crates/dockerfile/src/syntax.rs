@@ -57,6 +57,8 @@ pub struct Pair {
     pub value: String,
     /// Written as `name value`, the old form.
     pub legacy: bool,
+    /// Where it stands.
+    pub span: Span,
 }
 
 /// An instruction as it is written.
@@ -70,8 +72,8 @@ pub struct Node {
     pub source: String,
     /// `--…` in front of the arguments.
     pub flags: Vec<Word>,
-    /// Arguments; empty for `ENV`, `LABEL` and `ONBUILD`.
-    pub arguments: Vec<String>,
+    /// Arguments; empty for `ENV`, `LABEL` and `ONBUILD`. Those of a JSON list have the list's span.
+    pub arguments: Vec<Word>,
     /// The arguments were a JSON list.
     pub json: bool,
     /// Of `ENV` and `LABEL`.
@@ -225,40 +227,45 @@ impl Node {
         node.flags = flags;
         let rest_at = at + (text[at..].len() - text[at..].trim_start().len());
         let rest = text[rest_at..].trim();
-        let bad = |why: String| Fault::new(why, span);
+        let rest_end = rest_at + rest.len();
+        let whole = line.span(rest_at, rest_end);
+        let listed = |text: &str| -> Result<Option<Vec<Word>>, Fault> {
+            let list = words::json(text).map_err(|why| Fault::new(why, whole))?;
+            Ok(list.map(|list| list.into_iter().map(|text| Word { text, span: whole }).collect()))
+        };
+        let single = || (!rest.is_empty()).then(|| line.word(rest_at, rest_end));
         match node.name.text.to_ascii_lowercase().as_str() {
-            "add" | "copy" | "volume" => match words::json(rest).map_err(bad)? {
+            "add" | "copy" | "volume" => match listed(rest)? {
                 Some(list) => (node.arguments, node.json) = (list, true),
-                None => node.arguments = words::blank(rest),
+                None => node.arguments = words::blank(line, rest_at, rest_end),
             },
-            "cmd" | "entrypoint" | "run" | "shell" => match words::json(rest).map_err(bad)? {
+            "cmd" | "entrypoint" | "run" | "shell" => match listed(rest)? {
                 Some(list) => (node.arguments, node.json) = (list, true),
-                None => node.arguments.extend((!rest.is_empty()).then(|| rest.to_owned())),
+                None => node.arguments.extend(single()),
             },
             "healthcheck" if !rest.is_empty() => {
-                let (kind, behind) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
-                node.arguments.push(kind.to_owned());
-                let behind = behind.trim_start();
-                match words::json(behind).map_err(bad)? {
+                let kind = rest.find(char::is_whitespace).unwrap_or(rest.len());
+                node.arguments.push(line.word(rest_at, rest_at + kind));
+                let behind = rest[kind..].trim_start();
+                match listed(behind)? {
                     Some(list) => {
                         node.arguments.extend(list);
                         node.json = true;
                     }
-                    None => node.arguments.extend((!behind.is_empty()).then(|| behind.to_owned())),
+                    None if behind.is_empty() => {}
+                    None => node.arguments.push(line.word(rest_end - behind.len(), rest_end)),
                 }
             }
             "env" | "label" => {
                 let name = node.name.text.to_ascii_uppercase();
-                node.pairs = words::pairs(rest, &name, escape).map_err(bad)?;
+                node.pairs = words::pairs(line, rest_at, rest_end, &name, escape)?;
             }
-            "arg" => node.arguments = words::quoted(rest, escape),
-            "expose" | "from" => node.arguments = words::blank(rest),
-            "maintainer" | "stopsignal" | "user" | "workdir" => {
-                node.arguments.extend((!rest.is_empty()).then(|| rest.to_owned()));
-            }
+            "arg" => node.arguments = words::quoted(line, rest_at, rest_end, escape),
+            "expose" | "from" => node.arguments = words::blank(line, rest_at, rest_end),
+            "maintainer" | "stopsignal" | "user" | "workdir" => node.arguments.extend(single()),
             // ONBUILD in ONBUILD is refused anyway.
             "onbuild" if !rest.is_empty() && depth < 2 => {
-                let behind = line.slice(rest_at, rest_at + rest.len());
+                let behind = line.slice(rest_at, rest_end);
                 node.child = Some(Box::new(Node::of_line(&behind, span, escape, depth + 1)?));
             }
             _ => {}

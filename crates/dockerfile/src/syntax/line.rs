@@ -58,7 +58,9 @@ impl Line {
     }
 
     fn origin(&self, at: usize) -> usize {
-        let piece = self.pieces.iter().rev().find(|(from, _)| *from <= at);
+        // The last piece that starts at or before it: empty pieces may start at the same place.
+        let behind = self.pieces.partition_point(|(from, _)| *from <= at);
+        let piece = behind.checked_sub(1).map(|last| self.pieces[last]);
         piece.map_or(0, |(from, origin)| origin + (at - from))
     }
 

@@ -1,11 +1,26 @@
 use super::*;
 
+fn texts(words: &[Word]) -> Vec<&str> {
+    words.iter().map(|word| word.text.as_str()).collect()
+}
+
+#[test]
+fn words_know_where_they_stand() {
+    let text = "FROM a AS b\nENV x=1 \\\n  y=\"2 3\"\nARG p q='r s'\nHEALTHCHECK --retries=1 CMD x  y\nCMD [ \"é\", \"b\"]\n";
+    let tree = Tree::parse(text).unwrap();
+    assert_eq!(tree.nodes[0].arguments[2].span.of(text), "b");
+    assert_eq!(tree.nodes[1].pairs[1].span.of(text), "y=\"2 3\"");
+    assert_eq!(tree.nodes[2].arguments[1].span.of(text), "q='r s'");
+    assert_eq!(tree.nodes[3].arguments[1].span.of(text), "x  y");
+    assert_eq!(tree.nodes[4].arguments[0].span.of(text), "[ \"é\", \"b\"]");
+}
+
 #[test]
 fn lines_join_and_point_back() {
     let text = "# a\nFROM x\nRUN a \\\n  # no\n\n  --b \\  \n  c\nENV a=b\n";
     let tree = Tree::parse(text).unwrap();
     let run = &tree.nodes[1];
-    assert_eq!(run.arguments, ["a   --b   c"]);
+    assert_eq!(texts(&run.arguments), ["a   --b   c"]);
     assert_eq!(run.span.lines(text), (3, 7));
     assert_eq!(tree.empty_continuations.len(), 1);
     assert_eq!(tree.nodes[2].pairs[0].key, "a");
@@ -57,5 +72,6 @@ fn flags_are_apart_from_arguments() {
     let flags: Vec<_> = node.flags.iter().map(|flag| flag.text.as_str()).collect();
     assert_eq!(flags, ["--chown=a b", "--from=x"]);
     assert_eq!(node.flags[1].span.of(text), "--from=x");
-    assert_eq!(node.arguments, ["--y", "/z"]);
+    assert_eq!(texts(&node.arguments), ["--y", "/z"]);
+    assert_eq!(node.arguments[1].span.of(text), "/z");
 }

@@ -1,7 +1,7 @@
 //! The arguments of an instruction as words.
 
 use super::{Line, Pair};
-use crate::span::Word;
+use crate::span::{Fault, Word};
 
 /// What parts words where no quotes matter.
 pub(crate) fn space(sign: char) -> bool {
@@ -9,8 +9,20 @@ pub(crate) fn space(sign: char) -> bool {
 }
 
 /// Words apart at blanks; quotes are no matter.
-pub(super) fn blank(text: &str) -> Vec<String> {
-    text.split(space).filter(|word| !word.is_empty()).map(str::to_owned).collect()
+pub(super) fn blank(line: &Line, from: usize, to: usize) -> Vec<Word> {
+    let mut words = Vec::new();
+    let mut start = None;
+    for (at, sign) in line.text[from..to].char_indices().chain([(to - from, ' ')]) {
+        match start {
+            Some(first) if space(sign) => {
+                words.push(line.word(from + first, from + at));
+                start = None;
+            }
+            None if !space(sign) => start = Some(at),
+            _ => {}
+        }
+    }
+    words
 }
 
 /// The words that start with `--`, from `at` on, without their quotes and escapes; and where the
@@ -55,15 +67,18 @@ pub(super) fn flags(line: &Line, at: usize, escape: char) -> (Vec<Word>, usize) 
 }
 
 /// Words apart at white space outside of quotes; quotes and escapes stay.
-pub(super) fn quoted(text: &str, escape: char) -> Vec<String> {
+pub(super) fn quoted(line: &Line, from: usize, to: usize, escape: char) -> Vec<Word> {
     let mut words = Vec::new();
-    let (mut word, mut quote): (String, Option<char>) = (String::new(), None);
-    let mut signs = text.chars().peekable();
-    while let Some(sign) = signs.next() {
+    let (mut word, mut quote, mut start): (String, Option<char>, usize) = (String::new(), None, from);
+    let mut signs = line.text[from..to].char_indices();
+    while let Some((at, sign)) = signs.next() {
+        if word.is_empty() {
+            start = from + at;
+        }
         match quote {
             None if sign.is_whitespace() => {
                 if !word.is_empty() {
-                    words.push(std::mem::take(&mut word));
+                    words.push(Word { text: std::mem::take(&mut word), span: line.span(start, from + at) });
                 }
                 continue;
             }
@@ -73,7 +88,7 @@ pub(super) fn quoted(text: &str, escape: char) -> Vec<String> {
         }
         if sign == escape && quote != Some('\'') {
             // At the end it is nothing.
-            let Some(next) = signs.next() else { continue };
+            let Some((_, next)) = signs.next() else { continue };
             word.push(sign);
             word.push(next);
             continue;
@@ -81,23 +96,38 @@ pub(super) fn quoted(text: &str, escape: char) -> Vec<String> {
         word.push(sign);
     }
     if !word.is_empty() {
-        words.push(word);
+        words.push(Word { text: word, span: line.span(start, to) });
     }
     words
 }
 
 /// `a=b c="d e"`, or `name the whole rest`.
-pub(super) fn pairs(text: &str, instruction: &str, escape: char) -> Result<Vec<Pair>, String> {
-    let words = quoted(text, escape);
+pub(super) fn pairs(
+    line: &Line,
+    from: usize,
+    to: usize,
+    instruction: &str,
+    escape: char,
+) -> Result<Vec<Pair>, Fault> {
+    let words = quoted(line, from, to, escape);
     let Some(first) = words.first() else { return Ok(Vec::new()) };
-    if !first.contains('=') {
-        let at = text.find(space).ok_or_else(|| format!("{instruction} must have two arguments"))?;
+    if !first.text.contains('=') {
+        let text = &line.text[from..to];
+        let span = line.span(from, to);
+        let at = text
+            .find(space)
+            .ok_or_else(|| Fault::new(format!("{instruction} must have two arguments"), span))?;
         let (key, value) = (text[..at].to_owned(), text[at..].trim_start_matches(space).to_owned());
-        return Ok(vec![Pair { key, value, legacy: true }]);
+        return Ok(vec![Pair { key, value, legacy: true, span }]);
     }
-    let pair = |word: &String| match word.split_once('=') {
-        Some((key, value)) => Ok(Pair { key: key.to_owned(), value: value.to_owned(), legacy: false }),
-        None => Err(format!("Syntax error - can't find = in {word:?}. Must be of the form: name=value")),
+    let pair = |word: &Word| match word.text.split_once('=') {
+        Some((key, value)) => {
+            Ok(Pair { key: key.to_owned(), value: value.to_owned(), legacy: false, span: word.span })
+        }
+        None => Err(Fault::new(
+            format!("Syntax error - can't find = in {:?}. Must be of the form: name=value", word.text),
+            word.span,
+        )),
     };
     words.iter().map(pair).collect()
 }
