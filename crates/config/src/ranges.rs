@@ -1,0 +1,100 @@
+//! Sizes and the like, as Docker writes them.
+
+use crate::value::{Data, Value};
+
+/// Bytes: a number, or a text like `64M`, `1.5g` or `100kb` (powers of 1024).
+pub(crate) fn bytes(value: &Value) -> Option<u64> {
+    let text = match &value.data {
+        Data::Integer(number) => return u64::try_from(*number).ok(),
+        Data::Text(text) => text.trim().to_ascii_lowercase(),
+        _ => return None,
+    };
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit = unit.trim_start();
+    let power = match unit.strip_suffix("ib").or_else(|| unit.strip_suffix('b')).unwrap_or(unit) {
+        "" => 0,
+        "k" => 1,
+        "m" => 2,
+        "g" => 3,
+        "t" => 4,
+        _ => return None,
+    };
+    let number: f64 = number.parse().ok()?;
+    let bytes = number * 1024f64.powi(power);
+    (bytes >= 0.0 && bytes < 9e18).then_some(bytes as u64)
+}
+
+/// Seconds: a number, or a text like `90s`, `15m`, `1h30m` or `7d`.
+pub(crate) fn seconds(value: &Value) -> Option<u64> {
+    let text = match &value.data {
+        Data::Integer(number) => return u64::try_from(*number).ok(),
+        Data::Text(text) => text.trim(),
+        _ => return None,
+    };
+    let mut rest = text;
+    let mut total: u64 = 0;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        let number: u64 = rest[..digits].parse().ok()?;
+        let mut after = rest[digits..].chars();
+        let unit = match after.next() {
+            Some('s') => 1,
+            Some('m') => 60,
+            Some('h') => 3600,
+            Some('d') => 86400,
+            None if digits == text.len() => 1,
+            _ => return None,
+        };
+        total = total.checked_add(number.checked_mul(unit)?)?;
+        rest = after.as_str();
+    }
+    (!text.is_empty()).then_some(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::value::Position;
+
+    fn text(text: &str) -> Value {
+        Value { at: Position::default(), data: Data::Text(text.into()) }
+    }
+
+    #[test]
+    fn sizes() {
+        for (given, want) in [
+            ("64M", Some(64 << 20)),
+            ("1g", Some(1 << 30)),
+            ("100kb", Some(102_400)),
+            ("1.5 GiB", Some(3 << 29)),
+            ("7", Some(7)),
+            ("0", Some(0)),
+            ("", None),
+            ("x", None),
+            ("1q", None),
+            ("-1", None),
+            ("1e30g", None),
+        ] {
+            assert_eq!(bytes(&text(given)), want, "{given}");
+        }
+        assert_eq!(bytes(&Value { at: Position::default(), data: Data::Integer(-1) }), None);
+    }
+
+    #[test]
+    fn durations() {
+        for (given, want) in [
+            ("90s", Some(90)),
+            ("1h30m", Some(5400)),
+            ("7d", Some(604_800)),
+            ("45", Some(45)),
+            ("", None),
+            ("h", None),
+            ("1h5", None),
+            ("1w", None),
+            ("99999999999999999999d", None),
+        ] {
+            assert_eq!(seconds(&text(given)), want, "{given}");
+        }
+    }
+}
