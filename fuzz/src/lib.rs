@@ -9,9 +9,12 @@
 use std::fs::{self, File};
 use std::io::{self, Cursor, Write};
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use robot_env_cli::format::{Template, Value};
+use robot_env_config::{Configuration, Format, Source};
 use robot_env_engine::stream::{Decoder, Frame};
+use robot_env_engine::{Given, apply_defaults};
 use robot_env_layer::{ApplyOptions, Members, Overlay, Ownership, apply, assemble};
 use robot_env_oci::{AnyManifest, DiffId, Digest, ImageConfig, ImageText, Platform, Reference, Repository};
 use robot_env_registry::{Client, ClientOptions, Document};
@@ -197,16 +200,19 @@ pub fn credentials(data: &[u8]) {
     }
 }
 
-/// `registries.toml`.
-pub fn registries(data: &[u8]) {
-    let place = TemporaryDirectory::new("fuzz");
-    fs::create_dir(place.join("robot-env")).expect("it can be made");
-    fs::write(place.join("robot-env/registries.toml"), data).expect("it can be written");
-    let directory = place.path().as_os_str().to_owned();
-    let environment = [(std::ffi::OsStr::new("XDG_CONFIG_HOME"), directory.as_os_str())];
-    let loaded = ClientOptions::from_environment(environment, None);
-    for authority in ["docker.io", "localhost:5000", "[::1]:5000", "registry.example"] {
-        let _ = loaded.options.is_insecure(authority);
+/// `config.toml`, `daemon.json` and JSON with comments.
+pub fn configuration(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let _ = Format::JsonWithComments.parse(Path::new("devcontainer.json"), &text);
+    for name in ["daemon.json", "config.toml"] {
+        let source = Source { path: name.into(), own: true };
+        let configuration = Configuration::of_text(&source, &text);
+        let mut spec = ContainerSpec { privileged: true, ..ContainerSpec::default() };
+        apply_defaults(&mut spec, &configuration, Given::default()).expect("no file is read");
+        let loaded = ClientOptions::from_environment([], None, &configuration);
+        for authority in ["docker.io", "localhost:5000", "[::1]:5000", "registry.example"] {
+            let _ = loaded.options.is_insecure(authority);
+        }
     }
 }
 

@@ -1,10 +1,12 @@
 //! What every command can reach: the ambient facts, the global flags, the two outputs.
 
 use std::cell::OnceCell;
+use std::ffi::OsStr;
 use std::io::Write;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
+use robot_env_config::{Configuration, Severity, Sources};
 use robot_env_diag::{Error, Escaped, IoContext, Kind, Result};
 use robot_env_engine::{Engine, EngineOptions, Session, rootless};
 use robot_env_oci::ImageText;
@@ -45,6 +47,7 @@ pub struct App {
     ambient: Ambient,
     globals: Globals,
     place: OnceCell<Place>,
+    configuration: OnceCell<Configuration>,
 }
 
 /// Where the engine works, and as whom.
@@ -58,7 +61,7 @@ struct Place {
 impl App {
     /// The app of one run.
     pub fn new(ambient: Ambient, globals: Globals) -> App {
-        App { ambient, globals, place: OnceCell::new() }
+        App { ambient, globals, place: OnceCell::new(), configuration: OnceCell::new() }
     }
 
     /// What is around the process.
@@ -76,25 +79,60 @@ impl App {
         &self.ambient.program
     }
 
+    /// The roots; nothing is made or entered, but for a user's run root below `/tmp`.
+    pub(crate) fn roots(&self) -> Result<rootless::Roots> {
+        let all = &self.ambient.environment;
+        let variable = |name: &str| all.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
+        let (data, run) = (self.globals.root.clone(), self.globals.run_root.as_deref());
+        let data = data.map_or_else(|| self.data_root(), |data| Ok(Some(data)))?;
+        rootless::roots(data.as_deref(), run, &self.ambient.directory, variable)
+    }
+
     /// The roots, and who the engine is: an ordinary user's process enters a user namespace here,
     /// at the first command that touches either root, which must come before any thread.
     fn place(&self) -> Result<&Place> {
         if let Some(place) = self.place.get() {
             return Ok(place);
         }
-        let all = &self.ambient.environment;
-        let variable = |name: &str| all.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
-        let (data, run) = (self.globals.root.as_deref(), self.globals.run_root.as_deref());
-        let roots = rootless::roots(data, run, &self.ambient.directory, variable)?;
+        let roots = self.roots()?;
         let groups = rustix::process::getgroups().unwrap_or_default();
         let groups = groups.into_iter().map(rustix::process::Gid::as_raw).collect();
         let identity = rootless::enter(&rootless::Enter {
             run: &roots.run,
             login: self.ambient.variable("USER"),
-            path: variable("PATH").as_deref(),
+            path: self.ambient.variable("PATH").map(OsStr::new),
             even_root: false,
         })?;
         Ok(self.place.get_or_init(|| Place { roots, identity, groups }))
+    }
+
+    /// The files of the configuration.
+    pub(crate) fn sources(&self) -> Sources {
+        let all = &self.ambient.environment;
+        let variable = |name: &str| all.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
+        // What root of a user namespace may not take from them, `data_root` knows.
+        Sources::of(variable, !rustix::process::geteuid().is_root())
+    }
+
+    /// What the configuration says, read once; what is wrong in it is warned of.
+    pub(crate) fn configuration(&self) -> &Configuration {
+        self.configuration.get_or_init(|| {
+            let configuration = Configuration::read(&self.sources());
+            for finding in configuration.findings.iter().filter(|f| f.severity == Severity::Warning) {
+                self.warn(&finding.to_string());
+            }
+            configuration
+        })
+    }
+
+    /// The data root that the configuration names.
+    pub(crate) fn data_root(&self) -> Result<Option<PathBuf>> {
+        let configuration = self.configuration();
+        if configuration.setting("data-root").is_none() {
+            return Ok(None);
+        }
+        let rootless = !rustix::process::geteuid().is_root() || rootless::Identity::current()?.is_rootless();
+        Ok(configuration.data_root(rootless))
     }
 
     /// The engine on both roots; they are made where they are missing.
@@ -156,7 +194,11 @@ impl App {
     pub(crate) fn registry(&self) -> Client {
         let environment =
             self.ambient.environment.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()));
-        let mut loaded = ClientOptions::from_environment(environment, self.ambient.home().as_deref());
+        let mut loaded = ClientOptions::from_environment(
+            environment,
+            self.ambient.home().as_deref(),
+            self.configuration(),
+        );
         for warning in &loaded.warnings {
             self.warn(warning.message());
         }

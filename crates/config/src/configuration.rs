@@ -179,7 +179,8 @@ impl Configuration {
                 let new = setting.value.entries().unwrap_or_default();
                 parts.retain(|part| new.iter().all(|other| other.key != part.key));
                 parts.extend_from_slice(new);
-                *known = Setting { value: Value { at: setting.value.at, data: Data::Table(parts) }, ..setting };
+                *known =
+                    Setting { value: Value { at: setting.value.at, data: Data::Table(parts) }, ..setting };
             }
             Some(known) => *known = setting,
             None => self.settings.push(setting),
@@ -237,9 +238,10 @@ impl Configuration {
         entries.iter().filter_map(|entry| Some((entry.key.clone(), scalar(&entry.value)?))).collect()
     }
 
-    /// `data-root`: what is said in Docker's file means a directory of our own below Docker's.
-    pub fn data_root(&self) -> Option<PathBuf> {
-        let setting = self.setting("data-root")?;
+    /// `data-root`: what is said in Docker's file means a directory of our own below Docker's. An
+    /// ordinary user's engine asks for what the user's own files say.
+    pub fn data_root(&self, rootless: bool) -> Option<PathBuf> {
+        let setting = self.setting("data-root").filter(|setting| setting.own || !rootless)?;
         let path = PathBuf::from(setting.value.text()?);
         Some(if setting.docker { path.join("robot-env") } else { path })
     }
@@ -362,7 +364,7 @@ mod tests {
             configuration.runtime("nvidia"),
             Some(Runtime { path: "nvidia-container-runtime".into(), arguments: Vec::new() })
         );
-        assert_eq!(configuration.data_root(), Some("/data/docker/robot-env".into()));
+        assert_eq!(configuration.data_root(false), Some("/data/docker/robot-env".into()));
         assert_eq!(
             configuration.map("log-opts"),
             [("max-size".into(), "10m".into()), ("max-file".into(), "3".into())]
@@ -426,10 +428,14 @@ mod tests {
     #[test]
     fn roots_data_are_not_a_users() {
         let files = [("a.toml", false, "data-root = '/data'\ninit = true\n")];
-        assert_eq!(read(&files, false).data_root(), Some("/data".into()));
-        assert_eq!(read(&files, true).data_root(), None);
+        assert_eq!(read(&files, false).data_root(false), Some("/data".into()));
+        assert_eq!(read(&files, false).data_root(true), None);
+        assert_eq!(read(&files, true).data_root(true), None);
         assert_eq!(read(&files, true).truth("init"), Some(true));
-        assert_eq!(read(&[("a.toml", true, "data-root = '/mine'\n")], true).data_root(), Some("/mine".into()));
+        assert_eq!(
+            read(&[("a.toml", true, "data-root = '/mine'\n")], true).data_root(true),
+            Some("/mine".into())
+        );
     }
 
     #[test]

@@ -193,9 +193,8 @@ impl Reader<'_> {
 
     fn number(&mut self) -> Result<Data, SyntaxError> {
         let rest = &self.text[self.offset..];
-        let end = rest
-            .find(|c: char| !matches!(c, '0'..='9' | '-' | '+' | '.' | 'e' | 'E'))
-            .unwrap_or(rest.len());
+        let end =
+            rest.find(|c: char| !matches!(c, '0'..='9' | '-' | '+' | '.' | 'e' | 'E')).unwrap_or(rest.len());
         let word = &rest[..end];
         let data = match serde_json::from_str::<serde_json::Number>(word) {
             Ok(number) => number.as_i64().map_or_else(|| Data::Number(word.to_owned()), Data::Integer),

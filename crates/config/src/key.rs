@@ -234,7 +234,8 @@ impl Shape {
             Shape::Addresses => return texts(value, &|text| text.parse::<std::net::IpAddr>().is_ok()),
             Shape::Map => {
                 let Some(entries) = value.entries() else { return vec![wrong(value)] };
-                let scalar = |value: &Value| !matches!(value.data, Data::List(_) | Data::Table(_) | Data::Null);
+                let scalar =
+                    |value: &Value| !matches!(value.data, Data::List(_) | Data::Table(_) | Data::Null);
                 return entries
                     .iter()
                     .filter(|entry| !scalar(&entry.value))
@@ -267,7 +268,9 @@ impl Shape {
 
 /// A section whose keys are `known`.
 fn section(name: &str, value: &Value, known: &[(&str, Shape)]) -> Vec<Wrong> {
-    let Some(entries) = value.entries() else { return vec![(value.at, format!("`{name}` must be a section"))] };
+    let Some(entries) = value.entries() else {
+        return vec![(value.at, format!("`{name}` must be a section"))];
+    };
     let mut out = Vec::new();
     for entry in entries {
         let full = format!("{name}.{}", entry.key);
@@ -293,10 +296,34 @@ fn sections(name: &str, value: &Value, known: &[(&str, Shape)]) -> Vec<Wrong> {
     }
 }
 
+/// The kernel's resource limits.
+const LIMITS: [&str; 16] = [
+    "as",
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
+];
+
 fn limits(name: &str, value: &Value) -> Vec<Wrong> {
     let known = [("Name", Shape::Text), ("Hard", Shape::Any), ("Soft", Shape::Any)];
     let mut out = sections(name, value, &known);
     for entry in value.entries().unwrap_or_default() {
+        if !LIMITS.contains(&entry.key.as_str()) {
+            let message = format!("there is no limit `{}`; the limits are {}", entry.key, LIMITS.join(", "));
+            out.push((entry.at, message));
+        }
         for part in ["Soft", "Hard"] {
             match entry.value.get(part) {
                 Some(number) if number.integer().is_some_and(|number| number >= -1) => {}
@@ -326,7 +353,7 @@ mod tests {
     #[test]
     fn values_are_checked_by_shape() {
         let text = r#"{"init": "yes", "dns": ["1.1.1.1", "x"], "log-opts": {"max-size": "1m", "x": []},
-            "default-ulimits": {"nofile": {"Name": "nofile", "Hard": 64000, "Soft": "a"}, "core": {"Soft": 0}},
+            "default-ulimits": {"nofile": {"Name": "nofile", "Hard": 64000, "Soft": "a"}, "core": {"Soft": 0}, "nofiles": {"Soft": 0, "Hard": 0}},
             "runtimes": {"a": {"path": "/x", "runtimeArgs": ["--y"]}, "b": {"paht": "/x"}},
             "default-shm-size": "1q", "log-driver": "syslog", "data-root": "here", "proxies": {"no-proxy": 1}}"#;
         let document = crate::json::parse(text, false).unwrap();
@@ -343,6 +370,7 @@ mod tests {
                 "`log-opts.x` must be a text",
                 "`default-ulimits.nofile.Soft` must be a whole number",
                 "`default-ulimits.core` needs `Hard`",
+                "there is no limit `nofiles`; the limits are as, core, cpu, data, fsize, locks, memlock, msgqueue, nice, nofile, nproc, rss, rtprio, rttime, sigpending, stack",
                 "unknown key `runtimes.b.paht`; known are path, runtimeArgs, runtimeType, options",
                 "`default-shm-size` must be a size like \"64M\"",
                 "`log-driver` must be one of json-file, local, none",

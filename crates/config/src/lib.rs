@@ -22,5 +22,6 @@ mod value;
 pub use configuration::{Configuration, RegistrySection, Runtime, Said, Setting};
 pub use finding::{Finding, Severity, nearest};
 pub use key::{KEYS, Key, Meaning, Shape};
+pub use ranges::bytes_of as bytes;
 pub use source::{Format, Source, Sources, read_text};
 pub use value::{Data, Entry, Position, Value};

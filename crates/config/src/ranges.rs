@@ -2,6 +2,11 @@
 
 use crate::value::{Data, Value};
 
+/// Bytes of a text like `64M`, `1.5g` or `100kb` (powers of 1024).
+pub fn bytes_of(text: &str) -> Option<u64> {
+    bytes(&Value { at: crate::value::Position::default(), data: Data::Text(text.to_owned()) })
+}
+
 /// Bytes: a number, or a text like `64M`, `1.5g` or `100kb` (powers of 1024).
 pub(crate) fn bytes(value: &Value) -> Option<u64> {
     let text = match &value.data {
@@ -22,7 +27,7 @@ pub(crate) fn bytes(value: &Value) -> Option<u64> {
     };
     let number: f64 = number.parse().ok()?;
     let bytes = number * 1024f64.powi(power);
-    (bytes >= 0.0 && bytes < 9e18).then_some(bytes as u64)
+    (0.0..9e18).contains(&bytes).then_some(bytes as u64)
 }
 
 /// Seconds: a number, or a text like `90s`, `15m`, `1h30m` or `7d`.

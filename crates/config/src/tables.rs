@@ -71,7 +71,8 @@ mod tests {
 
     #[test]
     fn errors_have_their_places() {
-        for (text, line) in [("a = \nb = 1\n", 1), ("a = 1\n[t\n", 2), ("a = 1\na = 2\n", 2), ("a = 'x\n", 1)] {
+        for (text, line) in [("a = \nb = 1\n", 1), ("a = 1\n[t\n", 2), ("a = 1\na = 2\n", 2), ("a = 'x\n", 1)]
+        {
             let errors = parse(text).unwrap_err();
             assert_eq!(errors[0].at.line, line, "{text}: {errors:?}");
         }

@@ -11,8 +11,8 @@
 //! stay with the scheme, host and port that they are for, and the words of a registry appear in
 //! errors as bounded data.
 //!
-//! On disk it reads and writes Docker's `config.json` (credentials), and reads `certs.d`,
-//! `registries.toml` and Docker's `daemon.json`; see [`ClientOptions::from_environment`]. It holds no
+//! On disk it reads and writes Docker's `config.json` (credentials), and reads `certs.d`; what the
+//! configuration says it is told: see [`ClientOptions::from_environment`]. It holds no
 //! file lock; the locks in memory are described in `client.rs` and `transport.rs`.
 
 mod address;

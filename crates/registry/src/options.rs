@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use robot_env_config::Configuration;
 use robot_env_diag::{Error, Result};
 use robot_env_oci::Platform;
 
@@ -198,8 +199,7 @@ impl ClientOptions {
     /// - certificates in `/etc/docker/certs.d`, `/etc/robot-env/certs.d` and
     ///   `$XDG_CONFIG_HOME/robot-env/certs.d` (`~/.config` where unset), and the system's CA bundle
     ///   or `SSL_CERT_FILE`;
-    /// - mirrors and insecure registries in `/etc/docker/daemon.json`, `/etc/robot-env/registries.toml`
-    ///   and `registries.toml` in the user's configuration directory, a later file winning;
+    /// - mirrors, insecure registries and proxies as `configuration` says;
     /// - proxies in `https_proxy`, `http_proxy`, `all_proxy` and `no_proxy`, in either case.
     ///
     /// `environment` is the program's environment and `home` the user's home directory. Both are
@@ -207,6 +207,7 @@ impl ClientOptions {
     pub fn from_environment<'a>(
         environment: impl IntoIterator<Item = (&'a OsStr, &'a OsStr)>,
         home: Option<&std::path::Path>,
+        configuration: &Configuration,
     ) -> Loaded {
         let variables: BTreeMap<&OsStr, &OsStr> =
             environment.into_iter().filter(|(_, value)| !value.is_empty()).collect();
@@ -229,20 +230,11 @@ impl ClientOptions {
         options.certificate_directories = [
             Some(PathBuf::from("/etc/docker/certs.d")),
             Some(PathBuf::from("/etc/robot-env/certs.d")),
-            user.as_ref().map(|d| d.join("certs.d")),
+            user.map(|d| d.join("certs.d")),
         ]
         .into_iter()
         .flatten()
         .collect();
-        settings::read_daemon_json(&PathBuf::from("/etc/docker/daemon.json"), &mut options, &mut warnings);
-        settings::read_registries_toml(
-            &PathBuf::from("/etc/robot-env/registries.toml"),
-            &mut options,
-            &mut warnings,
-        );
-        if let Some(user) = user {
-            settings::read_registries_toml(&user.join("registries.toml"), &mut options, &mut warnings);
-        }
         let text = |name: &str| get(name).and_then(OsStr::to_str).map(str::to_owned);
         let either = |lower: &str, upper: &str| text(lower).or_else(|| text(upper));
         let all = either("all_proxy", "ALL_PROXY");
@@ -251,6 +243,7 @@ impl ClientOptions {
             https: either("https_proxy", "HTTPS_PROXY").or(all),
             none: either("no_proxy", "NO_PROXY").unwrap_or_default(),
         };
+        settings::apply(configuration, &mut options, &mut warnings);
         Loaded { options, warnings }
     }
 
@@ -325,6 +318,7 @@ mod tests {
         let loaded = ClientOptions::from_environment(
             pairs.iter().map(|(k, v)| (OsStr::new(k), OsStr::new(v))),
             Some(std::path::Path::new("/nowhere/h")),
+            &Configuration::default(),
         );
         let options = loaded.options;
         assert_eq!(options.docker_config, Some(PathBuf::from("/d/config.json")));
@@ -335,7 +329,11 @@ mod tests {
             options.certificate_directories.last(),
             Some(&PathBuf::from("/nowhere/c/robot-env/certs.d"))
         );
-        let loaded = ClientOptions::from_environment([], Some(std::path::Path::new("/nowhere/h")));
+        let loaded = ClientOptions::from_environment(
+            [],
+            Some(std::path::Path::new("/nowhere/h")),
+            &Configuration::default(),
+        );
         assert_eq!(loaded.options.docker_config, Some(PathBuf::from("/nowhere/h/.docker/config.json")));
     }
 

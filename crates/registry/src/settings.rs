@@ -1,21 +1,15 @@
-//! The files that set mirrors and insecure registries: `registries.toml` and Docker's `daemon.json`.
-//!
-//! A file that does not exist says nothing. What cannot be read or understood becomes a warning and
-//! is left out; the rest of the file counts.
+//! What the configuration says of registries. What cannot be understood becomes a warning with its
+//! place and is left out; the rest counts.
 
 use std::io::Read as _;
 use std::path::Path;
 
+use robot_env_config::{Configuration, Finding, Said};
 use robot_env_diag::{Context as _, Error, IoContext as _, Kind, Result};
 
 use crate::address::{Origin, Scheme};
 use crate::mirror::Mirror;
 use crate::options::{ClientOptions, Network};
-
-/// The largest settings file that is read, in bytes.
-const FILE_LIMIT: u64 = 1024 * 1024;
-/// The registry that Docker's `registry-mirrors` are for.
-const DOCKER_HUB: &str = "docker.io";
 
 /// The file's bytes; `None` if there is no such file. At most `limit` bytes, regular files only.
 pub(crate) fn read_bytes(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
@@ -49,135 +43,36 @@ pub(crate) fn read_text(path: &Path, limit: u64) -> Result<Option<String>> {
         .transpose()
 }
 
-fn warning(path: &Path, why: impl Into<String>) -> Error {
-    Error::invalid(format!("cannot use all of file `{}`", path.display())).because(Error::invalid(why))
-}
-
-/// Reads `registries.toml`:
-///
-/// ```toml
-/// [registry."docker.io"]
-/// mirrors = ["https://mirror.example", "10.0.0.2:5000"]
-/// [registry."10.0.0.2:5000"]
-/// insecure = true
-/// ```
-pub(crate) fn read_registries_toml(path: &Path, options: &mut ClientOptions, warnings: &mut Vec<Error>) {
-    let parsed = read_text(path, FILE_LIMIT).and_then(|text| {
-        text.map(|text| {
-            text.parse::<toml::Table>()
-                .context(Kind::InvalidInput, || format!("cannot read file `{}`", path.display()))
-        })
-        .transpose()
-    });
-    let table = match parsed {
-        Ok(Some(table)) => table,
-        Ok(None) => return,
-        Err(error) => return warnings.push(error),
-    };
-    for (section, value) in table {
-        match (section.as_str(), value) {
-            ("registry", toml::Value::Table(registries)) => {
-                for (name, value) in registries {
-                    read_registry(path, &name, value, options, warnings);
-                }
-            }
-            _ => warnings
-                .push(warning(path, format!("unknown section `{section}`; the only one is `registry`"))),
-        }
-    }
-}
-
-fn read_registry(
-    path: &Path,
-    name: &str,
-    value: toml::Value,
-    options: &mut ClientOptions,
-    warnings: &mut Vec<Error>,
-) {
-    let toml::Value::Table(table) = value else {
-        return warnings.push(warning(path, format!("`registry.\"{name}\"` is not a section")));
-    };
-    if !is_authority(name) {
-        return warnings.push(warning(path, format!("`{name}` is not a registry's `host` or `host:port`")));
-    }
-    let settings = options.registries.entry(name.to_owned()).or_default();
-    for (key, value) in table {
-        match (key.as_str(), value) {
-            ("insecure", toml::Value::Boolean(insecure)) => settings.insecure = insecure,
-            ("mirrors", toml::Value::Array(list)) => {
-                settings.mirrors.clear();
-                for mirror in list {
-                    match mirror.as_str().filter(|text| Mirror::parse(text).is_some()) {
-                        Some(text) => settings.mirrors.push(text.to_owned()),
-                        None => warnings.push(warning(
-                            path,
-                            format!("{mirror:?} is not a mirror's `host[:port]` or URL"),
-                        )),
-                    }
-                }
-            }
-            ("insecure", _) => {
-                warnings.push(warning(path, format!("`insecure` of `{name}` is not true or false")));
-            }
-            ("mirrors", _) => warnings.push(warning(path, format!("`mirrors` of `{name}` is not a list"))),
-            _ => warnings.push(warning(
-                path,
-                format!("unknown setting `{key}` of `{name}`; known are `mirrors` and `insecure`"),
-            )),
-        }
-    }
-}
-
 fn is_authority(text: &str) -> bool {
     !text.contains('/') && Origin::new(Scheme::Https, text).is_some()
 }
 
-/// Reads `registry-mirrors` and `insecure-registries` of Docker's `daemon.json`; everything else
-/// in it belongs to Docker.
-pub(crate) fn read_daemon_json(path: &Path, options: &mut ClientOptions, warnings: &mut Vec<Error>) {
-    let parsed = read_text(path, FILE_LIMIT).and_then(|text| {
-        text.map(|text| {
-            serde_json::from_str::<serde_json::Value>(&text)
-                .context(Kind::InvalidInput, || format!("cannot read file `{}`", path.display()))
-        })
-        .transpose()
-    });
-    let document = match parsed {
-        Ok(Some(document)) => document,
-        Ok(None) => return,
-        Err(error) => return warnings.push(error),
+/// Takes what the configuration says of mirrors, insecure registries and proxies.
+pub(crate) fn apply(configuration: &Configuration, options: &mut ClientOptions, warnings: &mut Vec<Error>) {
+    let mut warn = |said: &Said, message: String| {
+        warnings.push(Finding::warning(&said.file, said.at, message).to_error());
     };
-    let mut list = |key: &str| -> Vec<String> {
-        let mut out = Vec::new();
-        match document.get(key) {
-            None | Some(serde_json::Value::Null) => {}
-            Some(serde_json::Value::Array(values)) => {
-                for value in values {
-                    match value.as_str() {
-                        Some(text) => out.push(text.to_owned()),
-                        None => warnings.push(warning(
-                            path,
-                            format!("`{key}` has the entry {value}, which is not a text"),
-                        )),
-                    }
+    for section in configuration.registries() {
+        if !is_authority(&section.name) {
+            if let Some(said) = &section.said {
+                warn(said, format!("`{}` is not a registry's `host` or `host:port`", section.name));
+            }
+            continue;
+        }
+        let settings = options.registries.entry(section.name).or_default();
+        if let Some(mirrors) = section.mirrors {
+            settings.mirrors.clear();
+            for (text, said) in mirrors {
+                if Mirror::parse(&text).is_some() {
+                    settings.mirrors.push(text);
+                } else {
+                    warn(&said, format!("`{text}` is not a mirror's `host[:port]` or URL"));
                 }
             }
-            Some(_) => warnings.push(warning(path, format!("`{key}` is not a list"))),
         }
-        out
-    };
-    let (mirrors, insecure) = (list("registry-mirrors"), list("insecure-registries"));
-    for text in mirrors {
-        if Mirror::parse(&text).is_some() {
-            options.registries.entry(DOCKER_HUB.to_owned()).or_default().mirrors.push(text);
-        } else {
-            warnings.push(warning(
-                path,
-                format!("`registry-mirrors` has the entry `{text}`, which is not a URL"),
-            ));
-        }
+        settings.insecure = section.insecure.unwrap_or(settings.insecure);
     }
-    for text in insecure {
+    for (text, said) in configuration.texts("insecure-registries") {
         let authority =
             text.trim_start_matches("http://").trim_start_matches("https://").trim_end_matches('/');
         if let Ok(network) = text.parse::<Network>() {
@@ -185,39 +80,33 @@ pub(crate) fn read_daemon_json(path: &Path, options: &mut ClientOptions, warning
         } else if is_authority(authority) {
             options.registries.entry(authority.to_owned()).or_default().insecure = true;
         } else {
-            warnings.push(warning(
-                path,
-                format!(
-                    "`insecure-registries` has the entry `{text}`, which is neither a host nor a network"
-                ),
-            ));
+            warn(&said, format!("`{text}` is neither a host nor a network"));
         }
     }
+    let proxy = |name: &str| configuration.proxy(name).map(str::to_owned);
+    // As with Docker, the file counts before the environment.
+    options.proxies.http = proxy("http-proxy").or(options.proxies.http.take());
+    options.proxies.https = proxy("https-proxy").or(options.proxies.https.take());
+    options.proxies.none = proxy("no-proxy").unwrap_or_else(|| std::mem::take(&mut options.proxies.none));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use robot_env_testkit::temporary::TemporaryDirectory;
+    use robot_env_config::Source;
 
     fn read(name: &str, text: &str) -> (ClientOptions, Vec<String>) {
-        let directory = TemporaryDirectory::new("settings");
-        let path = directory.path().join(name);
-        std::fs::write(&path, text).unwrap();
+        let source = Source { path: Path::new("/x").join(name), own: false };
         let (mut options, mut warnings) = (ClientOptions::default(), Vec::new());
-        if name == "daemon.json" {
-            read_daemon_json(&path, &mut options, &mut warnings);
-        } else {
-            read_registries_toml(&path, &mut options, &mut warnings);
-        }
-        (options, warnings.iter().map(|w| w.causes().join("; ")).collect())
+        apply(&Configuration::of_text(&source, text), &mut options, &mut warnings);
+        (options, warnings.iter().map(|warning| warning.message().to_owned()).collect())
     }
 
     #[test]
-    fn registries_toml() {
+    fn registries_of_config_toml() {
         let (options, warnings) = read(
-            "registries.toml",
-            "[registry.\"docker.io\"]\nmirrors = [\"https://m.example\", \"10.0.0.2:5000\"]\n[registry.\"10.0.0.2:5000\"]\ninsecure = true\n",
+            "config.toml",
+            "registry-mirrors = ['https://old']\n[registry.\"docker.io\"]\nmirrors = [\"https://m.example\", \"10.0.0.2:5000\"]\n[registry.\"10.0.0.2:5000\"]\ninsecure = true\n",
         );
         assert_eq!(warnings, [""; 0]);
         assert_eq!(options.registries["docker.io"].mirrors, ["https://m.example", "10.0.0.2:5000"]);
@@ -225,23 +114,27 @@ mod tests {
     }
 
     #[test]
-    fn a_typo_is_a_warning_and_the_rest_counts() {
+    fn what_is_no_registry_is_a_warning_with_its_place() {
         let (options, warnings) = read(
-            "registries.toml",
-            "[registry.\"a\"]\nmirors = []\nmirrors = [\"ftp://x\", 7, \"good\"]\ninsecure = \"yes\"\n[registry.\"b/c\"]\n[other]\n",
+            "config.toml",
+            "[registry.\"a\"]\nmirrors = [\"ftp://x\", \"good\"]\n[registry.\"b/c\"]\ninsecure = true\n",
         );
-        assert_eq!(warnings.len(), 6, "{warnings:?}");
+        assert_eq!(
+            warnings,
+            [
+                "/x/config.toml:2:12: `ftp://x` is not a mirror's `host[:port]` or URL",
+                "/x/config.toml:3:11: `b/c` is not a registry's `host` or `host:port`"
+            ]
+        );
         assert_eq!(options.registries["a"].mirrors, ["good"]);
-        assert!(!options.registries["a"].insecure);
-        let (options, warnings) = read("registries.toml", "[registry.\"a\"\n");
-        assert_eq!((options.registries.len(), warnings.len()), (0, 1));
     }
 
     #[test]
     fn daemon_json() {
         let (options, warnings) = read(
             "daemon.json",
-            r#"{"registry-mirrors":["https://m.example/", 3, "not a url"],"insecure-registries":["lab:5000","10.0.0.0/8","http://x"],"data-root":"/d"}"#,
+            r#"{"registry-mirrors":["https://m.example/", "not a url"],"insecure-registries":["lab:5000","10.0.0.0/8","http://x"],
+                "proxies": {"https-proxy": "http://p:3128"}}"#,
         );
         assert_eq!(options.registries["docker.io"].mirrors, ["https://m.example/"]);
         assert!(
@@ -249,19 +142,7 @@ mod tests {
                 && options.is_insecure("10.1.1.1:5000")
                 && options.is_insecure("x")
         );
-        assert_eq!(warnings.len(), 2, "{warnings:?}");
-        for bad in ["{", "[]", r#"{"registry-mirrors":"x"}"#, r#"{"insecure-registries":{}}"#, ""] {
-            let (options, warnings) = read("daemon.json", bad);
-            assert_eq!(options.registries.len(), 0);
-            assert!(warnings.len() == usize::from(bad != "[]"), "{bad}: {warnings:?}");
-        }
-    }
-
-    #[test]
-    fn a_missing_file_says_nothing() {
-        let (mut options, mut warnings) = (ClientOptions::default(), Vec::new());
-        read_daemon_json(Path::new("/nonexistent/daemon.json"), &mut options, &mut warnings);
-        read_registries_toml(Path::new("/nonexistent/registries.toml"), &mut options, &mut warnings);
-        assert!(warnings.is_empty() && options.registries.is_empty());
+        assert_eq!(options.proxies.https.as_deref(), Some("http://p:3128"));
+        assert_eq!(warnings, ["/x/daemon.json:1:44: `not a url` is not a mirror's `host[:port]` or URL"]);
     }
 }

@@ -144,14 +144,17 @@ fn credentials() {
 }
 
 #[test]
-fn registries() {
+fn configuration() {
     let inputs = texts(&[
         "",
         "[registry",
-        "[registries.\"localhost:5000\"]\ninsecure = true\nmirrors = [\"http://[::1]:1/x\", \"\"]\n",
+        "[registry.\"localhost:5000\"]\ninsecure = true\nmirrors = [\"http://[::1]:1/x\", \"\"]\n",
         "a = 1e999",
+        "\u{feff}{\"log-opts\": {\"max-size\": \"1e999g\"}, \"default-ulimits\": {\"core\": {\"Soft\": 99999999999999999999}}}",
+        "default-shm-size = '999999999999t'\nundo = '99999999999999999d'\n[runtimes.x]\nruntimeArgs = [[]]\n",
+        "/* \u{0} */ {\"proxies\": {\"no-proxy\": \"\\ud800\"}, \"dns\": [\"::1%x\"],}",
     ]);
-    try_all((entries::registries, inputs), 40);
+    try_all((entries::configuration, inputs), 40);
 }
 
 #[test]

@@ -161,6 +161,10 @@ pub struct ContainerSpec {
     /// An OCI runtime by name or path; absent: our own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub runtime: Option<String>,
+    /// The program and the arguments that the name stood for in the configuration when the container
+    /// was made; empty: it is the program's name or path itself.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub runtime_command: Vec<String>,
     /// Where the id was written by the command line (`--cidfile`; for `inspect`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cidfile: Option<String>,

@@ -101,7 +101,7 @@ fn collect(app: &App, engine: &Engine) -> Result<Shape> {
         cpu_set: has("cpuset"),
         pids_limit: has("pids"),
         system_time: rfc3339(app.now()),
-        logging_driver: "json-file".into(),
+        logging_driver: app.configuration().text("log-driver").unwrap_or("json-file").to_owned(),
         cgroup_driver: if host.cgroup_writable { "cgroupfs".into() } else { "none".into() },
         cgroup_version: match host.cgroup {
             CgroupVersion::V1 => "1".into(),
@@ -121,7 +121,7 @@ fn collect(app: &App, engine: &Engine) -> Result<Shape> {
         experimental_build: false,
         server_version: env!("CARGO_PKG_VERSION").into(),
         runtimes: runtimes(app),
-        default_runtime: "robot-env".into(),
+        default_runtime: app.configuration().text("default-runtime").unwrap_or("robot-env").to_owned(),
         // There is no daemon whose restart could end a container.
         live_restore_enabled: true,
         init_binary: String::new(),
@@ -140,6 +140,11 @@ fn runtimes(app: &App) -> BTreeMap<String, BTreeMap<String, String>> {
         let mut paths = directories.filter(|dir| dir.starts_with('/')).map(|dir| Path::new(dir).join(name));
         if let Some(path) = paths.find(|path| path.is_file()) {
             found.insert(name.to_owned(), entry(path.to_string_lossy().into_owned()));
+        }
+    }
+    for name in app.configuration().runtimes() {
+        if let Some(runtime) = app.configuration().runtime(name) {
+            found.insert(name.to_owned(), entry(runtime.path));
         }
     }
     found

@@ -6,6 +6,7 @@ mod attach;
 mod cdi;
 mod commit;
 mod completion;
+mod config;
 mod control;
 mod cp;
 mod device;
@@ -49,6 +50,7 @@ mod volume;
 /// Words that only stand before others.
 pub(crate) const GROUPS: &[(&str, &str)] = &[
     ("cdi", "Manage CDI devices"),
+    ("config", "Show and check the configuration"),
     ("container", "Manage containers"),
     ("device", "Devices of the host and of running containers"),
     ("gpu", "Look at GPUs"),
@@ -123,6 +125,8 @@ pub(crate) const ENTRIES: &[Entry] = &[
     entry::<system_df::SystemDf>(),
     entry::<system_prune::SystemPrune>(),
     entry::<fsck::SystemFsck>(),
+    entry::<config::ConfigShow>(),
+    entry::<config::ConfigCheck>(),
     entry::<info::Info>(),
     entry::<version::Version>(),
     entry::<completion::Completion>(),

@@ -2,7 +2,7 @@ use clap::Args;
 use robot_env_diag::{Error, Kind, Result};
 use robot_env_engine::attach::hold_signals;
 use robot_env_engine::stream::Hello;
-use robot_env_engine::{CreateRequest, Created, Engine};
+use robot_env_engine::{CreateRequest, Created, Engine, apply_defaults};
 use robot_env_oci::Reference;
 use robot_env_spec::{AttachStreams, ContainerSpec, NetworkMode};
 use robot_env_transfer::{PullOptions, ownership};
@@ -114,6 +114,8 @@ fn create(app: &App, engine: &Engine, flags: &ContainerFlags, mut wanted: Wanted
     complete(&mut wanted.spec, engine.session());
     let cidfile = flags.cidfile.as_deref().map(|path| Cidfile::claim(app, path)).transpose()?;
     wanted.warnings.iter().for_each(|warning| app.warn(warning));
+    let mut wanted = wanted;
+    apply_defaults(&mut wanted.spec, app.configuration(), flags.given())?;
     if engine.is_rootless() && wanted.spec.network == NetworkMode::Default {
         app.say("no network: an ordinary user's container networks are still to come; --network host uses the host's");
     }

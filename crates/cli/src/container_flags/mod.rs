@@ -285,6 +285,12 @@ pub struct ContainerFlags {
 }
 
 impl ContainerFlags {
+    /// What was given of that whose absence the spec does not show.
+    pub(crate) fn given(&self) -> robot_env_engine::Given {
+        let given = |flag: &Option<String>| flag.as_deref().is_some_and(|text| !text.is_empty());
+        robot_env_engine::Given { log_driver: given(&self.log_driver), ipc: given(&self.ipc) }
+    }
+
     /// Whether `--attach` was given.
     pub(crate) fn attaches(&self) -> bool {
         !self.attach.is_empty()

@@ -273,7 +273,7 @@ impl Monitor {
         let anchor = self.run.join("rootfs");
         let target = sys_fs::open_directory(&anchor)?;
         mount::attach(rootfs.mount(), target.as_fd())?;
-        let external = external_runtime(&self.engine, name);
+        let external = external_runtime(&self.engine, name, &self.record.spec.runtime_command);
         let id = self.record.id.as_str();
         let made = external.create(id, &self.run, console)?;
         adopt_terminal(&mut io, made.master)?;
@@ -531,9 +531,8 @@ impl Monitor {
     }
 }
 
-/// Whether a runtime's name means ours. `nvidia` does too, with what the image's variables ask for. `runc` does, as Docker's default: somebody who wants that
-/// program itself names its path.
-pub(super) fn is_own(name: &str) -> bool {
+/// Whether a runtime's name means ours. `nvidia` does too, with what the image's variables ask for.
+pub(crate) fn is_own(name: &str) -> bool {
     matches!(name, "" | "robot-env" | device::NVIDIA)
 }
 

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::engine::Engine;
 use crate::launch::{Answer, Orders};
 use crate::monitor::supervise::{Audience, Nothing, ProcessIo, supervise};
-use crate::monitor::{Ground, adopt_terminal, external_runtime, own_mounts, streams};
+use crate::monitor::{Ground, adopt_terminal, external_runtime, is_own_runtime, own_mounts, streams};
 use crate::record::{ContainerRecord, ProcessRecord};
 use crate::records::{Container, read_json};
 use crate::rootfs::read_lines;
@@ -160,9 +160,10 @@ impl Place {
         planned: &oci_spec::runtime::Process,
         console: Console,
     ) -> Result<(i32, OwnedFd, Option<OwnedFd>)> {
-        if let Some(name) = self.process.runtime.as_deref().filter(|name| !super::container::is_own(name)) {
+        if let Some(name) = self.process.runtime.as_deref().filter(|name| !is_own_runtime(name)) {
             own_mounts()?;
-            let external = external_runtime(engine, name);
+            let record = engine.records.load_record(&self.id.parse()?)?;
+            let external = external_runtime(engine, name, &record.spec.runtime_command);
             let bundle = engine.paths.run_root().join("containers").join(&self.id);
             let made = external.exec(&self.id, &bundle, planned, console)?;
             return Ok((made.pid, made.pidfd, made.master));

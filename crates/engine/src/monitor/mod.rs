@@ -22,6 +22,7 @@ use robot_env_spec::HostFacts;
 use robot_env_sys::cgroup::Hierarchies;
 use robot_env_sys::{cgroup, mount, namespace, poll, process};
 
+pub(crate) use container::is_own as is_own_runtime;
 pub(crate) use exec::ExecOrder;
 #[cfg(test)]
 pub(crate) use log::LogWriter;
@@ -112,12 +113,17 @@ fn own_mounts() -> Result<()> {
 
 /// Another runtime, for a caller with mounts of its own. `crun` refuses control groups of version 1
 /// beside a `unified` hierarchy, which has no controllers then: it is hidden.
-fn external_runtime(engine: &Engine, name: &str) -> ExternalRuntime {
+fn external_runtime(engine: &Engine, name: &str, command: &[String]) -> ExternalRuntime {
     const UNIFIED: &str = "/sys/fs/cgroup/unified";
     if cgroup::detect().version() == cgroup::Version::V1 && Path::new(UNIFIED).exists() {
         let _ = mount::detach(UNIFIED);
     }
-    let mut external = ExternalRuntime::new(name);
+    let (program, arguments) = match command {
+        [program, arguments @ ..] => (program.as_str(), arguments),
+        [] => (name, command),
+    };
+    let mut external = ExternalRuntime::new(program);
+    external.arguments = arguments.iter().map(Into::into).collect();
     external.root = Some(engine.paths.run_root().join("runtimes"));
     external
 }
