@@ -3,6 +3,7 @@
 
 mod identity;
 pub(crate) mod live;
+pub(crate) mod realtime;
 
 use std::os::fd::AsFd;
 use std::path::Path;

@@ -296,3 +296,58 @@ fn privileged_the_working_directory_and_the_agent() {
         assert!(done.err.contains(says), "{done:?}");
     }
 }
+
+#[test]
+fn privileged_ros_and_real_time() {
+    let place = place!("ros");
+    let project = place.directory.join("ws");
+    fs::create_dir_all(project.join("src/deep")).unwrap();
+    fs::create_dir(project.join(".git")).unwrap();
+    let run = |directory: &Path, flags: &[&str], script: &str| {
+        let args: Vec<&str> =
+            ["run", "--rm"].iter().chain(flags).chain(&["busybox", "sh", "-c", script]).copied().collect();
+        place.command(&args).env("ROS_MASTER_URI", "http://robot:11311").directory(directory).run()
+    };
+    let show = "echo $ROS_DOMAIN_ID; echo $ROS_MASTER_URI; readlink /proc/self/ns/net; readlink /proc/self/ns/ipc; echo $FASTDDS_BUILTIN_TRANSPORTS";
+    let out = run(&project, &["--ros"], show).ok();
+    let lines: Vec<&str> = out.lines().collect();
+    let own =
+        |kind: &str| fs::read_link(format!("/proc/self/ns/{kind}")).unwrap().to_str().unwrap().to_owned();
+    assert!((1..=101).contains(&lines[0].parse::<u32>().unwrap()), "{out}");
+    assert_eq!(lines[1..4], ["http://robot:11311", &own("net"), &own("ipc")], "{out}");
+    let deep = run(&project.join("src/deep"), &["--ros"], "echo $ROS_DOMAIN_ID").ok();
+    assert_eq!(deep, lines[0], "a project has one domain");
+    assert_eq!(run(&project, &["--ros", "-e", "ROS_DOMAIN_ID=7"], "echo $ROS_DOMAIN_ID").ok(), "7");
+    let out = run(&project, &["--ros=private", "--network", "none"], show).ok();
+    assert!(out.ends_with("UDPv4") && !out.contains(&own("ipc")), "{out}");
+    let done = run(&project, &["--ros", "--ipc", "private"], "true");
+    assert!(done.err.contains("UDP only"), "{done:?}");
+
+    let limits =
+        run(&project, &["--network", "none", "--realtime"], "ulimit -r; grep CapBnd /proc/self/status");
+    let out = limits.out.clone();
+    assert_eq!(limits.code, 0, "{limits:?}");
+    let set = u64::from_str_radix(out.split_whitespace().last().unwrap(), 16).unwrap();
+    assert_ne!(set & (1 << 23), 0, "CAP_SYS_NICE: {out}");
+    if !limits.err.contains("no real-time priorities") && Path::new("/usr/bin/chrt").exists() {
+        // The very thing, by the host's program in the container's namespaces and cgroup.
+        let done = run(
+            &project,
+            &[
+                "--network",
+                "none",
+                "--realtime",
+                "-v",
+                "/usr:/usr:ro",
+                "-v",
+                "/lib:/lib:ro",
+                "-v",
+                "/lib64:/lib64:ro",
+            ],
+            "/usr/bin/chrt -f 10 /bin/true && echo real",
+        );
+        assert_eq!(done.out.trim(), "real", "{done:?}");
+    }
+    let done = run(&project, &["--network", "none", "--privileged", "--device", "/dev/full"], "true");
+    assert!(done.err.contains("this may be enough: ") && done.err.contains("--device /dev/full"), "{done:?}");
+}

@@ -25,5 +25,5 @@ pub use facts::{
 pub use id::ContainerId;
 pub use network::{DEFAULT_NETWORK, EndpointSpec, PortSpec};
 pub use plan::{Planned, ProcessOverrides, plan, plan_exec};
-pub use robot::{DeviceSelector, GpuRequest, GuiMode, HomeMode, RobotSpec, RosSpec};
+pub use robot::{DeviceSelector, GpuRequest, GuiMode, HomeMode, RobotSpec};
 pub use user::resolve_user;

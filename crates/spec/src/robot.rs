@@ -38,9 +38,6 @@ pub struct RobotSpec {
     /// `--realtime`.
     #[serde(skip_serializing_if = "is_default")]
     pub realtime: bool,
-    /// `--ros`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ros: Option<RosSpec>,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -103,14 +100,4 @@ pub struct DeviceSelector {
     pub alias: Option<String>,
     /// Of the letters `rwm`.
     pub permissions: String,
-}
-
-/// `--ros`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct RosSpec {
-    /// Whether network and IPC are the container's own, with DDS over UDP only.
-    pub private: bool,
-    /// `ROS_DOMAIN_ID`.
-    pub domain: u32,
 }

@@ -106,6 +106,7 @@ pub(super) fn wanted(flags: &ContainerFlags, ambient: &Ambient) -> Result<Wanted
     let mut wanted = Wanted { spec, warnings: Vec::new() };
     robot::mount_workdir(flags, directory, &mut wanted.spec)?;
     network::apply(flags, &mut wanted)?;
+    robot::widen(flags, ambient, &mut wanted)?;
     check_combinations(&wanted.spec)?;
     Ok(wanted)
 }

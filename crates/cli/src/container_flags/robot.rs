@@ -1,5 +1,8 @@
 //! GPUs, display, devices and identity: `--gpus` and its kin.
 
+mod enough;
+mod ros;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -10,11 +13,12 @@ use robot_env_device::{HostRoot, Session, cdi};
 use robot_env_diag::{Error, Result};
 use robot_env_spec::{
     ContainerSpec, DeviceSelector, DeviceSpec, GpuRequest, GuiMode, HomeMode, MountSource, MountSpec,
-    Propagation, ReadOnlyDepth, RobotSpec,
+    Propagation, ReadOnlyDepth, RobotSpec, Ulimit,
 };
 
 use super::mount::csv;
-use super::{ContainerFlags, security};
+use super::{ContainerFlags, Wanted, security};
+use crate::ambient::Ambient;
 
 /// What a robot's developer wants of the host.
 #[derive(Args, Clone, Debug, Default)]
@@ -28,6 +32,13 @@ pub(crate) struct RobotFlags {
     /// Your home directory at the same path: rw, ro, or private for one of the containers' own
     #[arg(long, value_name = "MODE", num_args = 0..=1, require_equals = true, default_missing_value = "rw")]
     home: Option<String>,
+    /// Let threads inside have real-time priorities and lock memory
+    #[arg(long)]
+    realtime: bool,
+    /// ROS across host and containers: network, IPC and user are the host's; `private`: all three are
+    /// the container's own
+    #[arg(long, value_name = "MODE", num_args = 0..=1, require_equals = true, default_missing_value = "host")]
+    ros: Option<String>,
     /// Let programs inside use your SSH agent
     #[arg(long)]
     ssh_agent: bool,
@@ -82,6 +93,7 @@ pub(super) fn robot(flags: &ContainerFlags) -> Result<RobotSpec> {
         },
         ssh_agent: wanted.ssh_agent,
         selectors: selectors(flags)?,
+        realtime: wanted.realtime,
         gitconfig: wanted.gitconfig,
         ..RobotSpec::default()
     })
@@ -122,6 +134,39 @@ pub(super) fn mount_workdir(
         });
     }
     Ok(())
+}
+
+/// Adds what `--realtime`, `--ros` and `--privileged` stand for.
+pub(super) fn widen(flags: &ContainerFlags, ambient: &Ambient, wanted: &mut Wanted) -> Result<()> {
+    if flags.robot.realtime {
+        real_time(&mut wanted.spec);
+    }
+    match flags.robot.ros.as_deref() {
+        None | Some("" | "none") => {}
+        Some("host") => ros::apply(flags, ambient, false, wanted),
+        Some("private") => ros::apply(flags, ambient, true, wanted),
+        Some(other) => {
+            return Err(Error::invalid(format!(
+                "invalid mode `{other}` for --ros: it must be host or private"
+            )));
+        }
+    }
+    if wanted.spec.privileged {
+        wanted.warnings.push(enough::instead_of_privileged(&wanted.spec, ambient));
+    }
+    Ok(())
+}
+
+fn real_time(spec: &mut ContainerSpec) {
+    for (name, limit) in [("rtprio", 99), ("memlock", -1)] {
+        if !spec.ulimits.iter().any(|ulimit| ulimit.name == name) {
+            spec.ulimits.push(Ulimit { name: name.into(), soft: limit, hard: limit });
+        }
+    }
+    let capability = "CAP_SYS_NICE".to_owned();
+    if !spec.cap_add.contains(&capability) {
+        spec.cap_add.push(capability);
+    }
 }
 
 /// Adds what depends on who the user is: a home directory that is a volume.

@@ -208,6 +208,10 @@ impl Monitor {
         planned.warnings.extend(edits.warnings.iter().cloned());
         let mut spec = planned.spec;
         edits.finish(&mut spec);
+        if record.spec.robot.realtime {
+            let path = resolved.cgroup_path.as_deref();
+            planned.warnings.extend(device::realtime::prepare(path, &hierarchies, &host, &mut spec));
+        }
         if let Some(process) = spec.process() {
             rootfs
                 .make_directory(&process.cwd().to_string_lossy(), (resolved.user.uid, resolved.user.gid))?;
