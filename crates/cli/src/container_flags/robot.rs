@@ -95,7 +95,6 @@ pub(super) fn robot(flags: &ContainerFlags) -> Result<RobotSpec> {
         selectors: selectors(flags)?,
         realtime: wanted.realtime,
         gitconfig: wanted.gitconfig,
-        ..RobotSpec::default()
     })
 }
 
