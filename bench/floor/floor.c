@@ -13,6 +13,8 @@
  * PROGRAM as /bin/true); PROGRAM is by default /bin/true.
  *
  *   --net             a new network namespace with lo up (default: the host's)
+ *   --bridge          --net with a veth pair at the bridge floor0 (10.250.77.1/24,
+ *                     made if it is missing), an address and a default route
  *   --cgroup V        v1, v2 or none (default): a control group of its own
  *   --seccomp KIND    short (a search tree's usual path, 21 instructions),
  *                     long (601 instructions in a row) or none (default)
@@ -30,9 +32,13 @@
 #include <ftw.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
+#include <linux/if_link.h>
 #include <linux/mount.h>
+#include <linux/netlink.h>
+#include <linux/rtnetlink.h>
 #include <linux/sched.h>
 #include <linux/seccomp.h>
+#include <linux/veth.h>
 #include <net/if.h>
 #include <sched.h>
 #include <signal.h>
@@ -73,7 +79,7 @@ enum seccomp { SECCOMP_NONE, SECCOMP_SHORT, SECCOMP_LONG };
 enum cgroup { CGROUP_NONE, CGROUP_V1, CGROUP_V2 };
 
 static struct {
-	int net, tmpfs, sync, masks;
+	int net, bridge, tmpfs, sync, masks;
 	enum cgroup cgroup;
 	enum seccomp seccomp;
 	long loop;
@@ -228,6 +234,147 @@ static void loopback_up(void)
 	close(fd);
 }
 
+/* --- a bridge, by route messages ----------------------------------------- */
+
+#define BRIDGE "floor0"
+
+static char batch[4096];
+static size_t filled;
+static struct nlmsghdr *last;
+static int asked;
+
+static void begin(int kind, int flags, const void *fixed, size_t size)
+{
+	last = (struct nlmsghdr *)(batch + filled);
+	memset(last, 0, NLMSG_HDRLEN);
+	last->nlmsg_type = kind;
+	last->nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+	last->nlmsg_len = NLMSG_LENGTH(size);
+	memcpy(NLMSG_DATA(last), fixed, size);
+	filled += NLMSG_ALIGN(last->nlmsg_len);
+	asked++;
+}
+
+static struct rtattr *put(int kind, const void *value, size_t size)
+{
+	struct rtattr *attribute = (struct rtattr *)(batch + filled);
+
+	attribute->rta_type = kind;
+	attribute->rta_len = RTA_LENGTH(size);
+	if (size)
+		memcpy(RTA_DATA(attribute), value, size);
+	filled += RTA_ALIGN(attribute->rta_len);
+	last->nlmsg_len = batch + filled - (char *)last;
+	return attribute;
+}
+
+static void close_nest(struct rtattr *nest)
+{
+	nest->rta_len = batch + filled - (char *)nest;
+}
+
+/* Sends what was begun, and fails with the first refusal that is not `fine`. */
+static void talk(int fine)
+{
+	int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+	char answer[8192];
+
+	check(fd, "netlink");
+	check(send(fd, batch, filled, 0), "netlink");
+	while (asked > 0) {
+		ssize_t n = recv(fd, answer, sizeof answer, 0);
+		check(n, "netlink");
+		for (struct nlmsghdr *h = (void *)answer; NLMSG_OK(h, n); h = NLMSG_NEXT(h, n)) {
+			struct nlmsgerr *error = NLMSG_DATA(h);
+			if (h->nlmsg_type != NLMSG_ERROR)
+				continue;
+			asked--;
+			if (error->error && -error->error != fine) {
+				errno = -error->error;
+				fail("netlink");
+			}
+		}
+	}
+	close(fd);
+	filled = 0;
+}
+
+static void address(int index, unsigned last_byte)
+{
+	struct ifaddrmsg fixed = { .ifa_family = AF_INET, .ifa_prefixlen = 24, .ifa_index = index };
+	unsigned char ip[4] = { 10, 250, 77, last_byte };
+
+	begin(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, &fixed, sizeof fixed);
+	put(IFA_LOCAL, ip, 4);
+	put(IFA_ADDRESS, ip, 4);
+}
+
+static void bridge(void)
+{
+	struct ifinfomsg up = { .ifi_flags = IFF_UP, .ifi_change = IFF_UP };
+
+	if (if_nametoindex(BRIDGE))
+		return;
+	begin(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &up, sizeof up);
+	put(IFLA_IFNAME, BRIDGE, sizeof BRIDGE);
+	struct rtattr *info = put(IFLA_LINKINFO, NULL, 0);
+	put(IFLA_INFO_KIND, "bridge", 7);
+	close_nest(info);
+	talk(EEXIST);
+	address(if_nametoindex(BRIDGE), 1);
+	talk(EEXIST);
+}
+
+static void link_into(int pid)
+{
+	struct ifinfomsg up = { .ifi_flags = IFF_UP, .ifi_change = IFF_UP }, plain = { 0 };
+	int index = if_nametoindex(BRIDGE);
+	char name[16];
+
+	snprintf(name, sizeof name, "fl%d", pid);
+	begin(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &up, sizeof up);
+	put(IFLA_IFNAME, name, strlen(name) + 1);
+	put(IFLA_MASTER, &index, sizeof index);
+	struct rtattr *info = put(IFLA_LINKINFO, NULL, 0);
+	put(IFLA_INFO_KIND, "veth", 5);
+	struct rtattr *data = put(IFLA_INFO_DATA, NULL, 0);
+	struct rtattr *peer = put(VETH_INFO_PEER, NULL, 0);
+	memcpy(batch + filled, &plain, sizeof plain);
+	filled += NLMSG_ALIGN(sizeof plain);
+	put(IFLA_IFNAME, "eth0", 5);
+	put(IFLA_NET_NS_PID, &pid, sizeof pid);
+	close_nest(peer);
+	close_nest(data);
+	close_nest(info);
+	talk(0);
+}
+
+static void configure(void)
+{
+	struct rtmsg route = { .rtm_family = AF_INET, .rtm_table = RT_TABLE_MAIN, .rtm_protocol = RTPROT_STATIC,
+			       .rtm_type = RTN_UNICAST };
+	int index = if_nametoindex("eth0");
+	struct ifinfomsg up = { .ifi_index = index, .ifi_flags = IFF_UP, .ifi_change = IFF_UP };
+	unsigned char gateway[4] = { 10, 250, 77, 1 };
+
+	begin(RTM_NEWLINK, 0, &up, sizeof up);
+	address(index, 2);
+	begin(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, &route, sizeof route);
+	put(RTA_GATEWAY, gateway, 4);
+	put(RTA_OIF, &index, sizeof index);
+	talk(0);
+}
+
+static int unbridge(void)
+{
+	struct ifinfomsg plain = { 0 };
+
+	begin(RTM_DELLINK, 0, &plain, sizeof plain);
+	put(IFLA_IFNAME, BRIDGE, sizeof BRIDGE);
+	talk(ENODEV);
+	return 0;
+}
+
 /* Allows everything, after as many comparisons as a real filter makes. */
 static void filter(void)
 {
@@ -369,6 +516,8 @@ static void contained(int gate)
 	devices(root);
 	if (opt.net)
 		loopback_up();
+	if (opt.bridge)
+		configure();
 	check(sethostname("floor", 5), "hostname");
 
 	check(fchdir(root), "root");
@@ -405,15 +554,20 @@ static void once(void)
 		args.flags |= CLONE_INTO_CGROUP;
 		args.cgroup = into;
 	}
-	if (opt.cgroup == CGROUP_V1)
+	if (opt.cgroup == CGROUP_V1 || opt.bridge)
 		check(pipe2(gate, O_CLOEXEC), "pipe");
+	if (opt.bridge)
+		bridge();
 
 	long pid = syscall(SYS_clone3, &args, sizeof args);
 	check(pid, "clone3");
 	if (pid == 0)
 		contained(gate[0]);
-	if (opt.cgroup == CGROUP_V1) {
+	if (opt.cgroup == CGROUP_V1)
 		join_groups(pid);
+	if (opt.bridge)
+		link_into(pid);
+	if (gate[1] >= 0) {
 		if (write(gate[1], "", 1) != 1)
 			fail("gate");
 		close(gate[0]);
@@ -488,9 +642,10 @@ static int prepare(const char *dir, const char *program)
 
 static int usage(void)
 {
-	fprintf(stderr, "usage: floor [--net] [--cgroup v1|v2|none] [--seccomp short|long|none] [--tmpfs]\n"
+	fprintf(stderr, "usage: floor [--net] [--bridge] [--cgroup v1|v2|none] [--seccomp short|long|none] [--tmpfs]\n"
 			"             [--sync] [--masks] [--loop N] DIR [PROGRAM [ARGUMENT...]]\n"
-			"       floor --prepare DIR PROGRAM\n");
+			"       floor --prepare DIR PROGRAM\n"
+			"       floor --unbridge\n");
 	return 125;
 }
 
@@ -502,6 +657,10 @@ int main(int argc, char **argv)
 		const char *value = i + 1 < argc ? argv[i + 1] : "";
 		if (strcmp(argv[i], "--net") == 0) {
 			opt.net = 1;
+		} else if (strcmp(argv[i], "--bridge") == 0) {
+			opt.net = opt.bridge = 1;
+		} else if (strcmp(argv[i], "--unbridge") == 0) {
+			return unbridge();
 		} else if (strcmp(argv[i], "--tmpfs") == 0) {
 			opt.tmpfs = 1;
 		} else if (strcmp(argv[i], "--sync") == 0) {

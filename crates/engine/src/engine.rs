@@ -116,7 +116,6 @@ impl Engine {
 
     /// All containers, the newest first, and what is wrong with those whose records cannot be read.
     pub fn containers_and_damage(&self) -> Result<(Vec<Container>, Vec<Error>)> {
-        self.tend_networks();
         let (mut all, mut damage) = (Vec::new(), Vec::new());
         for id in self.records.ids()? {
             match self.container_by_id(&id) {
@@ -132,6 +131,8 @@ impl Engine {
                 }
             }
         }
+        let active = all.iter().filter(|c| c.state.state.is_active()).map(|c| c.record.id.clone());
+        self.tend_networks(&active.collect());
         all.sort_by(|a, b| (b.record.created, &b.record.id).cmp(&(a.record.created, &a.record.id)));
         Ok((all, damage))
     }

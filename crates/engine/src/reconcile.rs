@@ -76,8 +76,13 @@ impl Engine {
     pub(crate) fn clean_after_kill(&self, id: &ContainerId) {
         let run = self.paths.container_run(id);
         // A monitor that ends by itself takes it away.
+        if !run.exists() || self.records.has_monitor(id) {
+            return;
+        }
+        // Its places in networks are taken before anything else is made.
+        let _ = self.leave_networks(id);
         let config = run.join("config.json");
-        if !config.exists() || self.records.has_monitor(id) {
+        if !config.exists() {
             return;
         }
         // Half of one was written by somebody who was killed before there was a cgroup.
@@ -87,7 +92,6 @@ impl Engine {
         {
             end_cgroup(&path.to_string_lossy());
         }
-        let _ = self.leave_networks(id);
         let _ = fs::remove_dir_all(run);
     }
 }

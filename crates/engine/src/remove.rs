@@ -214,7 +214,7 @@ impl Engine {
     /// directories, names), and of those that do not run (processes, cgroups).
     pub fn sweep(&self) -> Result<()> {
         let swept = self.sweep_containers();
-        self.tend_networks();
+        self.tend_networks(&std::collections::BTreeSet::new());
         swept
     }
 

@@ -366,6 +366,40 @@ fn privileged_a_flush_is_mended() {
     });
 }
 
+/// Another firewall forwards nothing that it does not know, as ufw and Docker have it.
+#[test]
+fn privileged_beside_a_firewall_that_drops() {
+    use robot_env_sys::netlink::{CREATE, Message, NetlinkSocket};
+    host(|| {
+        let mut table = Message::new(10 << 8, CREATE, "table").fixed(&[2, 0, 0, 0]);
+        table.text(1, "filter");
+        let mut chain = Message::new(10 << 8 | 3, CREATE, "chain").fixed(&[2, 0, 0, 0]);
+        chain.text(1, "filter").text(3, "FORWARD");
+        let hook = chain.begin(4 | 0x8000);
+        chain.number_be(1, 2).number_be(2, 0);
+        chain.end(hook);
+        chain.number_be(5, 0).text(7, "filter");
+        let mut socket = NetlinkSocket::open(libc::NETLINK_NETFILTER).unwrap();
+        socket.transaction(10, &mut [table, chain]).unwrap();
+        let mut lab = lab(vec![network(1, |_| {})]);
+        let outside = Lab::neighbour();
+        let server = lab.container(0, &[(None, 8080, 80)]);
+        server.serve(80);
+        assert_eq!(call(&outside, ip("192.0.2.1"), 8080).as_deref(), Some("192.0.2.2"));
+        let near = lab.container(0, &[]);
+        assert!(call(&near.namespace, server.address(), 80).is_some(), "with br_netfilter, too");
+        let rules = |socket: &mut NetlinkSocket| {
+            let ask = Message::new(10 << 8 | 7, robot_env_sys::netlink::DUMP, "rules").fixed(&[2, 0, 0, 0]);
+            socket.ask(ask).unwrap().len()
+        };
+        assert_eq!(rules(&mut socket), 4);
+        assert_eq!(mend(&lab.desired, &lab.veths).firewall, Found::Intact);
+        assert_eq!(rules(&mut socket), 4, "once");
+        mend(&Desired::default(), &[]);
+        assert_eq!(rules(&mut socket), 0, "and gone with the last network");
+    });
+}
+
 #[test]
 fn privileged_networks_come_and_go_one_by_one() {
     host(|| {

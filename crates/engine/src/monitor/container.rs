@@ -188,6 +188,7 @@ impl Monitor {
             let _ = self.engine.records.save_state(&self.record.id, state, Durability::NoSync);
             return Err(error);
         }
+        started.joined.tell(&self.engine, &self.record, "connect");
         self.engine.tell(&self.record, "start", &[]);
         Ok(started)
     }
@@ -367,6 +368,7 @@ impl Monitor {
             let ran = exit.finished.duration_since(exit.started);
             let decision = self.record_exit(&mut state, &exit, &mut backoff, ran.unsigned_abs());
             self.tell_death(&exit);
+            started.joined.tell(&self.engine, &self.record, "disconnect");
             let notice = ExitNotice { code: exit.code, error: None };
             match decision {
                 restart::Decision::Stay => {

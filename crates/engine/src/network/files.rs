@@ -25,8 +25,16 @@ pub(crate) fn network_files(
     [
         ("hosts", hosts(record, &hostname, places)),
         ("hostname", format!("{hostname}\n")),
-        ("resolv.conf", resolv_conf(record, places.iter().any(|(network, _)| network.has_names()))),
+        ("resolv.conf", resolv_conf(record, resolves(record, places))),
     ]
+}
+
+/// Whether the container asks its own resolver: for names, or because the host's name servers are on
+/// the host's loopback, where only the resolver can ask them.
+fn resolves(record: &ContainerRecord, places: &[(NetworkRecord, Attachment)]) -> bool {
+    let servers = &record.spec.dns.servers;
+    places.iter().any(|(network, _)| network.has_names())
+        || (!places.is_empty() && servers.is_empty() && host_is_loopback_only())
 }
 
 /// Writes them, in place: another container may have one mounted.
@@ -148,6 +156,13 @@ fn resolv_conf(record: &ContainerRecord, named: bool) -> String {
 fn values(text: &str, keyword: &str) -> Vec<String> {
     let lines = text.lines().filter_map(|line| line.trim().strip_prefix(keyword));
     lines.filter(|rest| rest.starts_with([' ', '\t'])).map(|rest| rest.trim().to_owned()).collect()
+}
+
+/// Whether the host has name servers, and all of them on its own loopback (a local cache).
+pub(super) fn host_is_loopback_only() -> bool {
+    let servers = values(&host_resolv_conf(), "nameserver");
+    let loopback = |text: &String| text.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    !servers.is_empty() && servers.iter().all(loopback)
 }
 
 /// The host's name servers, as the host itself asks them.

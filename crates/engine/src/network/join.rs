@@ -32,6 +32,13 @@ pub(crate) struct Joined {
 }
 
 impl Joined {
+    /// Tells everybody that it has joined its networks, or left them.
+    pub(crate) fn tell(&self, engine: &Engine, record: &ContainerRecord, action: &str) {
+        for (network, _) in &self.places {
+            engine.tell_of_network(network, action, Some(record.id.as_str()));
+        }
+    }
+
     /// Lets others take its ports: it has ended.
     pub(crate) fn free_ports(&self) {
         self.sockets.borrow_mut().clear();
@@ -145,7 +152,14 @@ impl Engine {
 
     /// Gives a container's places back. Whoever finds it dead calls it, too: twice is no error.
     pub(crate) fn leave_networks(&self, id: &ContainerId) -> Result<()> {
-        if self.rootless || self.live_ids()?.is_empty() {
+        let mut is_in_one = false;
+        if !self.rootless {
+            for network in self.live_ids()? {
+                let live = self.live_network(&network)?;
+                is_in_one |= live.is_some_and(|live| live.endpoints.contains_key(id.as_str()));
+            }
+        }
+        if !is_in_one {
             return Ok(());
         }
         self.lock_networks()?.forget(id.as_str()).map(drop)

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use robot_env_network::names::{Server, Servers, Zone};
 
-use super::files::host_servers;
+use super::files::{host_is_loopback_only, host_servers};
 use super::join::namespace_of;
 use super::live::Live;
 use crate::engine::Engine;
@@ -87,9 +87,10 @@ impl Neighbours {
         }
     }
 
-    /// Whether names are resolved in a network of the container.
-    fn has_names(&mut self) -> bool {
-        self.networks().iter().any(|live| live.names)
+    /// Whether the container's questions come here: see `resolves` of the container's files.
+    fn is_asked(&mut self) -> bool {
+        let local = self.servers.is_empty() && host_is_loopback_only();
+        self.networks().iter().any(|live| live.names || local)
     }
 }
 
@@ -141,7 +142,7 @@ pub(crate) struct Resolver {
 
 impl Resolver {
     /// The resolver of a container whose process has this pid; its sockets are open when this
-    /// returns, if it is in a network with names.
+    /// returns, if it is asked.
     pub(crate) fn open(
         engine: &Engine,
         record: &ContainerRecord,
@@ -151,7 +152,7 @@ impl Resolver {
             return Ok(None);
         }
         let mut resolver = Resolver { zone: Neighbours::new(record, &engine.paths), pid, server: None };
-        if resolver.zone.has_names() {
+        if resolver.zone.is_asked() {
             resolver.server = Some(Server::open(namespace_of(pid)?)?);
         }
         Ok(Some(resolver))
@@ -171,7 +172,7 @@ impl Aside for Resolver {
         match &mut self.server {
             Some(server) => server.serve(&mut self.zone),
             // It may have joined its first network with names: whoever connects it then knocks.
-            None if self.zone.has_names() => {
+            None if self.zone.is_asked() => {
                 self.server = namespace_of(self.pid).and_then(Server::open).ok();
             }
             None => {}

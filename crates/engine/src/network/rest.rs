@@ -5,11 +5,13 @@
 //! looks at containers finds the networks' files without anybody in them and without somebody who
 //! waits, and does it.
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, SystemTime};
 
 use robot_env_diag::Result;
 use robot_env_network::reconcile::{Report, Wanted, reconcile};
+use robot_env_spec::ContainerId;
 use robot_env_sys::lock;
 
 use super::live::Idle;
@@ -96,9 +98,24 @@ impl Engine {
         }
     }
 
-    /// What somebody who rested has left undone because it was killed.
-    pub(crate) fn tend_networks(&self) {
-        if !self.rootless && self.are_idle() && self.try_rest().is_some() {
+    /// What those who were killed have left in networks, and of the rest above. `active` are the
+    /// containers that have a monitor for certain.
+    pub(crate) fn tend_networks(&self, active: &BTreeSet<ContainerId>) {
+        if self.rootless {
+            return;
+        }
+        for network in self.live_ids().unwrap_or_default() {
+            let live = self.live_network(&network).ok().flatten().unwrap_or_default();
+            let dead = |id: &String| {
+                id.parse().is_ok_and(|id| !active.contains(&id) && !self.records.has_monitor(&id))
+            };
+            if live.endpoints.keys().any(dead)
+                && let Ok(networks) = self.lock_networks()
+            {
+                let _ = networks.forget_dead(&network);
+            }
+        }
+        if self.are_idle() && self.try_rest().is_some() {
             let _ = self.retire_idle_networks();
         }
     }

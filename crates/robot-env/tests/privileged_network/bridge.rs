@@ -103,6 +103,44 @@ fn privileged_networks_of_users_come_and_go() {
 }
 
 #[test]
+fn privileged_ipv6_beside_ipv4() {
+    let host = host!("six");
+    host.ok("network create --ipv6 --subnet 10.73.0.0/24 --subnet fd00:73::/64 robots");
+    host.start("--name web --network name=robots,ip6=fd00:73::9 -p 8080:80", &server(80, "hello"));
+    assert_eq!(
+        host.place.field("web", "{{.NetworkSettings.Networks.robots.GlobalIPv6Address}}"),
+        "fd00:73::9"
+    );
+    assert_eq!(await_call("[fd00:73::9]:80"), "hello");
+    assert_eq!(await_call("[fd00:73::1]:8080"), "hello");
+    assert_eq!(await_call("127.0.0.1:8080"), "hello");
+    assert_eq!(host.ok("port web"), "80/tcp -> 0.0.0.0:8080\n80/tcp -> [::]:8080");
+    host.end();
+}
+
+#[test]
+fn privileged_what_happens_is_told() {
+    let host = host!("events");
+    host.ok("network create robots");
+    host.ok("run --rm --name box --network robots busybox true");
+    host.ok("network rm robots");
+    let out = host.ok("events --since 0 --until 0s --format {{.Type}}/{{.Action}}");
+    let ours: Vec<&str> = out.lines().filter(|line| !line.starts_with("image/")).collect();
+    let want = [
+        "network/create",
+        "container/create",
+        "network/connect",
+        "container/start",
+        "container/die",
+        "network/disconnect",
+        "container/destroy",
+        "network/destroy",
+    ];
+    assert_eq!(ours, want, "{out}");
+    host.end();
+}
+
+#[test]
 fn privileged_containers_of_a_network_share_it_and_others_do_not() {
     let host = host!("isolation");
     host.ok("network create one");

@@ -1,8 +1,10 @@
 //! Names in networks of users: the resolver of a container.
 
-use std::net::UdpSocket;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
+use crate::robots::{namespace_of, within};
 use crate::{Host, host};
 
 /// What the container's resolver says of a name, one address a line.
@@ -81,6 +83,60 @@ fn privileged_containers_find_each_other_by_name() {
     assert_eq!(lookup(&host, "leg", "distant").len(), 1);
     host.ok("ps");
     assert!(lookup(&host, "leg", "hand").is_empty());
+    host.end();
+}
+
+/// Two answers come over a connection: what is the container's network's, and what goes on.
+#[test]
+fn privileged_questions_over_a_connection() {
+    let host = host!("connection");
+    host.ok("network create --subnet 10.72.1.0/24 robots");
+    let server = TcpListener::bind("0.0.0.0:53").unwrap();
+    std::thread::spawn(move || {
+        while let Ok((mut stream, _)) = server.accept() {
+            let mut length = [0u8; 2];
+            if stream.read_exact(&mut length).is_err() {
+                continue;
+            }
+            let mut query = vec![0u8; usize::from(u16::from_be_bytes(length))];
+            stream.read_exact(&mut query).unwrap();
+            query[2] |= 0x80;
+            query[7] = 1;
+            query.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 9, 0, 4, 192, 0, 2, 7]);
+            let mut answer = (query.len() as u16).to_be_bytes().to_vec();
+            answer.extend(query);
+            // In pieces, as a network may bring it.
+            for piece in answer.chunks(5) {
+                stream.write_all(piece).unwrap();
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
+    });
+    host.start("--name out --network robots --dns 10.72.1.1", "sleep 1000");
+    let ask = |name: &str| {
+        let mut query = vec![0, 0, 0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        for label in name.split('.') {
+            query.push(label.len() as u8);
+            query.extend(label.as_bytes());
+        }
+        query.extend([0, 0, 1, 0, 1]);
+        let length = (query.len() - 2) as u16;
+        query[..2].copy_from_slice(&length.to_be_bytes());
+        let answer = within(&namespace_of(&host, "out"), move || {
+            let mut stream = TcpStream::connect("127.0.0.11:53").unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            stream.write_all(&query).unwrap();
+            let mut length = [0u8; 2];
+            stream.read_exact(&mut length).unwrap();
+            let mut answer = vec![0u8; usize::from(u16::from_be_bytes(length))];
+            stream.read_exact(&mut answer).unwrap();
+            answer
+        });
+        assert_eq!(answer[..2], [0x12, 0x34]);
+        answer[answer.len() - 4..].to_vec()
+    };
+    assert_eq!(ask("out"), [10, 72, 1, 2]);
+    assert_eq!(ask("robot.example"), [192, 0, 2, 7]);
     host.end();
 }
 

@@ -10,7 +10,7 @@ use robot_env_sys::netlink::{CREATE, Message, RouteSocket};
 use crate::{Host, call, here, host, server};
 
 /// Does something in the network namespace of a container, or of anybody.
-fn within<T: Send>(namespace: &OwnedFd, act: impl FnOnce() -> T + Send) -> T {
+pub(crate) fn within<T: Send>(namespace: &OwnedFd, act: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let work = || {
             namespace::join(namespace.as_fd(), libc::CLONE_NEWNET).unwrap();
@@ -20,7 +20,7 @@ fn within<T: Send>(namespace: &OwnedFd, act: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-fn namespace_of(host: &Host, container: &str) -> OwnedFd {
+pub(crate) fn namespace_of(host: &Host, container: &str) -> OwnedFd {
     let pid = host.place.field(container, "{{.State.Pid}}");
     namespace::open(&format!("/proc/{pid}/ns/net")).unwrap()
 }
