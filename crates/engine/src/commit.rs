@@ -103,7 +103,12 @@ impl Engine {
     /// that would end this process wait, as nobody else would thaw it.
     fn commit_frozen(&self, record: &ContainerRecord, request: &CommitRequest) -> Result<ImageRecord> {
         let _later = SignalFd::new(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP])?;
-        let frozen = match self.pause(record.id.as_str()) {
+        // Once this process is killed nobody holds it, and the next command thaws the container.
+        let Some(_commits) = self.records.commit_lock(&record.id)? else {
+            let id = &record.id;
+            return Err(Error::new(Kind::Conflict, format!("container {id} is not running")));
+        };
+        let frozen = match self.pause_for_commit(record.id.as_str()) {
             Ok(()) => true,
             Err(error) if error.kind() == Kind::Unsupported => false,
             Err(error) => return Err(error),
@@ -397,6 +402,7 @@ mod tests {
             chain: None,
             image_config: RuntimeConfig::default(),
             mounts: Vec::new(),
+        starts_at_once: false,
         };
         record.image_config.env = words("A=1 B=2 C=3");
         record.image_config.cmd = Some(words("old"));

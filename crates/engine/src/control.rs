@@ -136,19 +136,31 @@ impl Engine {
 
     /// Freezes a container's processes.
     pub fn pause(&self, text: &str) -> Result<()> {
-        self.freeze(text, true)
+        self.freeze(text, true, false)
+    }
+
+    /// The same until the end of a commit: whoever calls it holds the lock that says so.
+    pub(crate) fn pause_for_commit(&self, text: &str) -> Result<()> {
+        self.freeze(text, true, true)
     }
 
     /// Lets them go on.
     pub fn unpause(&self, text: &str) -> Result<()> {
-        self.freeze(text, false)
+        self.freeze(text, false, false)
     }
 
-    fn freeze(&self, text: &str, frozen: bool) -> Result<()> {
+    fn freeze(&self, text: &str, frozen: bool, committing: bool) -> Result<()> {
         let id = self.records.find(text)?;
         let lock = self.records.lock(&id)?;
-        let container = self.reconciled_under(self.records.load(&id)?, &lock)?;
+        let found = self.records.load(&id)?;
+        let left_frozen = found.state.committing;
+        let container = self.reconciled_under(found, &lock)?;
         let mut state = container.state.clone();
+        if !frozen && left_frozen && !state.committing && state.state.is_running() {
+            // A commit was killed, and what it had frozen has just been thawed.
+            return Ok(());
+        }
+        state.committing = committing;
         state.state = state.state.with_paused(id.as_str(), frozen)?;
         let cgroup = container_cgroup(&container).ok_or_else(|| {
             let verb = if frozen { "pause" } else { "unpause" };
@@ -157,8 +169,19 @@ impl Engine {
                 format!("cannot {verb} container `{}`: it has no cgroup of its own", container.record.name),
             )
         })?;
-        cgroup.freeze(frozen)?;
-        self.records.save_state(&id, &state, Durability::NoSync)?;
+        // Whoever is killed in between leaves a container that is said to be frozen and can be
+        // thawed, never one that is frozen and not said to be.
+        if frozen {
+            self.records.save_state(&id, &state, Durability::NoSync)?;
+            if let Err(error) = cgroup.freeze(true) {
+                let _ = cgroup.freeze(false);
+                self.records.save_state(&id, &container.state, Durability::NoSync)?;
+                return Err(error.into());
+            }
+        } else {
+            cgroup.freeze(false)?;
+            self.records.save_state(&id, &state, Durability::NoSync)?;
+        }
         self.tell(&container.record, if frozen { "pause" } else { "unpause" }, &[]);
         Ok(())
     }
@@ -168,7 +191,7 @@ impl Engine {
         if !matches!(container.state.state, State::Running { paused: true, .. }) {
             return Ok(());
         }
-        match self.freeze(container.record.id.as_str(), false) {
+        match self.freeze(container.record.id.as_str(), false, false) {
             Err(error) if matches!(error.kind(), Kind::Conflict | Kind::NotFound) => Ok(()),
             done => done,
         }

@@ -10,6 +10,8 @@ use robot_env_sys::process::parse_signal;
 use crate::engine::{Engine, snapshot_key};
 use crate::names;
 use crate::record::ContainerRecord;
+use crate::records::ContainerLock;
+use crate::start::Ahead;
 
 /// What [`Engine::create`] makes a container of.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +40,23 @@ impl Engine {
     /// `NotFound` without the image (`No such image: x`) or a container that it refers to;
     /// `Conflict` for a name that is taken; `InvalidInput` for what contradicts itself.
     pub fn create(&self, request: CreateRequest) -> Result<Created> {
+        Ok(self.make_locked(request, false)?.0)
+    }
+
+    /// [`Engine::create`] for somebody who starts the container at once. Its lock is held until then,
+    /// so nobody takes it away meanwhile, and a `--rm` container whose maker is killed is removed by
+    /// the next command that looks at it.
+    pub fn create_for(&self, ahead: &mut Ahead, request: CreateRequest) -> Result<Created> {
+        let (created, lock) = self.make_locked(request, true)?;
+        ahead.hold(lock);
+        Ok(created)
+    }
+
+    fn make_locked(
+        &self,
+        request: CreateRequest,
+        starts_at_once: bool,
+    ) -> Result<(Created, ContainerLock)> {
         let CreateRequest { mut spec, name } = request;
         spec.check()?;
         if let Some(option) = spec.storage_opt.keys().next() {
@@ -75,6 +94,7 @@ impl Engine {
             chain: image.chain().cloned(),
             image_config: runtime,
             mounts,
+            starts_at_once,
         };
         // Held until the container is there: whoever finds its directory without a record, and the
         // lock free, knows that its maker was killed.
@@ -88,9 +108,9 @@ impl Engine {
             self.forget(&record);
             return Err(error);
         }
-        drop((claim, lock));
+        drop(claim);
         self.tell(&record, "create", &[]);
-        Ok(Created { id, name: record.name, warnings })
+        Ok((Created { id, name: record.name, warnings }, lock))
     }
 
     /// Takes the name that the user wants, or makes one up.

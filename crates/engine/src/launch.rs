@@ -121,9 +121,23 @@ fn execute(engine: &Engine, role: Role, client: Option<OwnedFd>) -> Result<Owned
     let path = CString::new(format!("/proc/self/fd/{}", program.as_raw_fd())).unwrap_or_default();
     let mut keep = vec![far.as_fd()];
     keep.extend(client.as_ref().map(AsFd::as_fd));
-    let request = SpawnRequest { program: &path, args: &args, env: &[], stdio: null.as_fd(), keep: &keep };
+    let env = environment();
+    let request = SpawnRequest { program: &path, args: &args, env: &env, stdio: null.as_fd(), keep: &keep };
     process::spawn(&request).context(Kind::Internal, || "cannot start a monitor".into())?;
     Ok(near)
+}
+
+/// A monitor inherits no environment; only one of a debug build what makes tests see another time
+/// (libfaketime).
+fn environment() -> Vec<CString> {
+    if !cfg!(debug_assertions) {
+        return Vec::new();
+    }
+    let wanted = |name: &str| name == "LD_PRELOAD" || name.starts_with("FAKETIME");
+    std::env::vars()
+        .filter(|(name, _)| wanted(name))
+        .filter_map(|(name, value)| CString::new(format!("{name}={value}")).ok())
+        .collect()
 }
 
 fn send(socket: &OwnedFd, mut bytes: &[u8]) -> Result<()> {

@@ -83,6 +83,8 @@ pub struct LogReader<'a> {
     over: bool,
     ended: bool,
     next_look: Instant,
+    /// When `until` is reached, by a clock that nobody sets.
+    until: Option<Instant>,
 }
 
 impl Engine {
@@ -105,6 +107,11 @@ impl Engine {
         if let Some(lines) = options.tail {
             files.skip_to_tail(lines)?;
         }
+        let until = options.until.and_then(|until| {
+            let left = Duration::try_from(until.duration_since(Timestamp::now())).unwrap_or_default();
+            // A time that no clock of ours reaches is none.
+            Instant::now().checked_add(left)
+        });
         Ok(LogReader {
             engine: self,
             id,
@@ -115,6 +122,7 @@ impl Engine {
             over: false,
             ended: false,
             next_look: Instant::now(),
+            until,
         })
     }
 }
@@ -164,9 +172,8 @@ impl LogReader<'_> {
         let now = Instant::now();
         let mut patience =
             self.next_look.checked_duration_since(now).map_or(PATIENCE, |left| left.max(BREATH));
-        if let Some(until) = self.options.until {
-            let left = until.duration_since(Timestamp::now());
-            patience = patience.min(Duration::try_from(left).unwrap_or_default() + Duration::from_millis(1));
+        if let Some(until) = self.until {
+            patience = patience.min(until.saturating_duration_since(now) + Duration::from_millis(1));
         }
         watch.wait(also, patience);
     }
@@ -180,10 +187,10 @@ impl LogReader<'_> {
 
     /// Whether nobody will write any more: the container has ended, or `until` has passed.
     fn is_over(&mut self) -> bool {
-        if self.options.until.is_some_and(|until| Timestamp::now() > until) {
+        let now = Instant::now();
+        if self.until.is_some_and(|until| now > until) {
             return true;
         }
-        let now = Instant::now();
         if now < self.next_look {
             return false;
         }

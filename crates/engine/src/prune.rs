@@ -83,7 +83,9 @@ impl Engine {
         let mut pruned = Pruned::default();
         for container in self.containers()? {
             let starts = container.state.state == State::Created
-                && Timestamp::now().duration_since(container.record.created).unsigned_abs() < A_MOMENT;
+                && (Timestamp::now().duration_since(container.record.created).unsigned_abs() < A_MOMENT
+                    || (container.record.starts_at_once
+                        && self.records.try_lock(&container.record.id).is_ok_and(|free| free.is_none())));
             if starts || container.state.state.is_active() || !wanted(&container) {
                 continue;
             }

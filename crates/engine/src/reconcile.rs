@@ -10,6 +10,7 @@ use robot_env_sys::cgroup;
 use robot_env_sys::fs::Durability;
 use robot_env_sys::process;
 
+use crate::control::container_cgroup;
 use crate::engine::Engine;
 use crate::record::{ExitRecord, ProcessRecord, State};
 use crate::records::{Container, ContainerLock, read_json};
@@ -19,11 +20,26 @@ impl Engine {
     /// and is put right. What is left of the container's processes is killed: nobody moves their
     /// streams any more.
     pub(crate) fn reconciled(&self, container: Container) -> Result<Container> {
-        if !container.state.state.is_active() || self.records.has_monitor(&container.record.id) {
+        let id = &container.record.id;
+        if is_abandoned(&container) {
+            // Its maker holds the lock, and then its monitor, until it runs.
+            let Some(lock) = self.records.try_lock(id)? else { return Ok(container) };
+            return self.reconciled_under(self.records.load(id)?, &lock);
+        }
+        if !container.state.state.is_active()
+            || (self.records.has_monitor(id) && !self.is_left_frozen(&container))
+        {
             return Ok(container);
         }
-        let lock = self.records.lock(&container.record.id)?;
-        self.reconciled_under(self.records.load(&container.record.id)?, &lock)
+        let lock = self.records.lock(id)?;
+        self.reconciled_under(self.records.load(id)?, &lock)
+    }
+
+    /// Whether it is frozen by a commit that was killed.
+    fn is_left_frozen(&self, container: &Container) -> bool {
+        container.state.committing
+            && matches!(container.state.state, State::Running { paused: true, .. })
+            && !self.records.is_committed(&container.record.id)
     }
 
     /// The same for somebody who holds the container's lock and has loaded it since.
@@ -33,6 +49,20 @@ impl Engine {
         _lock: &ContainerLock,
     ) -> Result<Container> {
         let id = container.record.id.clone();
+        if is_abandoned(&container) {
+            self.clean_after_kill(&id);
+            self.remove_dead(&container.record)?;
+            return self.records.load(&id);
+        }
+        if self.is_left_frozen(&container) && self.records.has_monitor(&id) {
+            if let Some(cgroup) = container_cgroup(&container) {
+                cgroup.freeze(false)?;
+            }
+            container.state.state = container.state.state.with_paused(id.as_str(), false)?;
+            container.state.committing = false;
+            self.records.save_state(&id, &container.state, Durability::NoSync)?;
+            self.tell(&container.record, "unpause", &[]);
+        }
         if !container.state.state.is_active() || self.records.has_monitor(&id) {
             return Ok(container);
         }
@@ -94,6 +124,13 @@ impl Engine {
         }
         let _ = fs::remove_dir_all(run);
     }
+}
+
+/// Whether it is a `--rm` container of somebody who was about to start it: where nobody holds its
+/// lock, that one was killed, and nothing else would ever remove it.
+fn is_abandoned(container: &Container) -> bool {
+    let record = &container.record;
+    record.starts_at_once && record.spec.auto_remove && container.state.state == State::Created
 }
 
 /// Ends what is left of a container: its first process, if it is still that one, and everything in

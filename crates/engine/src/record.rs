@@ -25,6 +25,9 @@ pub struct ContainerRecord {
     pub image_config: RuntimeConfig,
     /// The volumes, binds and tmpfs it mounts, with names given to anonymous volumes.
     pub mounts: Vec<MountPoint>,
+    /// Whether whoever made it was about to start it, with its lock held from the first moment on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub starts_at_once: bool,
 }
 
 impl ContainerRecord {
@@ -88,6 +91,12 @@ pub struct StateRecord {
     /// Whether the user stopped it by hand (`unless-stopped`).
     #[serde(default)]
     pub stopped_by_user: bool,
+    /// Whether it is frozen for a commit, which then holds the lock of [`Engine::commit`], and not
+    /// because the user said so.
+    ///
+    /// [`Engine::commit`]: crate::Engine::commit
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub committing: bool,
     /// Health, where there is a check.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Health>,
@@ -292,6 +301,7 @@ mod tests {
             chain: None,
             image_config: image,
             mounts: Vec::new(),
+        starts_at_once: false,
         }
     }
 

@@ -293,6 +293,42 @@ impl Records {
         Ok(ContainerLock { file: file.into() })
     }
 
+    /// [`Records::lock`] if nobody holds it; `None` otherwise.
+    pub(crate) fn try_lock(&self, id: &ContainerId) -> Result<Option<ContainerLock>> {
+        let directory = self.paths.container(id);
+        let gone = || Error::not_found(format!("No such container: {id}"));
+        let file = open_lock(&directory.join("lock"), true).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => gone(),
+            _ => Error::new(Kind::of_io(&error), format!("cannot lock container `{}`", id.short()))
+                .because(error),
+        })?;
+        let free = lock::try_lock_exclusive(file.as_fd())
+            .context(Kind::Internal, || format!("cannot lock container `{}`", id.short()))?;
+        if free && !directory.join("container.json").exists() {
+            return Err(gone());
+        }
+        Ok(free.then(|| ContainerLock { file: file.into() }))
+    }
+
+    /// The lock of whoever freezes a running container for a commit, after those who do so now;
+    /// `None` if it does not run.
+    pub(crate) fn commit_lock(&self, id: &ContainerId) -> Result<Option<OwnedFd>> {
+        let path = self.paths.container_run(id).join("commit.lock");
+        let file = match open_lock(&path, true) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            other => other.io_context(|| format!("cannot open `{}`", path.display()))?,
+        };
+        lock::lock_exclusive(file.as_fd())
+            .context(Kind::Internal, || format!("cannot lock `{}`", path.display()))?;
+        Ok(Some(file.into()))
+    }
+
+    /// Whether somebody holds [`Records::commit_lock`].
+    pub(crate) fn is_committed(&self, id: &ContainerId) -> bool {
+        open_lock(&self.paths.container_run(id).join("commit.lock"), false)
+            .is_ok_and(|file| !lock::try_lock_shared(file.as_fd()).unwrap_or(true))
+    }
+
     /// Takes the lock that says "a monitor cares for this container"; `None` if one does already.
     /// It lasts until the descriptor, and every copy of it, is closed.
     pub(crate) fn monitor_lock(&self, id: &ContainerId) -> Result<Option<OwnedFd>> {

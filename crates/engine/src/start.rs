@@ -12,7 +12,7 @@ use crate::attach::Attachment;
 use crate::engine::Engine;
 use crate::launch::{Launch, Role};
 use crate::record::State;
-use crate::records::Container;
+use crate::records::{Container, ContainerLock};
 use crate::stream::Hello;
 
 /// A container that runs now.
@@ -27,6 +27,14 @@ pub struct Started {
 pub struct Ahead {
     launch: Launch,
     attachment: Option<Attachment>,
+    /// Of the container that was made for it.
+    lock: Option<ContainerLock>,
+}
+
+impl Ahead {
+    pub(crate) fn hold(&mut self, lock: ContainerLock) {
+        self.lock = Some(lock);
+    }
 }
 
 impl Engine {
@@ -40,7 +48,7 @@ impl Engine {
             }
             None => (None, None),
         };
-        Ok(Ahead { launch: Launch::begin(self, Role::Container, client)?, attachment })
+        Ok(Ahead { launch: Launch::begin(self, Role::Container, client)?, attachment, lock: None })
     }
 
     /// Starts a container and, with `hello`, attaches to it before its program runs. One that runs
@@ -53,11 +61,19 @@ impl Engine {
         self.start_with(text, hello, None)
     }
 
-    /// [`Engine::start`] with what [`Engine::start_ahead`] began for the same `hello`.
-    pub fn start_with(&self, text: &str, hello: Option<Hello>, ahead: Option<Ahead>) -> Result<Started> {
+    /// [`Engine::start`] with what [`Engine::start_ahead`] began for the same `hello`, of the container
+    /// that [`Engine::create_for`] made for it, if it made one.
+    pub fn start_with(&self, text: &str, hello: Option<Hello>, mut ahead: Option<Ahead>) -> Result<Started> {
         let id = self.records.find(text)?;
-        let lock = self.records.lock(&id)?;
-        let container = self.reconciled_under(self.records.load(&id)?, &lock)?;
+        let (lock, container) = match ahead.as_mut().and_then(|ahead| ahead.lock.take()) {
+            // Made a moment ago, and nobody else has had its lock.
+            Some(lock) => (lock, self.records.load(&id)?),
+            None => {
+                let lock = self.records.lock(&id)?;
+                let container = self.reconciled_under(self.records.load(&id)?, &lock)?;
+                (lock, container)
+            }
+        };
         match &container.state.state {
             State::Running { paused: true, .. } => {
                 return Err(Error::new(
@@ -74,7 +90,7 @@ impl Engine {
         // A monitor of its last life may still have to clean up.
         self.await_monitor(&id);
         self.clean_after_kill(&id);
-        let Ahead { launch, attachment } = match ahead {
+        let Ahead { launch, attachment, .. } = match ahead {
             Some(ahead) => ahead,
             None => self.start_ahead(hello)?,
         };

@@ -102,15 +102,37 @@ impl Engine {
         Ok(volume)
     }
 
-    /// All volumes, by name.
+    /// All volumes, by name, without those whose records cannot be read: see
+    /// [`Engine::volumes_and_damage`].
     pub fn volumes(&self) -> Result<Vec<Volume>> {
+        Ok(self.volumes_and_damage()?.0)
+    }
+
+    /// All volumes, by name, and what is wrong with those whose records cannot be read.
+    pub fn volumes_and_damage(&self) -> Result<(Vec<Volume>, Vec<Error>)> {
         let directory = self.paths.volumes();
         let entries =
             fs::read_dir(&directory).io_context(|| format!("cannot list `{}`", directory.display()))?;
         let mut names: Vec<String> =
             entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect();
         names.sort_unstable();
-        Ok(names.iter().filter_map(|name| self.volume(name).ok()).collect())
+        let (mut all, mut damage) = (Vec::new(), Vec::new());
+        for name in &names {
+            match self.volume(name) {
+                Ok(volume) => all.push(volume),
+                // It is being made or removed, or is none.
+                Err(error) if error.kind() == Kind::NotFound => {}
+                Err(error) => {
+                    let corrupt = error.kind() == Kind::Corrupt;
+                    let mut error = error.within(format!("cannot read volume `{name}`"));
+                    if corrupt {
+                        error = error.with_hint(format!("`volume rm {name}` removes it, with what is in it"));
+                    }
+                    damage.push(error);
+                }
+            }
+        }
+        Ok((all, damage))
     }
 
     /// Removes a volume with what is in it; the space comes back when the store's trash is emptied.

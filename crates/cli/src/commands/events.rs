@@ -1,8 +1,7 @@
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
-use jiff::Timestamp;
 use robot_env_diag::Result;
 use robot_env_engine::Event;
 use robot_env_wire::EventMessage;
@@ -65,6 +64,10 @@ impl Verb for Events {
         let moment =
             |text: &Option<String>| text.as_deref().map(|text| quantity::moment(text, now)).transpose();
         let (since, until) = (moment(&self.since)?, moment(&self.until)?);
+        // Whatever is done to the clock meanwhile, it ends then; a time that is never reached is none.
+        let end = until.and_then(|until| {
+            Instant::now().checked_add(Duration::try_from(until.duration_since(now)).unwrap_or_default())
+        });
         let engine = app.engine()?;
         let interrupts = Interrupts::new()?;
         let mut reader = engine.events(since.is_none())?;
@@ -78,16 +81,15 @@ impl Verb for Events {
         }
         loop {
             // The time is taken first: what is written by then is read yet.
-            let over = until.is_some_and(|until| Timestamp::now() > until);
+            let over = end.is_some_and(|end| Instant::now() > end);
             while let Some(event) = reader.next_event()? {
                 show(&event)?;
             }
             if over {
                 return Ok(Exit::SUCCESS);
             }
-            let left = until.map(|until| until.duration_since(Timestamp::now()));
             let left =
-                left.map(|left| Duration::try_from(left).unwrap_or_default() + Duration::from_millis(1));
+                end.map(|end| end.saturating_duration_since(Instant::now()) + Duration::from_millis(1));
             reader.wait(Some(interrupts.as_fd()), left.unwrap_or(PATIENCE));
             if let Some(exit) = interrupts.exit() {
                 return Ok(exit);

@@ -45,8 +45,8 @@ impl Verb for Run {
         let tty = wanted.spec.tty;
         let removes = wanted.spec.auto_remove;
         let engine = app.engine()?;
-        let ahead = engine.start_ahead(hello)?;
-        let created = create(app, &engine, flags, wanted)?;
+        let mut ahead = engine.start_ahead(hello)?;
+        let created = create(app, &engine, flags, wanted, |request| engine.create_for(&mut ahead, request))?;
         let id = created.id.as_str();
         let _held = (hello.is_some() && self.sig_proxy && !tty).then(hold_signals).transpose()?;
         let started = match engine.start_with(id, hello, Some(ahead)) {
@@ -85,7 +85,7 @@ impl Verb for Create {
     fn run(self, app: &App) -> Result<Exit> {
         let wanted = self.container.wanted(app.ambient())?;
         let engine = app.engine()?;
-        let created = create(app, &engine, &self.container, wanted)?;
+        let created = create(app, &engine, &self.container, wanted, |request| engine.create(request))?;
         app.print_line(created.id.as_str())?;
         Ok(Exit::SUCCESS)
     }
@@ -110,7 +110,13 @@ fn hello(spec: &mut ContainerSpec, flags: &ContainerFlags, detach: bool) -> Resu
 }
 
 /// Makes the container, with its image pulled first where that is needed and wanted.
-fn create(app: &App, engine: &Engine, flags: &ContainerFlags, mut wanted: Wanted) -> Result<Created> {
+fn create(
+    app: &App,
+    engine: &Engine,
+    flags: &ContainerFlags,
+    mut wanted: Wanted,
+    mut make: impl FnMut(CreateRequest) -> Result<Created>,
+) -> Result<Created> {
     complete(&mut wanted.spec, engine.session());
     let cidfile = flags.cidfile.as_deref().map(|path| Cidfile::claim(app, path)).transpose()?;
     wanted.warnings.iter().for_each(|warning| app.warn(warning));
@@ -126,7 +132,7 @@ fn create(app: &App, engine: &Engine, flags: &ContainerFlags, mut wanted: Wanted
         spec: wanted.spec,
         name: flags.name.as_deref().map(|name| name.strip_prefix('/').unwrap_or(name).to_owned()),
     };
-    let created = match engine.create(request.clone()) {
+    let created = match make(request.clone()) {
         Err(error) if error.kind() == Kind::NotFound && lacks_image(engine, &request.spec) => {
             if flags.pull == "never" {
                 return Err(Error::not_found(format!("No such image: {}", request.spec.image)));
@@ -134,7 +140,7 @@ fn create(app: &App, engine: &Engine, flags: &ContainerFlags, mut wanted: Wanted
             let name = request.spec.image.parse::<Reference>()?.or_latest().familiar();
             app.say(&format!("Unable to find image '{name}' locally"));
             pull(app, engine, &request.spec, flags.quiet)?;
-            engine.create(request)?
+            make(request)?
         }
         other => other?,
     };

@@ -88,8 +88,11 @@ impl Verb for VolumeLs {
         let style = Style::parse(format, volume::TABLE)?;
         let engine = app.engine()?;
         let users = if dangling.is_some() { engine.volume_users()? } else { BTreeMap::new() };
-        let rows = engine
-            .volumes()?
+        let (volumes, damage) = engine.volumes_and_damage()?;
+        for error in &damage {
+            app.show(error);
+        }
+        let rows = volumes
             .iter()
             .filter(|found| dangling.is_none_or(|dangling| users.contains_key(&found.name) != dangling))
             .filter(|found| filters.any_pattern("name", &[&found.name]))

@@ -276,6 +276,7 @@ mod tests {
                     propagation: Propagation::Rprivate,
                     spec: None,
                 }],
+                starts_at_once: false,
             },
             state: StateRecord { state, ..StateRecord::default() },
         }

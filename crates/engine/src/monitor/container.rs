@@ -45,6 +45,8 @@ struct Started {
     /// It answers the container's questions of names.
     resolver: Option<Resolver>,
     started: Timestamp,
+    /// The same by a clock that nobody sets.
+    began: Instant,
     warnings: Vec<String>,
 }
 
@@ -253,6 +255,7 @@ impl Monitor {
             joined: Joined::default(),
             resolver: None,
             started: Timestamp::now(),
+            began: Instant::now(),
             warnings: planned.warnings,
         };
         Ok(Ready { gate: Gate::Own(created), process })
@@ -293,6 +296,7 @@ impl Monitor {
             joined: Joined::default(),
             resolver: None,
             started: Timestamp::now(),
+            began: Instant::now(),
             warnings,
         };
         Ok(Ready { gate: Gate::External(external), process })
@@ -365,8 +369,8 @@ impl Monitor {
         loop {
             let exit = self.watch(&mut started, &mut audience);
             self.clean_up(&started);
-            let ran = exit.finished.duration_since(exit.started);
-            let decision = self.record_exit(&mut state, &exit, &mut backoff, ran.unsigned_abs());
+            let ran = started.began.elapsed();
+            let decision = self.record_exit(&mut state, &exit, &mut backoff, ran);
             self.tell_death(&exit);
             started.joined.tell(&self.engine, &self.record, "disconnect");
             let notice = ExitNotice { code: exit.code, error: None };

@@ -73,7 +73,7 @@ impl Place {
 
     /// The program with these arguments.
     pub(crate) fn command(&self, args: &[&str]) -> Call {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_robot-env"));
+        let mut command = Command::new(program());
         command.arg("--root").arg(self.directory.join("root"));
         command.arg("--run-root").arg(self.directory.join("run"));
         command.args(args).stdin(Stdio::null());
@@ -149,6 +149,11 @@ impl Drop for Place {
             self.run(&format!("rm -f -v {id}"));
         }
     }
+}
+
+/// The program: the one that was built for the tests, or `ROBOT_ENV_TEST_PROGRAM`.
+fn program() -> std::ffi::OsString {
+    std::env::var_os("ROBOT_ENV_TEST_PROGRAM").unwrap_or_else(|| env!("CARGO_BIN_EXE_robot-env").into())
 }
 
 /// A call of the program.

@@ -20,7 +20,7 @@ const SIZE: u64 = 64 << 20;
 /// Runs the test of that name once more in a mount namespace of its own, whose temporary directory
 /// is a small file system; true inside it.
 #[allow(clippy::print_stdout)] // why a test is skipped
-fn inside(test: &str) -> bool {
+pub(crate) fn inside(test: &str) -> bool {
     if std::env::var_os(INSIDE).is_some_and(|value| value == test) {
         return true;
     }

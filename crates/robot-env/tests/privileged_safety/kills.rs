@@ -19,10 +19,10 @@ const PROGRAM: &str = "31536000";
 const FURTHER: &str = "31535999";
 
 /// Numbers that are the same each time (xorshift64).
-struct Numbers(u64);
+pub(crate) struct Numbers(pub(crate) u64);
 
 impl Numbers {
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -32,23 +32,23 @@ impl Numbers {
 
 /// Whom a round kills.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Victims {
+pub(crate) enum Victims {
     Everybody,
     Front,
     Monitors,
 }
 
-fn pids() -> impl Iterator<Item = i32> {
+pub(crate) fn pids() -> impl Iterator<Item = i32> {
     fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
-fn words(pid: i32) -> Vec<String> {
+pub(crate) fn words(pid: i32) -> Vec<String> {
     let text = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     text.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
 }
 
 /// Programs of containers with this command line, whoever their parents are.
-fn programs(line: &[&str]) -> Vec<i32> {
+pub(crate) fn programs(line: &[&str]) -> Vec<i32> {
     pids()
         .filter(|pid| {
             let mut has = words(*pid);
@@ -58,14 +58,14 @@ fn programs(line: &[&str]) -> Vec<i32> {
         .collect()
 }
 
-fn kill(pid: i32) {
+pub(crate) fn kill(pid: i32) {
     if let Some(pid) = rustix::process::Pid::from_raw(pid) {
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     }
 }
 
 /// Kills the program's processes that work on this place, again and again until none is left.
-fn kill_ours(place: &Place, front: &Child, victims: Victims) {
+pub(crate) fn kill_ours(place: &Place, front: &Child, victims: Victims) {
     let root = place.directory.join("root").display().to_string();
     if victims == Victims::Front {
         return kill(front.id() as i32);
@@ -90,11 +90,11 @@ fn kill_ours(place: &Place, front: &Child, victims: Victims) {
     }
 }
 
-fn ended(pid: i32) -> bool {
+pub(crate) fn ended(pid: i32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |text| text.contains(") Z "))
 }
 
-fn names(directory: &Path) -> Vec<String> {
+pub(crate) fn names(directory: &Path) -> Vec<String> {
     fs::read_dir(directory)
         .into_iter()
         .flatten()
@@ -104,7 +104,7 @@ fn names(directory: &Path) -> Vec<String> {
 }
 
 /// Everything that is named after a container, on disk.
-fn ids(place: &Place) -> BTreeSet<String> {
+pub(crate) fn ids(place: &Place) -> BTreeSet<String> {
     let parts = ["root/containers", "root/snapshots", "run/containers"];
     let all = parts.iter().flat_map(|part| names(&place.directory.join(part)));
     all.filter(|name| name.len() == 64).collect()

@@ -5,11 +5,16 @@
 #[path = "../place/mod.rs"]
 mod place;
 
+//mod bombs;
+mod clock;
 mod confinement;
 mod disk;
 mod images;
 mod kills;
+mod lifecycles;
+mod power;
 mod records;
+mod remains;
 
 use place::Place;
 use robot_env_testkit::image::{Compression, Entry, ImageBuilder};

@@ -91,7 +91,10 @@ fn privileged_a_damaged_volume_stops_no_other() {
     for (what, damage) in DAMAGES {
         place.run("volume create bad").ok();
         damage(&place.directory.join("root/volumes/bad/volume.json"));
-        assert!(place.run("volume ls -q").out.lines().any(|name| name == "good"), "{what}");
+        let listed = place.run("volume ls -q");
+        assert_eq!((listed.code, listed.out.trim()), (0, "good"), "{what}: {listed:?}");
+        let says = "cannot read volume `bad`";
+        assert!(listed.err.contains(says) && listed.err.contains("volume rm bad"), "{what}: {listed:?}");
         let done = place.script("-v bad:/x", "true");
         assert!(done.code == 125 && done.err.contains("volume.json"), "{what}: {done:?}");
         assert_eq!(place.script("-v good:/x", "true").code, 0, "{what}");
@@ -120,28 +123,52 @@ fn privileged_a_newer_store_is_left_alone() {
     place.run("run --rm --network none busybox true").ok();
 }
 
-/// Many containers and few descriptors: all are listed and removed.
+/// Many containers and few descriptors: all are listed, pruned and removed.
 #[test]
 fn privileged_few_descriptors_are_enough_for_many_containers() {
+    const MANY: usize = 1000;
     let place = place_or_return!("many");
-    for _ in 0..60 {
-        place.run("create --rm --network none -v /data busybox true").ok();
-    }
+    let web = place.sleeper("--name web");
+    std::thread::scope(|scope| {
+        for first in 0..4 {
+            let place = &place;
+            scope.spawn(move || {
+                for n in (first..MANY).step_by(4) {
+                    let volume = if n % 10 == 0 { "-v /data" } else { "" };
+                    place.run(&format!("create --rm --network none {volume} busybox true")).ok();
+                }
+            });
+        }
+    });
     let limited = |words: &[&str]| {
         let call = place.command(words);
         let mut command = Command::new("sh");
         command
-            .args(["-c", "ulimit -n 16; exec \"$@\"", "sh"])
+            .args(["-c", "ulimit -n 64; exec \"$@\"", "sh"])
             .arg(call.0.get_program())
             .args(call.0.get_args());
         command.output().unwrap()
     };
-    let listed = limited(&["ps", "-aq"]);
-    let text = String::from_utf8(listed.stdout).unwrap();
-    assert_eq!(text.lines().count(), 60, "{}", String::from_utf8_lossy(&listed.stderr));
+    let list = || {
+        let listed = limited(&["ps", "-aq", "--no-trunc"]);
+        let told = String::from_utf8_lossy(&listed.stderr).into_owned();
+        assert!(listed.status.success() && told.is_empty(), "{told}");
+        String::from_utf8(listed.stdout).unwrap().lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let mut all = list();
+    assert_eq!(all.len(), MANY + 1);
+    all.retain(|id| *id != web);
     let mut words = vec!["rm", "-f", "-v"];
-    words.extend(text.lines());
+    words.extend(all.iter().take(MANY / 2).map(String::as_str));
     let removed = limited(&words);
     assert!(removed.status.success(), "{}", String::from_utf8_lossy(&removed.stderr));
+    assert_eq!(list().len(), MANY / 2 + 1);
+    // Those that were made a moment ago stay.
+    std::thread::sleep(Duration::from_secs(2));
+    let pruned = limited(&["system", "prune", "-f", "--volumes"]);
+    assert!(pruned.status.success(), "{}", String::from_utf8_lossy(&pruned.stderr));
+    assert_eq!(list(), [web]);
+    assert_eq!(place.run("volume ls -q").ok(), "");
+    place.run("rm -f web").ok();
     place.assert_empty();
 }
