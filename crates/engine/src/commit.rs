@@ -402,7 +402,7 @@ mod tests {
             chain: None,
             image_config: RuntimeConfig::default(),
             mounts: Vec::new(),
-        starts_at_once: false,
+            starts_at_once: false,
         };
         record.image_config.env = words("A=1 B=2 C=3");
         record.image_config.cmd = Some(words("old"));

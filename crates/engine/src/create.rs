@@ -52,11 +52,7 @@ impl Engine {
         Ok(created)
     }
 
-    fn make_locked(
-        &self,
-        request: CreateRequest,
-        starts_at_once: bool,
-    ) -> Result<(Created, ContainerLock)> {
+    fn make_locked(&self, request: CreateRequest, starts_at_once: bool) -> Result<(Created, ContainerLock)> {
         let CreateRequest { mut spec, name } = request;
         spec.check()?;
         if let Some(option) = spec.storage_opt.keys().next() {

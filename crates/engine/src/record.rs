@@ -301,7 +301,7 @@ mod tests {
             chain: None,
             image_config: image,
             mounts: Vec::new(),
-        starts_at_once: false,
+            starts_at_once: false,
         }
     }
 

@@ -19,6 +19,7 @@ use crate::options::{Applied, ApplyOptions, Ownership};
 use crate::path;
 use crate::recipe::RecipeWriter;
 use crate::remove::{Removed, remove_tree};
+use crate::share::Share;
 use crate::xattr::Place;
 
 /// Unpacks the layer `tar` (decompressed) into the empty directory `root`, with overlay's
@@ -29,8 +30,8 @@ use crate::xattr::Place;
 /// lies in this layer; what exists is replaced and never written through; overlay's attributes are
 /// dropped, character devices 0:0 are refused and no `.wh.` name stays behind. A whiteout applies
 /// to the lower layers only, wherever in the tar it stands; of entries with one name the last
-/// counts. Files are synced by nobody here. Memory is bounded by about 150 MiB for a hostile layer
-/// and is below 2 MiB, and 200 bytes a directory, for others.
+/// counts. Files are synced by nobody here. Memory is below 2 MiB, and some 300 bytes a directory,
+/// which are taken from a [`Share`]; a hostile layer can take 10 MiB and that share.
 ///
 /// Fails with [`Kind::Corrupt`] for a damaged, truncated or hostile tar, with [`Kind::NoSpace`]
 /// when space or inodes run out; `root` then holds a part of the layer.
@@ -39,6 +40,17 @@ pub fn apply(
     root: BorrowedFd<'_>,
     recipe: &mut dyn Write,
     options: &ApplyOptions,
+) -> Result<Applied> {
+    apply_within(tar, root, recipe, options, &Share::new())
+}
+
+/// [`apply`] with the share of a layer whose decompression takes from it, too.
+pub fn apply_within(
+    tar: impl Read,
+    root: BorrowedFd<'_>,
+    recipe: &mut dyn Write,
+    options: &ApplyOptions,
+    share: &Share,
 ) -> Result<Applied> {
     let stat = rustix::fs::fstat(root).call(|| "fstat".to_owned())?;
     if stat.st_mode & 0o2000 != 0 {
@@ -56,7 +68,7 @@ pub fn apply(
     };
     let mut layer = Layer {
         reader: Reader::new(tar, source, RecipeWriter::new(recipe)?),
-        directories: Directories::new(root, options.xattr_namespace.opaque())?,
+        directories: Directories::new(root, options.xattr_namespace.opaque(), share)?,
         maker: Maker::new(owner, false),
         hardlinks: Hardlinks::default(),
         content_size: 0,
@@ -87,7 +99,7 @@ pub fn apply(
 
 struct Layer<'a, R> {
     reader: Reader<R, RecipeWriter<'a>>,
-    directories: Directories,
+    directories: Directories<'a>,
     maker: Maker,
     hardlinks: Hardlinks,
     content_size: u64,
@@ -315,7 +327,7 @@ struct Hardlinks {
 
 impl Hardlinks {
     /// The most that are remembered; the content of one more is kept needlessly if it is replaced.
-    const LIMIT: usize = 1 << 21;
+    const LIMIT: usize = 1 << 17;
 
     fn insert(&mut self, path: &[u8]) {
         if self.paths.len() < Self::LIMIT {

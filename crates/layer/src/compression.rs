@@ -5,6 +5,8 @@ use flate2::write::GzEncoder;
 use robot_env_diag::{Error, Kind, Result};
 
 use crate::archive::io_error;
+use crate::frames::Frames;
+use crate::share::Share;
 
 /// How a layer's tar is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -17,8 +19,6 @@ pub enum Compression {
     Zstd,
 }
 
-/// The largest zstd window that is accepted: 2^26 bytes (64 MiB) of memory a decoder.
-const ZSTD_WINDOW_LOG_MAX: u32 = 26;
 const INPUT_BUFFER: usize = 128 * 1024;
 
 impl Compression {
@@ -60,19 +60,28 @@ impl Compression {
 }
 
 /// Decompresses a layer's blob, whose compression its first bytes tell.
-pub struct Decoder<R: Read>(Inner<R>);
+pub struct Decoder<'s, R: Read>(Inner<'s, R>);
 
-enum Inner<R: Read> {
+enum Inner<'s, R: Read> {
     None(Prefixed<R>),
     Gzip(Box<MultiGzDecoder<Prefixed<R>>>),
-    Zstd(zstd::stream::read::Decoder<'static, Prefixed<R>>),
+    Zstd(Box<Frames<'s, Prefixed<R>>>),
 }
 
-impl<R: Read> Decoder<R> {
+impl<'s, R: Read> Decoder<'s, R> {
     /// Looks at the first bytes of `blob`. The media type is not asked: the bytes win.
     ///
     /// Fails when the blob cannot be read, and with [`Kind::Unsupported`] for xz and bzip2.
     pub fn new(blob: R) -> Result<Self> {
+        Self::of(blob, None)
+    }
+
+    /// The same with the memory that it needs taken from the layer's share.
+    pub fn within(blob: R, share: &'s Share) -> Result<Self> {
+        Self::of(blob, Some(share))
+    }
+
+    fn of(blob: R, share: Option<&'s Share>) -> Result<Self> {
         let mut input =
             Prefixed { inner: BufReader::with_capacity(INPUT_BUFFER, blob), start: [0; 6], at: 0, len: 0 };
         input.peek().map_err(|e| io_error(e, "cannot read the layer"))?;
@@ -91,14 +100,9 @@ impl<R: Read> Decoder<R> {
         Ok(Decoder(match Compression::sniff(start) {
             Compression::None => Inner::None(input),
             Compression::Gzip => Inner::Gzip(Box::new(MultiGzDecoder::new(input))),
-            Compression::Zstd => {
-                let mut decoder = zstd::stream::read::Decoder::with_buffer(input)
-                    .map_err(|e| io_error(e, "cannot decompress the layer"))?;
-                decoder
-                    .window_log_max(ZSTD_WINDOW_LOG_MAX)
-                    .map_err(|e| io_error(e, "cannot decompress the layer"))?;
-                Inner::Zstd(decoder)
-            }
+            Compression::Zstd => Inner::Zstd(Box::new(
+                Frames::new(input, share).map_err(|e| io_error(e, "cannot decompress the layer"))?,
+            )),
         }))
     }
 
@@ -117,17 +121,17 @@ impl<R: Read> Decoder<R> {
         match self.0 {
             Inner::None(input) => input.inner.into_inner(),
             Inner::Gzip(decoder) => decoder.into_inner().inner.into_inner(),
-            Inner::Zstd(decoder) => decoder.finish().inner.into_inner(),
+            Inner::Zstd(frames) => frames.into_inner().inner.into_inner(),
         }
     }
 }
 
-impl<R: Read> Read for Decoder<R> {
+impl<R: Read> Read for Decoder<'_, R> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         match &mut self.0 {
             Inner::None(input) => input.read(out),
             Inner::Gzip(decoder) => decoder.read(out),
-            Inner::Zstd(decoder) => decoder.read(out),
+            Inner::Zstd(frames) => frames.read(out),
         }
     }
 }

@@ -14,11 +14,14 @@ use rustix::io::Errno;
 use crate::archive::Shown;
 use crate::make;
 use crate::path;
+use crate::share::Share;
 
-/// The most directories of one layer: they are held in memory until their times are set.
-const LIMIT: usize = 1 << 20;
-/// The most bytes of their paths.
-const PATHS_LIMIT: usize = 64 << 20;
+/// What a directory takes beside its path, which is held twice at the end, in bytes: a [`Node`], a
+/// place in the index and in the list of those that the archive has no entry for, and what the
+/// allocator adds.
+const NODE: usize = 200;
+/// How much of the share is taken at a time, in bytes.
+const PIECE: usize = 64 * 1024;
 /// Open descriptors that are kept.
 const OPEN: usize = 64;
 
@@ -51,11 +54,13 @@ struct Open {
 
 /// The directories that were made in one root. Nobody else changes the tree meanwhile, and every
 /// one was made here: so none of them is a symbolic link.
-pub(crate) struct Directories {
+pub(crate) struct Directories<'s> {
     root: Rc<OwnedFd>,
     nodes: Vec<Node>,
     index: BTreeMap<Arc<[u8]>, Id>,
-    paths: usize,
+    share: &'s Share,
+    /// What is left of what was taken of the share.
+    room: usize,
     open: Vec<Open>,
     clock: u64,
     opaque: &'static [u8],
@@ -63,10 +68,10 @@ pub(crate) struct Directories {
     last: Id,
 }
 
-impl Directories {
+impl<'s> Directories<'s> {
     pub(crate) const ROOT: Id = Id(0);
 
-    pub(crate) fn new(root: BorrowedFd<'_>, opaque: &'static [u8]) -> Result<Self> {
+    pub(crate) fn new(root: BorrowedFd<'_>, opaque: &'static [u8], share: &'s Share) -> Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::openat(root, c".", flags, Mode::empty()).call(|| "openat(.)".to_owned())?;
         let path: Arc<[u8]> = Arc::from(&b""[..]);
@@ -80,7 +85,8 @@ impl Directories {
                 gone: false,
             }],
             index: BTreeMap::from([(path, Self::ROOT)]),
-            paths: 0,
+            share,
+            room: 0,
             open: Vec::with_capacity(OPEN),
             clock: 0,
             opaque,
@@ -155,15 +161,17 @@ impl Directories {
                 Errno::NOMEM,
             )
         };
-        if self.nodes.len() >= LIMIT || self.paths + path.len() > PATHS_LIMIT {
-            return Err(full());
+        let needs = NODE + 2 * path.len();
+        if self.room < needs {
+            self.share.take(PIECE).map_err(|_| full())?;
+            self.room += PIECE;
         }
+        self.room -= needs;
         let dir = self.fd(parent)?;
         rustix::fs::mkdirat(&dir, name, Mode::from_raw_mode(mode & 0o777))
             .call(|| format!("mkdirat({}, {mode:o})", Shown(name)))?;
         let id = Id(self.nodes.len() as u32);
         let path: Arc<[u8]> = Arc::from(path);
-        self.paths += path.len();
         self.nodes.push(Node { path: path.clone(), parent, finish: None, over_whiteout: false, gone: false });
         self.index.insert(path, id);
         Ok(id)
@@ -209,7 +217,6 @@ impl Directories {
         for id in gone {
             let path = self.node(id).path.clone();
             self.index.remove(&path);
-            self.paths -= path.len();
             let node = self.node(id);
             node.gone = true;
             node.finish = None;
@@ -275,6 +282,7 @@ impl Directories {
             }
             self.node(id).gone = true;
         }
+        self.index = BTreeMap::new();
         let implied = self.nodes.iter().filter(|node| !node.gone && !node.over_whiteout);
         let mut implied: Vec<Vec<u8>> = implied.map(|node| node.path.to_vec()).collect();
         implied.sort_unstable();

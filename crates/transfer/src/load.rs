@@ -15,7 +15,7 @@ use robot_env_store::{ImageRecord, LayerSource, Store};
 
 use crate::archive::{Candidate, Catalogue, Content, Counted, Input, Place, Scan, candidates};
 use crate::pipe::pipe;
-use crate::unpack::BATCH;
+use crate::unpack::{BATCH, MEMORY, Waiting};
 use crate::{Known, Observer, Unpacked, Unpacker};
 
 /// How long layers stay without an image; renewed by every step.
@@ -229,6 +229,15 @@ impl<'s> Load<'_, 's> {
                 if committed == last {
                     break Ok(());
                 }
+                // The others wait for one that is on its way.
+                let waiting = Waiting::default();
+                let waits = |step: &Step<'_>| match step {
+                    Step::Layer(layer) => waiting.add(layer),
+                    Step::Copy(_) => Ok(()),
+                };
+                if let Err(error) = steps.values().try_for_each(waits) {
+                    break Err(error);
+                }
                 match results.recv() {
                     Ok(Ok((at, unpacked))) => drop(steps.insert(at, Step::Layer(unpacked))),
                     Ok(Err(error)) => break Err(error),
@@ -262,14 +271,15 @@ impl<'s> Load<'_, 's> {
         committed: &mut usize,
         last: usize,
     ) -> Result<()> {
-        let (mut end, mut bytes) = (*committed, 0);
+        let (mut end, mut bytes, mut memory) = (*committed, 0, 0);
         while let Some(step) = steps.get(&end) {
             if let Step::Layer(unpacked) = step {
                 bytes += unpacked.applied.content_size;
+                memory += unpacked.memory();
             }
             end += 1;
         }
-        if end < last && bytes < BATCH {
+        if end < last && bytes < BATCH && memory < MEMORY {
             return Ok(());
         }
         let mut batch = Vec::new();

@@ -8,13 +8,13 @@
 use std::collections::HashMap;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::time::Duration;
 
 use robot_env_diag::{Error, Kind, Result, Within};
 use robot_env_layer::{
-    Applied, ApplyOptions, Compression, Decoder, Overlay, Ownership, apply, inherit_directories,
+    Applied, ApplyOptions, Compression, Decoder, Overlay, Ownership, Share, apply_within, inherit_directories,
 };
 use robot_env_oci::{Algorithm, ChainId, Descriptor, DiffId, Digest, Hasher};
 use robot_env_store::{LayerRecord, LayerSource, OverlayXattr, StagedLayer, Store};
@@ -25,6 +25,12 @@ pub(crate) const PIECE: usize = 256 * 1024;
 pub(crate) const PIECES: usize = 8;
 /// How many bytes of unpacked layers wait before they are committed, if more are to come.
 pub(crate) const BATCH: u64 = 64 * 1024 * 1024;
+/// How much memory they may take meanwhile, in bytes.
+pub(crate) const MEMORY: usize = 8 * 1024 * 1024;
+
+/// The most memory of the directories of one layer that it has no entries for: they are held until it is
+/// committed, with those of other layers.
+const IMPLIED: usize = 12 << 20;
 
 /// Whether this process can give files to the owners that layers name: root, or root of a user
 /// namespace that has more than one id. Read from `/proc/self/uid_map`.
@@ -33,6 +39,27 @@ pub fn ownership() -> Ownership {
     let count = |line: &str| line.split_whitespace().nth(2).and_then(|count| count.parse::<u64>().ok());
     let ids: u64 = ids.lines().filter_map(count).sum();
     if rustix::process::geteuid().is_root() && ids > 1 { Ownership::Keep } else { Ownership::SingleId }
+}
+
+/// The layers of an archive that wait for each other, unpacked: what they take of the memory is bounded.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting(AtomicUsize);
+
+impl Waiting {
+    /// The most, in bytes.
+    const MOST: usize = 48 << 20;
+
+    /// One more.
+    pub(crate) fn add(&self, layer: &Unpacked<'_>) -> Result<()> {
+        let memory = layer.memory();
+        if self.0.fetch_add(memory, Ordering::Relaxed) + memory > Self::MOST {
+            return Err(Error::new(
+                Kind::Unsupported,
+                "its layers have no entries for too many of their directories",
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// Brings layers into a store.
@@ -95,6 +122,11 @@ impl Unpacked<'_> {
         self.staged.clean_within(time);
     }
 
+    /// The memory that it takes until it is committed, in bytes.
+    pub(crate) fn memory(&self) -> usize {
+        implied(&self.applied)
+    }
+
     /// Its name on top of its parent.
     pub fn chain_id(&self) -> ChainId {
         ChainId::of(self.parent.as_ref(), &self.diff_id)
@@ -132,15 +164,16 @@ impl<'a> Unpacker<'a> {
         // Without a diff id to compare with nothing else would notice a truncated tar.
         let mut options = ApplyOptions { missing_end_ok: known.diff_id.is_some(), ..self.options };
         let judge = AtomicBool::new(false);
+        let share = Share::new();
         let (applied, blob) = std::thread::scope(|scope| {
             let (full, arriving) = sync_channel(PIECES);
             let (give_back, empty) = channel();
             let (sniffed, compression) = channel();
-            let judge = &judge;
+            let (judge, share) = (&judge, &share);
             let reading = std::thread::Builder::new().name("layer".into()).spawn_scoped(scope, move || {
                 let mut source =
                     Hashed { inner: blob, hasher: Hasher::new(algorithm), size: 0, failed: false };
-                let ended = decode(&mut source, &sniffed, &full, &empty);
+                let ended = decode(&mut source, &sniffed, &full, &empty, share);
                 drop((full, sniffed));
                 let wanted = matches!(ended, Ok((_, true))) || judge.load(Ordering::Acquire);
                 source.judge(ended.map(|(compression, _)| compression), wanted)
@@ -156,7 +189,7 @@ impl<'a> Unpacker<'a> {
             let plain = compression.recv() == Ok(Compression::None);
             options.hash = !(plain && algorithm == Algorithm::Sha256);
             let mut tar = Pieces::new(arriving, give_back);
-            let applied = apply(&mut tar, staged.fs(), &mut recipe, &options);
+            let applied = apply_within(&mut tar, staged.fs(), &mut recipe, &options, share);
             if applied.as_ref().is_err_and(|error| error.kind() == Kind::Corrupt) {
                 judge.store(true, Ordering::Release);
             }
@@ -178,6 +211,10 @@ impl<'a> Unpacker<'a> {
             (Ok(_), Err(error)) => return Err(error.into()),
             (Ok(compression), Ok(applied)) => (applied, compression),
         };
+        if implied(&applied) > IMPLIED {
+            let reason = format!("it has no entries for {} of its directories", applied.implied.len());
+            return Err(Error::new(Kind::Unsupported, reason).into());
+        }
         let Some((digest, size)) = blob.identity else { return Err(panicked().into()) };
         let diff_id = applied.diff_id.clone().unwrap_or_else(|| DiffId(digest.clone()));
         if let Some(wanted) = known.diff_id
@@ -262,6 +299,11 @@ impl<'a> Unpacker<'a> {
     }
 }
 
+/// The memory of the names of the directories that a layer has no entries for, in bytes.
+fn implied(applied: &Applied) -> usize {
+    applied.implied.iter().map(|path| path.len() + 48).sum()
+}
+
 fn panicked() -> Error {
     Error::new(Kind::Internal, "the layer's reader stopped")
 }
@@ -295,13 +337,14 @@ fn decode(
     sniffed: &Sender<Compression>,
     full: &SyncSender<io::Result<Vec<u8>>>,
     empty: &Receiver<Vec<u8>>,
+    share: &Share,
 ) -> Result<(Compression, bool)> {
     // The other side must not take a broken layer for one that ended.
     let fail = |error: Error| {
         let _ = full.send(Err(io::Error::other(Error::from(error.to_report()))));
         error
     };
-    let mut decoder = Decoder::new(source).map_err(fail)?;
+    let mut decoder = Decoder::within(source, share).map_err(fail)?;
     let compression = decoder.compression();
     let _ = sniffed.send(compression);
     loop {

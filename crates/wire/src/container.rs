@@ -245,7 +245,7 @@ mod tests {
                 chain: None,
                 image_config: RuntimeConfig::default(),
                 mounts: Vec::new(),
-            starts_at_once: false,
+                starts_at_once: false,
             },
             state: StateRecord { state, ..StateRecord::default() },
         };

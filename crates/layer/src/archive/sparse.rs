@@ -5,7 +5,7 @@ use super::pax::decimal;
 use super::{BLOCK, Segment};
 
 /// The most segments of one sparse file.
-pub(crate) const SEGMENT_LIMIT: usize = 1 << 20;
+pub(crate) const SEGMENT_LIMIT: usize = 1 << 18;
 
 /// Reads the offset and length pairs in a GNU header or extension block, up to an empty pair.
 pub(crate) fn old_gnu_pairs(pairs: &[u8], map: &mut Vec<Segment>) -> Result<()> {

@@ -19,8 +19,18 @@ const SIZE: u64 = 64 << 20;
 
 /// Runs the test of that name once more in a mount namespace of its own, whose temporary directory
 /// is a small file system; true inside it.
-#[allow(clippy::print_stdout)] // why a test is skipped
 pub(crate) fn inside(test: &str) -> bool {
+    inside_of(test, "mount -o loop \"$1\" \"$2\" || exit 77; shift 2; exec \"$@\"")
+}
+
+/// The same with a file system in memory, which has room for very many files.
+pub(crate) fn inside_memory(test: &str) -> bool {
+    let mount = "mount -t tmpfs -o size=6g,nr_inodes=8m none \"$2\" || exit 77; shift 2; exec \"$@\"";
+    inside_of(test, mount)
+}
+
+#[allow(clippy::print_stdout)] // why a test is skipped
+fn inside_of(test: &str, script: &str) -> bool {
     if std::env::var_os(INSIDE).is_some_and(|value| value == test) {
         return true;
     }
@@ -34,7 +44,6 @@ pub(crate) fn inside(test: &str) -> bool {
     File::create(&image).unwrap().set_len(SIZE).unwrap();
     let made = Command::new("mkfs.ext4").args(["-q", "-m", "0"]).arg(&image).status();
     assert!(made.expect("mkfs.ext4 is needed").success());
-    let script = "mount -o loop \"$1\" \"$2\" || exit 77; shift 2; exec \"$@\"";
     let output = Command::new("unshare")
         .args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"])
         .args([&image, &root])
@@ -49,7 +58,9 @@ pub(crate) fn inside(test: &str) -> bool {
         println!("skipped {test}: no loop device: {}", told.trim());
         return false;
     }
-    assert!(output.status.success(), "{}{told}", String::from_utf8_lossy(&output.stdout));
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{told}");
+    println!("{said}");
     false
 }
 

@@ -27,13 +27,16 @@ fn files(directory: &Path) -> usize {
         .flatten()
         // The log of events becomes two at some time.
         .filter(|entry| entry.file_name() != "events.log.1")
-        .map(|entry| 1 + if entry.file_type().is_ok_and(|kind| kind.is_dir()) { files(&entry.path()) } else { 0 })
+        .map(|entry| {
+            1 + if entry.file_type().is_ok_and(|kind| kind.is_dir()) { files(&entry.path()) } else { 0 }
+        })
         .sum()
 }
 
 /// Directories below the cgroup `parent`, in every hierarchy.
 fn cgroups(parent: &str) -> usize {
-    let hierarchies = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path());
+    let hierarchies =
+        fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path());
     let directories = |path: &Path| {
         let entries = fs::read_dir(path).into_iter().flatten().flatten();
         entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).count()
@@ -112,7 +115,7 @@ fn privileged_many_lifecycles_leave_nothing() {
     }
     let (mut last, mut since) = (0, Duration::ZERO);
     for (n, at) in marks {
-        let rate = (n - last) as f64 / (at - since).as_secs_f64();
+        let rate = (n - last) as f64 / at.saturating_sub(since).as_secs_f64();
         println!("{n} lifecycles after {:.1} s, {rate:.1} a second", at.as_secs_f64());
         (last, since) = (n, at);
     }

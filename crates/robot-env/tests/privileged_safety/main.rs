@@ -5,7 +5,7 @@
 #[path = "../place/mod.rs"]
 mod place;
 
-//mod bombs;
+mod bombs;
 mod clock;
 mod confinement;
 mod disk;

@@ -30,7 +30,8 @@ impl Disk {
     fn of_temporaries() -> Disk {
         let root = std::env::temp_dir();
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let line = mounts.lines().find(|line| line.split(' ').nth(4) == root.to_str()).expect("it is mounted");
+        let line =
+            mounts.lines().find(|line| line.split(' ').nth(4) == root.to_str()).expect("it is mounted");
         let device = line.split(" - ").nth(1).unwrap().split(' ').nth(1).unwrap();
         let counts = Path::new("/sys/block").join(device.trim_start_matches("/dev/")).join("stat");
         Disk { file: root.parent().unwrap().join("image"), root, counts }
@@ -89,7 +90,11 @@ impl After {
             .output()
             .unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Done { code: output.status.code().unwrap_or(-1), out: text(&output.stdout), err: text(&output.stderr) }
+        Done {
+            code: output.status.code().unwrap_or(-1),
+            out: text(&output.stdout),
+            err: text(&output.stderr),
+        }
     }
 }
 
@@ -157,7 +162,8 @@ fn privileged_a_power_cut_loses_nothing_that_was_done() {
     // What was there before, and must stay.
     place.run("create --name old --network none busybox cat /data/from-image").ok();
     place.run("volume create kept").ok();
-    place.command(&["run", "--name", "writer", "--network", "none", "busybox", "sh", "-c", "cp -r /bin /copy"])
+    place
+        .command(&["run", "--name", "writer", "--network", "none", "busybox", "sh", "-c", "cp -r /bin /copy"])
         .run()
         .ok();
     place.run(&format!("pull -q {name}")).ok();

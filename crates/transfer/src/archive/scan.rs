@@ -17,6 +17,7 @@ use robot_env_oci::{Descriptor, MANIFEST_LIMIT};
 use super::catalogue::{Catalogue, Content, digest_of_path};
 use super::counted::Counted;
 use super::{corrupt, name};
+use crate::unpack::Waiting;
 use crate::{Known, Observer, Unpacker};
 
 /// The most bytes of documents that a stream may have.
@@ -71,6 +72,7 @@ impl<'s> Scan<'_, 's> {
         let mut wanted: Option<BTreeSet<String>> = None;
         let mut news = false;
         let mut documents = 0;
+        let waiting = Waiting::default();
         let decoder = Decoder::new(stream).map_err(|error| match error.kind() {
             Kind::Unsupported => Error::new(
                 Kind::Unsupported,
@@ -103,7 +105,11 @@ impl<'s> Scan<'_, 's> {
                 if wanted.as_ref().is_some_and(|wanted| !wanted.contains(&name)) {
                     Content::Passed
                 } else {
-                    self.layer(&name, &member, head, &mut members)?
+                    let content = self.layer(&name, &member, head, &mut members)?;
+                    if let Content::Layer(Some(layer)) = &content {
+                        waiting.add(layer)?;
+                    }
+                    content
                 }
             };
             catalogue.insert(name, content)?;

@@ -16,7 +16,7 @@ use robot_env_registry::{BlobReader, Client};
 use robot_env_store::LayerSource;
 
 use super::Wanted;
-use crate::unpack::BATCH;
+use crate::unpack::{BATCH, MEMORY};
 use crate::{Amount, Known, Observer, Unpacked, Unpacker};
 
 /// How many layers are fetched at a time.
@@ -145,7 +145,9 @@ impl<'a> Fetch<'a> {
             state.committing = true;
             return Job::Commit(layers);
         }
-        let room = state.next < self.layers.len().min(state.committed + WINDOW);
+        // Those that are on their way end, and what waits is then committed.
+        let memory: usize = state.unpacked.values().map(Unpacked::memory).sum();
+        let room = state.next < self.layers.len().min(state.committed + WINDOW) && memory < MEMORY;
         if room && state.running < AT_ONCE {
             state.next += 1;
             state.running += 1;
@@ -157,12 +159,14 @@ impl<'a> Fetch<'a> {
     /// The unpacked layers that are to be committed now.
     fn due(&self, state: &mut State<'a>) -> Option<Vec<Unpacked<'a>>> {
         let mut end = state.committed;
-        let mut bytes = 0;
+        let (mut bytes, mut memory) = (0, 0);
         while let Some(layer) = state.unpacked.get(&end) {
             bytes += layer.applied.content_size;
+            memory += layer.memory();
             end += 1;
         }
-        let due = end == self.layers.len() || end - state.committed == WINDOW || bytes >= BATCH;
+        let due =
+            end == self.layers.len() || end - state.committed == WINDOW || bytes >= BATCH || memory >= MEMORY;
         if end == state.committed || !due {
             return None;
         }
