@@ -243,6 +243,10 @@ impl Engine {
                 let _ = fs::remove_dir_all(entry.path());
             }
         }
+        {
+            let _claim = self.claim(true)?;
+            crate::volume::sweep_volumes(&self.paths.volumes());
+        }
         crate::volume::sweep_fillings(&self.paths.volumes(), |id| {
             let directory = self.paths.containers().join(id);
             directory.exists() && !directory.join("container.json").exists()

@@ -71,6 +71,8 @@ impl Engine {
             ));
         }
         let directory = self.paths.volumes().join(&name);
+        // Until its record is whole: see `sweep_volumes`.
+        let _claim = self.claim(false)?;
         match self.volume(&name) {
             Ok(volume) => return Ok(volume),
             Err(error) if error.kind() == Kind::NotFound => {}
@@ -269,6 +271,18 @@ fn finish_filling(volume: &Volume) -> Result<()> {
         }
     }
     Ok(sys_fs::remove_tree(&ready)?)
+}
+
+/// Takes away what killed makers of volumes have left of their records. The caller has claimed all
+/// volumes: nobody is writing one.
+pub(crate) fn sweep_volumes(volumes: &std::path::Path) {
+    for volume in fs::read_dir(volumes).into_iter().flatten().flatten() {
+        for entry in fs::read_dir(volume.path()).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with(".tmp-") {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
 }
 
 /// Takes away what killed makers of containers have left of copies for volumes; `lives` tells whether

@@ -121,7 +121,7 @@ fn privileged_bombs_end_with_the_disk_and_give_it_back() {
     let place = place_or_return!("bombs");
     let registry = TestRegistry::start();
     let zeros = vec![0; 16 * MIB];
-    let many: Vec<Entry> = (0..60_000).map(|n| Entry::file(&format!("d{}/f{n}", n % 100), "")).collect();
+    let many: Vec<Entry> = (0..20_000).map(|n| Entry::file(&format!("d{}/f{n}", n % 100), "")).collect();
     let bombs = [
         // 8 GiB of zeros in 8 MiB, and in much less.
         ("gzip", false, [gzip(&head("bomb", 8 << 30)), gzip(&zeros).repeat(512)].concat(), "no space"),
@@ -151,7 +151,7 @@ fn privileged_bombs_take_little_memory() {
     let place = place_or_return!("memory-bombs");
     let registry = TestRegistry::start();
     let count: usize =
-        std::env::var("ROBOT_ENV_BOMBS").ok().and_then(|text| text.parse().ok()).unwrap_or(15_000);
+        std::env::var("ROBOT_ENV_BOMBS").ok().and_then(|text| text.parse().ok()).unwrap_or(4_000);
     // 80 MiB that are not unpacked, as their name is reserved, fill the window of 64 MiB.
     let filler = |n: usize| {
         let mut bytes = head(&format!(".wh..wh.plnk/{n}"), 80 * MIB as u64);
@@ -184,7 +184,7 @@ fn privileged_bombs_take_little_memory() {
         .pax("GNU.sparse.name", "s")
         .pax("GNU.sparse.realsize", "9000000");
     let linked: Vec<Entry> = std::iter::once(Entry::file("f", ""))
-        .chain((0..30_000).map(|n| Entry::hardlink(&format!("l{n}"), "f")))
+        .chain((0..5_000).map(|n| Entry::hardlink(&format!("l{n}"), "f")))
         .collect();
     let free = room(&place);
     for (what, blobs) in [

@@ -366,6 +366,8 @@ fn privileged_kills_leave_no_volume_half_filled() {
         place.run("rm -f again").ok();
     }
     assert!(interrupted > 0, "no kill came in time");
+    // The record of one whose maker was killed.
+    fs::write(place.directory.join("root/volumes/whole/.tmp-1-0-0"), "{").unwrap();
     // A move that was interrupted is ended.
     let directory = place.directory.join("root/volumes/moved");
     place.run("volume create moved").ok();
