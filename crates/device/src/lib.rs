@@ -18,6 +18,7 @@ pub mod ldcache;
 mod root;
 pub mod selector;
 mod session;
+pub mod udev;
 pub mod user;
 pub mod xauth;
 

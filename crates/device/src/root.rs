@@ -1,5 +1,7 @@
 //! The host as a directory: everything that is found is found below one.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -18,6 +20,8 @@ const LINKS: usize = 40;
 pub struct HostRoot {
     path: PathBuf,
     plain_nodes: bool,
+    /// Directories that are known to be no links: hundreds of files are looked for in a few of them.
+    plain: RefCell<BTreeSet<String>>,
 }
 
 impl HostRoot {
@@ -29,13 +33,13 @@ impl HostRoot {
     /// The machine as another directory has it, e.g. `/run/nvidia/driver` of a driver that runs in a
     /// container.
     pub fn at(path: impl Into<PathBuf>) -> HostRoot {
-        HostRoot { path: path.into(), plain_nodes: false }
+        HostRoot { path: path.into(), plain_nodes: false, plain: RefCell::default() }
     }
 
     /// A directory in which a regular file with a text like `c 195:0` stands for a device node. For
     /// tests, which need not be root then.
     pub fn fixture(path: impl Into<PathBuf>) -> HostRoot {
-        HostRoot { path: path.into(), plain_nodes: true }
+        HostRoot { path: path.into(), plain_nodes: true, plain: RefCell::default() }
     }
 
     /// Whether it is the machine's own root.
@@ -48,7 +52,8 @@ impl HostRoot {
         self.path.join(path.trim_start_matches('/'))
     }
 
-    /// The path, all symbolic links followed inside; `None` where there is nothing.
+    /// The path, all symbolic links followed inside; `None` where there is nothing. A directory that
+    /// was seen once is taken to stay one as long as this lives: a start, or one look at devices.
     pub fn resolve(&self, path: &str) -> Option<String> {
         let mut todo: Vec<String> = split(path);
         let mut done: Vec<String> = Vec::new();
@@ -59,6 +64,10 @@ impl HostRoot {
                 continue;
             }
             let here = format!("{}/{name}", join(&done));
+            if self.plain.borrow().contains(&here) {
+                done.push(name);
+                continue;
+            }
             match fs::read_link(self.real(&here)) {
                 Ok(target) => {
                     links += 1;
@@ -71,7 +80,12 @@ impl HostRoot {
                     }
                     todo.extend(split(target));
                 }
-                Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => done.push(name),
+                Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {
+                    if !todo.is_empty() {
+                        self.plain.borrow_mut().insert(here);
+                    }
+                    done.push(name);
+                }
                 Err(_) => return None,
             }
         }

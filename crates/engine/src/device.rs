@@ -86,7 +86,7 @@ impl Start<'_> {
             .with_hint("CAN interfaces are network interfaces: `--network host` has them"));
         }
         let devices = selector::select(&root, &spec.robot.selectors)?;
-        live::note(self.engine, self.record, &devices)?;
+        live::note(self.engine, self.record, &root, &devices)?;
         for device in devices {
             out.add_device(device);
         }

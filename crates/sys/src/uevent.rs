@@ -4,7 +4,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::netlink::{KOBJECT_UEVENT, SocketAddrNetlink};
-use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recvfrom, socket_with};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recvfrom, sendto, socket_with,
+};
 
 use crate::{CallError, CallResult, ErrnoContext};
 
@@ -66,6 +68,25 @@ impl UeventSocket {
 impl AsFd for UeventSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+/// Sends `message` to whoever listens to udev in the network namespace `namespace`. The calling
+/// thread goes there and comes back.
+///
+/// # Errors
+/// EPERM without CAP_NET_ADMIN over that namespace. That nobody listens is no error.
+pub fn tell(namespace: BorrowedFd<'_>, message: &[u8]) -> CallResult<()> {
+    const UDEV: u32 = 2;
+    let home = crate::namespace::open("/proc/thread-self/ns/net")?;
+    crate::namespace::join(namespace, libc::CLONE_NEWNET)?;
+    let socket =
+        socket_with(AddressFamily::NETLINK, SocketType::DGRAM, SocketFlags::CLOEXEC, Some(KOBJECT_UEVENT));
+    crate::namespace::join(home.as_fd(), libc::CLONE_NEWNET)?;
+    let socket = socket.call(|| "socket(AF_NETLINK, NETLINK_KOBJECT_UEVENT)".into())?;
+    match sendto(&socket, message, SendFlags::empty(), &SocketAddrNetlink::new(0, UDEV)) {
+        Ok(_) | Err(Errno::CONNREFUSED | Errno::SRCH) => Ok(()),
+        Err(errno) => Err(CallError::new("send(NETLINK_KOBJECT_UEVENT)", errno)),
     }
 }
 

@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 
 use oci_spec::runtime::Spec;
 use robot_env_device::selector::{self, Selector};
-use robot_env_device::{HostRoot, Session, inside};
+use robot_env_device::{HostRoot, Session, inside, udev};
 use robot_env_diag::{Context, Error, IoContext, Kind, Result, Within};
 use robot_env_runtime::device_rules;
 use robot_env_spec::{DeviceSelector, ResolvedDevice};
 use robot_env_sys::cgroup::{self, Cgroup, DeviceRule};
 use robot_env_sys::fs as sys_fs;
-use robot_env_sys::uevent::UeventSocket;
+use robot_env_sys::uevent::{self, UeventSocket};
 use robot_env_sys::{mount, namespace, process};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
@@ -56,6 +56,9 @@ struct Node {
     minor: i64,
     /// Whether it was given by command: news of the kernel do not take it away.
     by_command: bool,
+    /// What udev says of it; sysfs has nothing any more when it has gone.
+    #[serde(default)]
+    properties: Vec<(String, String)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,13 +99,19 @@ fn file(engine: &Engine, record: &ContainerRecord) -> PathBuf {
 }
 
 /// Notes what a start has given by selectors.
-pub(crate) fn note(engine: &Engine, record: &ContainerRecord, given: &[ResolvedDevice]) -> Result<()> {
+pub(crate) fn note(
+    engine: &Engine,
+    record: &ContainerRecord,
+    root: &HostRoot,
+    given: &[ResolvedDevice],
+) -> Result<()> {
     let node = |device: &ResolvedDevice| Node {
         path: device.path.clone(),
         kind: device.kind,
         major: device.major,
         minor: device.minor,
         by_command: false,
+        properties: udev::properties(root, device),
     };
     let devices = Devices { nodes: given.iter().map(node).collect(), ..Devices::default() };
     save(engine, record, &devices)
@@ -183,7 +192,7 @@ impl<'a> Live<'a> {
     }
 
     /// Gives a device: it may be used, and its node is there.
-    fn attach(&mut self, device: &ResolvedDevice, by_command: bool) -> Result<()> {
+    fn attach(&mut self, root: &HostRoot, device: &ResolvedDevice, by_command: bool) -> Result<()> {
         self.set_rule(device, true)?;
         if !self.shares_dev() {
             self.make_node(device).within(|| format!("cannot make `{}` in the container", device.path))?;
@@ -195,8 +204,25 @@ impl<'a> Live<'a> {
             major: device.major,
             minor: device.minor,
             by_command,
+            properties: udev::properties(root, device),
         });
+        self.tell("add", self.devices.nodes.len() - 1);
         Ok(())
+    }
+
+    /// Tells programs inside that listen to udev. With the host's network they hear udev itself.
+    fn tell(&self, action: &str, at: usize) {
+        let Some(node) = self.devices.nodes.get(at).filter(|node| !node.properties.is_empty()) else {
+            return;
+        };
+        let path = format!("/proc/{}/ns/net", self.pid);
+        let link = |path: &str| std::fs::read_link(path).ok();
+        if link(&path) == link("/proc/self/ns/net") {
+            return;
+        }
+        // A program that misses the news still finds the node.
+        let _ = namespace::open(&path)
+            .and_then(|namespace| uevent::tell(namespace.as_fd(), &udev::message(action, &node.properties)));
     }
 
     fn make_node(&self, device: &ResolvedDevice) -> Result<()> {
@@ -279,6 +305,7 @@ impl<'a> Live<'a> {
     /// Takes a node away, and the right to use its device where no other node of it is left.
     fn detach(&mut self, path: &str) -> Result<()> {
         let Some(at) = self.devices.nodes.iter().position(|node| node.path == path) else { return Ok(()) };
+        self.tell("remove", at);
         let node = self.devices.nodes.remove(at);
         let device = ResolvedDevice {
             path: node.path.clone(),
@@ -334,7 +361,7 @@ impl<'a> Live<'a> {
         for device in &wanted {
             let there = self.devices.nodes.iter().any(|node| node.path == device.path);
             if !there && !self.devices.held_off.contains(&number(device)) {
-                failure = self.attach(device, false).err().or(failure);
+                failure = self.attach(root, device, false).err().or(failure);
             }
         }
         if serde_json::to_string(&self.devices).unwrap_or_default() != before {
@@ -350,7 +377,8 @@ impl Engine {
     /// # Errors
     /// `NotFound` where there is no such device, `Conflict` where the container does not run.
     pub fn attach_device(&self, text: &str, wanted: &DeviceSelector) -> Result<Vec<String>> {
-        let found = selector::select(&host_root(&self.session), std::slice::from_ref(wanted))?;
+        let root = host_root(&self.session);
+        let found = selector::select(&root, std::slice::from_ref(wanted))?;
         if found.is_empty() {
             return Err(Error::not_found(format!(
                 "cannot attach device `{}`: there is none now",
@@ -361,7 +389,7 @@ impl Engine {
         self.change_devices(text, |live| {
             for device in &found {
                 live.devices.held_off.retain(|held| *held != number(device));
-                live.attach(device, true)?;
+                live.attach(&root, device, true)?;
             }
             Ok(found.iter().map(|device| device.path.clone()).collect())
         })
@@ -419,7 +447,7 @@ impl Engine {
 pub(crate) struct Hotplug<'a> {
     engine: &'a Engine,
     record: &'a ContainerRecord,
-    root: HostRoot,
+    session: &'a Session,
     socket: UeventSocket,
     /// When to look, the next one last.
     looks: Vec<Instant>,
@@ -430,13 +458,13 @@ impl<'a> Hotplug<'a> {
     pub(crate) fn of(
         engine: &'a Engine,
         record: &'a ContainerRecord,
-        session: &Session,
+        session: &'a Session,
     ) -> Option<Hotplug<'a>> {
         if record.spec.robot.selectors.is_empty() {
             return None;
         }
         let socket = UeventSocket::open().ok()?;
-        let mut hotplug = Hotplug { engine, record, root: host_root(session), socket, looks: Vec::new() };
+        let mut hotplug = Hotplug { engine, record, session, socket, looks: Vec::new() };
         // What came between the start's look and this socket.
         hotplug.schedule();
         Some(hotplug)
@@ -450,7 +478,7 @@ impl<'a> Hotplug<'a> {
     fn look(&self) -> Result<()> {
         let _lock = self.engine.records.lock(&self.record.id)?;
         let container = self.engine.records.load(&self.record.id)?;
-        Live::open(self.engine, &container)?.reconcile(&self.root)
+        Live::open(self.engine, &container)?.reconcile(&host_root(self.session))
     }
 }
 
