@@ -17,6 +17,7 @@ mod failure;
 mod filter;
 pub mod format;
 mod interrupt;
+mod live;
 mod progress;
 mod quantity;
 mod rows;

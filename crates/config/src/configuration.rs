@@ -227,11 +227,6 @@ impl Configuration {
         ranges::bytes(&self.setting(key)?.value)
     }
 
-    /// A key's seconds.
-    pub fn seconds(&self, key: &str) -> Option<u64> {
-        ranges::seconds(&self.setting(key)?.value)
-    }
-
     /// A key's section of texts; numbers and truth values as they were written.
     pub fn map(&self, key: &str) -> Vec<(String, String)> {
         let entries = self.setting(key).and_then(|setting| setting.value.entries()).unwrap_or_default();
@@ -386,7 +381,7 @@ mod tests {
                 (
                     "config.toml",
                     false,
-                    "dns = ['10.0.0.2']\ninit = 'x'\nundo = '1h'\n[runtimes.b]\npath = '/c'\n[registry.'lab:5000']\ninsecure = true\n",
+                    "dns = ['10.0.0.2']\ninit = 'x'\n[runtimes.b]\npath = '/c'\n[registry.'lab:5000']\ninsecure = true\n",
                 ),
                 ("own.toml", true, "[registry.'lab:5000']\nmirrors = ['m']\n"),
             ],
@@ -395,7 +390,6 @@ mod tests {
         assert_eq!(configuration.texts("dns")[0].0, "10.0.0.2");
         assert_eq!(configuration.texts("dns")[0].1.at.to_string(), "1:8");
         assert_eq!(configuration.truth("init"), Some(true));
-        assert_eq!(configuration.seconds("undo"), Some(3600));
         assert_eq!(configuration.runtime("a").unwrap().path, "/a");
         assert_eq!(configuration.runtime("b").unwrap().path, "/c");
         let lab = &configuration.registries()[0];
@@ -408,7 +402,7 @@ mod tests {
         let configuration = read(
             &[
                 ("a.json", false, "{\n  \"registry-mirrors\": [\"https://m\",]\n}\n"),
-                ("b.json", false, "{\n  \"registry-mirors\": [],\n \"undo\": 1, \"init\": null\n}\n"),
+                ("b.json", false, "{\n  \"registry-mirors\": [],\n \"registry\": {}, \"init\": null\n}\n"),
                 ("c.toml", false, "init = true\n[registry\n"),
                 ("d.json", false, "[]"),
                 ("e.json", false, " \n"),
@@ -419,7 +413,7 @@ mod tests {
         let shown = shown(&configuration);
         assert_eq!(shown[0], "a.json:2:36: a value is expected here, not `]`");
         assert_eq!(shown[1], "b.json:2:3: unknown key `registry-mirors` (did you mean `registry-mirrors`?)");
-        assert_eq!(shown[2], "b.json:3:2: unknown key `undo`");
+        assert_eq!(shown[2], "b.json:3:2: unknown key `registry`");
         assert!(shown[3].starts_with("c.toml:2:"), "{shown:?}");
         assert_eq!(shown[4], "d.json:1:1: the file must be an object, not a list");
         assert_eq!(shown.len(), 5);

@@ -30,8 +30,6 @@ pub enum Shape {
     Number,
     /// Bytes: a number, or a text like `64M`.
     Bytes,
-    /// Seconds: a number, or a text like `15m`.
-    Seconds,
     /// A list of texts.
     Texts,
     /// A list of IP addresses.
@@ -105,7 +103,6 @@ pub const KEYS: &[Key] = &[
     used("no-new-privileges", Shape::Truth, "false", "set-user-id programs gain nothing"),
     used("seccomp-profile", Shape::Text, "\"builtin\"", "a file with the filter of system calls"),
     used("cgroup-parent", Shape::Text, "\"robot-env\"", "the cgroup above those of containers"),
-    own("undo", Shape::Seconds, "\"15m\"", "how long a removed container can be brought back"),
     none("allow-nondistributable-artifacts", STORE),
     none("allow-direct-routing", BRIDGE),
     none("api-cors-header", DAEMON),
@@ -203,7 +200,6 @@ impl Shape {
             Shape::Word(words) => format!("one of {}", words.join(", ")),
             Shape::Number => "a whole number from 0 on".into(),
             Shape::Bytes => "a size like \"64M\"".into(),
-            Shape::Seconds => "a time like \"15m\"".into(),
             Shape::Texts => "a list of texts".into(),
             Shape::Addresses => "a list of IP addresses".into(),
             Shape::Map => "a section of texts".into(),
@@ -229,7 +225,6 @@ impl Shape {
             Shape::Word(words) => value.text().is_some_and(|word| words.contains(&word)),
             Shape::Number => value.integer().is_some_and(|number| number >= 0),
             Shape::Bytes => ranges::bytes(value).is_some(),
-            Shape::Seconds => ranges::seconds(value).is_some(),
             Shape::Texts => return texts(value, &|_| true),
             Shape::Addresses => return texts(value, &|text| text.parse::<std::net::IpAddr>().is_ok()),
             Shape::Map => {

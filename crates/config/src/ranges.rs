@@ -30,33 +30,6 @@ pub(crate) fn bytes(value: &Value) -> Option<u64> {
     (0.0..9e18).contains(&bytes).then_some(bytes as u64)
 }
 
-/// Seconds: a number, or a text like `90s`, `15m`, `1h30m` or `7d`.
-pub(crate) fn seconds(value: &Value) -> Option<u64> {
-    let text = match &value.data {
-        Data::Integer(number) => return u64::try_from(*number).ok(),
-        Data::Text(text) => text.trim(),
-        _ => return None,
-    };
-    let mut rest = text;
-    let mut total: u64 = 0;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
-        let number: u64 = rest[..digits].parse().ok()?;
-        let mut after = rest[digits..].chars();
-        let unit = match after.next() {
-            Some('s') => 1,
-            Some('m') => 60,
-            Some('h') => 3600,
-            Some('d') => 86400,
-            None if digits == text.len() => 1,
-            _ => return None,
-        };
-        total = total.checked_add(number.checked_mul(unit)?)?;
-        rest = after.as_str();
-    }
-    (!text.is_empty()).then_some(total)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,22 +57,5 @@ mod tests {
             assert_eq!(bytes(&text(given)), want, "{given}");
         }
         assert_eq!(bytes(&Value { at: Position::default(), data: Data::Integer(-1) }), None);
-    }
-
-    #[test]
-    fn durations() {
-        for (given, want) in [
-            ("90s", Some(90)),
-            ("1h30m", Some(5400)),
-            ("7d", Some(604_800)),
-            ("45", Some(45)),
-            ("", None),
-            ("h", None),
-            ("1h5", None),
-            ("1w", None),
-            ("99999999999999999999d", None),
-        ] {
-            assert_eq!(seconds(&text(given)), want, "{given}");
-        }
     }
 }

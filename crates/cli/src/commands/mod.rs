@@ -11,6 +11,7 @@ mod control;
 mod cp;
 mod device;
 mod diff;
+mod doctor;
 mod events;
 mod exec;
 mod export;
@@ -38,6 +39,7 @@ mod rm;
 mod rmi;
 mod run;
 mod save;
+mod setup;
 mod start;
 mod stats;
 mod system_df;
@@ -125,6 +127,8 @@ pub(crate) const ENTRIES: &[Entry] = &[
     entry::<system_df::SystemDf>(),
     entry::<system_prune::SystemPrune>(),
     entry::<fsck::SystemFsck>(),
+    entry::<doctor::Doctor>(),
+    entry::<setup::Setup>(),
     entry::<config::ConfigShow>(),
     entry::<config::ConfigCheck>(),
     entry::<info::Info>(),
