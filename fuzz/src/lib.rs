@@ -13,6 +13,9 @@ use std::path::Path;
 
 use robot_env_cli::format::{Template, Value};
 use robot_env_config::{Configuration, Format, Source};
+use robot_env_dockerfile::ignore::{Ignore, Matches};
+use robot_env_dockerfile::lint::{Facts, check};
+use robot_env_dockerfile::{Dockerfile, Instruction, Parameters, Scope, Step};
 use robot_env_engine::stream::{Decoder, Frame};
 use robot_env_engine::{Given, apply_defaults};
 use robot_env_layer::{ApplyOptions, Members, Overlay, Ownership, apply, assemble};
@@ -285,4 +288,57 @@ pub fn template(data: &[u8]) {
         "State": {"Pid": 7, "Health": {"Log": []}}, "Labels": {"a.b": "c"},
     }));
     let _ = template.print(&row);
+}
+
+/// A Dockerfile up to what a build would execute, its checks, and the same bytes as `.dockerignore`.
+pub fn dockerfile(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(ignore) = Ignore::parse(text) {
+        for path in ["a", "a/b.c", "src/a/b/c.o", "é/[x]", "**"] {
+            let _ = (ignore.ignores(path), ignore.skips_directory(path));
+            let _ = ignore.ignores_entry(path, &Matches::default());
+        }
+    }
+    let file = match Dockerfile::parse(text) {
+        Ok(file) => file,
+        Err(fault) => {
+            let _ = (fault.error("Dockerfile", text), fault.span.excerpt(text));
+            return;
+        }
+    };
+    let parameters = Parameters::default();
+    let facts = Facts { parameters: &parameters, ignore: None, bases: &|_| None, target: None };
+    for warning in check(&file, facts).warnings {
+        assert!(text.get(warning.span.start..warning.span.end).is_some(), "{warning:?}");
+    }
+    let Ok(globals) = file.globals(&parameters) else { return };
+    if let Ok(stages) = file.resolve(&globals) {
+        let last = stages.len() - 1;
+        if let Ok(needed) = file.needed(&stages, last) {
+            assert_eq!(needed.last(), Some(&last));
+        }
+    }
+    for stage in &file.stages {
+        let mut scope = Scope::new([("PATH", "/bin"), ("a", "foo.tar.gz")]);
+        for step in &stage.steps {
+            assert!(text.get(step.span.start..step.span.end).is_some(), "{step:?}");
+            let Ok(expanded) = step.instruction.expand(file.escape, &scope) else { break };
+            match &expanded.instruction {
+                Instruction::Env(pairs) => {
+                    let fits = pairs.iter().all(|pair| scope.set(&pair.key, &pair.value).is_ok());
+                    if !fits {
+                        return;
+                    }
+                }
+                Instruction::Arg(arguments) => {
+                    for argument in arguments {
+                        let _ = scope.declare(argument, &globals, &parameters.build_args, file.escape);
+                    }
+                }
+                Instruction::Run(run) => drop((run.script(), run.mounts(file.escape, &scope))),
+                Instruction::Onbuild(trigger) => drop(Step::of_trigger(&trigger.expression, step.span)),
+                _ => {}
+            }
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! Dockerfiles: text to a syntax tree with spans, to instructions, to stages; variables; and
+//! Dockerfiles: text to a syntax tree with spans, to instructions, to stages; variables, checks, and
 //! `.dockerignore`.
 //!
 //! Pure: no file, no clock, no environment. What a build knows besides the text (build arguments,
@@ -18,6 +18,7 @@
 pub mod ignore;
 mod instruction;
 pub mod lex;
+pub mod lint;
 mod scope;
 mod span;
 mod stage;

@@ -1,6 +1,6 @@
 //! Places in a Dockerfile's text, and what is wrong there.
 
-use robot_env_diag::Error;
+use robot_env_diag::{Error, Escaped};
 
 /// A range of bytes of the text, on boundaries of characters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,6 +27,34 @@ impl Span {
         let first = Position::at(text, self.start).line;
         let last = if self.end > self.start { Position::at(text, self.end - 1).line } else { first };
         (first, last.max(first))
+    }
+}
+
+/// Lines that an excerpt shows at most.
+const EXCERPT: usize = 12;
+
+impl Span {
+    /// The lines of `text` that the span touches, marked, with two around them; each line ends with a
+    /// newline and has no control characters. Of a long span the middle is left out.
+    pub fn excerpt(&self, text: &str) -> String {
+        let (first, last) = self.lines(text);
+        let lines: Vec<&str> = text.lines().collect();
+        let (from, to) = (first.saturating_sub(2).max(1), (last + 2).min(lines.len()));
+        let width = to.to_string().len();
+        let mut out = String::new();
+        for number in from..=to {
+            if last - first > EXCERPT && number > first + EXCERPT / 2 && number + EXCERPT / 2 < last {
+                if number == first + EXCERPT / 2 + 1 {
+                    out.push_str(&format!(" {:>width$} | ...\n", ""));
+                }
+                continue;
+            }
+            let mark = if (first..=last).contains(&number) { ">>>" } else { "   " };
+            let line = lines.get(number - 1).copied().unwrap_or_default().replace('\t', "    ");
+            out.push_str(format!(" {number:>width$} | {mark} {}", Escaped(&line)).trim_end());
+            out.push('\n');
+        }
+        out
     }
 }
 
@@ -84,13 +112,11 @@ impl Fault {
         self
     }
 
-    /// The error that a user meets: names the file, the line and the column in `text`.
+    /// The error that a user meets: names the file, the line and the column in `text`. What to show
+    /// besides: [`Span::excerpt`].
     pub fn error(&self, file: &str, text: &str) -> Error {
         let at = Position::at(text, self.span.start);
-        let message = format!(
-            "cannot read Dockerfile `{file}`: line {}, column {}: {}",
-            at.line, at.column, self.message
-        );
+        let message = format!("cannot read `{file}:{}:{}`: {}", at.line, at.column, self.message);
         match &self.suggestion {
             Some(word) => Error::invalid(message).with_hint(format!("did you mean `{word}`?")),
             None => Error::invalid(message),
@@ -152,6 +178,24 @@ mod tests {
         assert_eq!(Position::at(text, text.find(" x").unwrap()), Position { line: 2, column: 4 });
         assert_eq!(Span::new(0, 7).lines(text), (1, 1));
         assert_eq!(Span::new(0, 8).lines(text), (1, 2));
+    }
+
+    #[test]
+    fn errors_show_where() {
+        let text = "FROM a\n\tRUN b\nCOPPY \x1b[2Ja b\n\nRUN c\nRUN d\n";
+        let at = text.find("COPPY").unwrap();
+        let fault =
+            Fault::new("unknown instruction: COPPY", Span::new(at, at + 5)).suggest("COPPY", ["COPY"]);
+        let report = fault.error("a/Dockerfile", text).to_report();
+        assert_eq!(report.message, "cannot read `a/Dockerfile:3:1`: unknown instruction: COPPY");
+        assert_eq!(report.hint.as_deref(), Some("did you mean `COPY`?"));
+        assert_eq!(
+            fault.span.excerpt(text),
+            " 1 |     FROM a\n 2 |         RUN b\n 3 | >>> COPPY \\u{1b}[2Ja b\n 4 |\n 5 |     RUN c\n"
+        );
+        let long = "RUN a\\\n".repeat(40);
+        assert_eq!(Span::new(0, long.len()).excerpt(&long).lines().count(), 15);
+        assert_eq!(Span::new(7, 7).excerpt(""), "");
     }
 
     #[test]

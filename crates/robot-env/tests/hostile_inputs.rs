@@ -238,3 +238,35 @@ fn templates() {
     try_all((entries::template, inputs), 300);
     try_all((entries::template, texts(&[&nested, &parentheses])), 1);
 }
+
+#[test]
+fn dockerfiles() {
+    let stages: String =
+        (0..2_000).map(|n| format!("FROM s{n} AS s{}\nCOPY --from=s0 a b\n", n + 1)).collect();
+    let inputs = texts(&[
+        "",
+        "FROM a\n",
+        "# syntax=x\n# escape=`\n# check=skip=all;error=true\nFROM a AS b\nRUN c `\n # d\n\n e\n",
+        "ARG V=1\nARG I=${V:-x}\nFROM --platform=$BUILDPLATFORM $I:${V#1} AS b\nFROM b\nCOPY --from=b a b\n",
+        "FROM a\nENV a=1 b='2 3' c=\"$a\" d\\ e=f\nENV g h i\nLABEL x.y=z\nARG k=${a:?no} l\n",
+        "FROM a\nRUN --mount=type=cache,target=/a,id=$x,mode=0755 --network=none <<-E cat\n\tx\n\tE\n",
+        "FROM a\nCOPY --chown=1:2 --exclude=**/x <<A <<\"B\" c \"d e\" /f/\n$a\nA\n$b\nB\n",
+        "FROM a\nADD [\"https://x/y.tar\", \"/z\"]\nONBUILD RUN <<E\nx\nE\nCMD [\"a\"]\nENTRYPOINT b\n",
+        "FROM a\nHEALTHCHECK --interval=1m30s --retries=3 CMD [\"a\"]\nEXPOSE 1-65535/udp 80:80\nSHELL [\"b\"]\n",
+        "FROM a\nWORKDIR b\nUSER ${a%.*}\nVOLUME [\"/a\", \"b\"] \nSTOPSIGNAL ${a//o/$0}\nMAINTAINER x\n",
+        "FROM a AS a\nCOPY --from=a a a\nRUN --mount=from=a,target=/b c\n",
+        "**/a\n!b/**\n[a-c]?*\n#x\n\\#y\n../z\n**a**b**\n",
+    ]);
+    try_all((entries::dockerfile, inputs), 300);
+    let deep = format!("FROM a\nENV b={}\n", "${a:-".repeat(20_000));
+    let grows = format!("FROM a\nENV x=0123456789\n{}", "ENV x=$x$x$x\n".repeat(2_000));
+    let continued = format!("FROM a\nRUN {}b\n", "a \\\n".repeat(50_000));
+    let words = format!("FROM a\nVOLUME{}\n", " \\\n/a".repeat(50_000));
+    let names = format!("FROM a\nENV{}\n", (0..50_000).map(|n| format!(" a{n}=$a")).collect::<String>());
+    let onbuild = format!("FROM a\n{}RUN x\n", "ONBUILD ".repeat(20_000));
+    let heredocs = format!("FROM a\nRUN {}\n", (0..20_000).map(|n| format!("<<E{n} ")).collect::<String>());
+    let json = format!("FROM a\nCMD {}\n", "[".repeat(100_000));
+    let stars = format!("FROM a\nENV b=${{a//{}/x}}\n{}", "*a".repeat(2_000), "**/".repeat(2_000));
+    let all = [&stages, &deep, &grows, &continued, &words, &names, &onbuild, &heredocs, &json, &stars];
+    try_all((entries::dockerfile, texts(&all.map(String::as_str))), 1);
+}
