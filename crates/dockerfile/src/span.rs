@@ -1,9 +1,11 @@
 //! Places in a Dockerfile's text, and what is wrong there.
 
+use std::fmt;
+
 use robot_env_diag::{Error, Escaped};
 
 /// A range of bytes of the text, on boundaries of characters.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Span {
     /// The first byte.
     pub start: usize,
@@ -80,12 +82,24 @@ impl Position {
 }
 
 /// A word as it is meant (continued lines joined, quotes of flags gone), and where it stands.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Word {
     /// What it says.
     pub text: String,
     /// Where it stands.
     pub span: Span,
+}
+
+impl fmt::Debug for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}..{}", self.start, self.end)
+    }
+}
+
+impl fmt::Debug for Word {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}@{:?}", self.text, self.span)
+    }
 }
 
 /// What is wrong with a Dockerfile, and where.
