@@ -1,7 +1,9 @@
 //! The engine: what a front end holds.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use robot_env_device::Session;
 use robot_env_diag::{Error, Kind, Result};
@@ -39,6 +41,8 @@ pub struct Engine {
     pub(crate) rootless: bool,
     pub(crate) single_id: bool,
     pub(crate) session: Session,
+    /// The network namespace of an ordinary user, held for the container that this process cares for.
+    pub(crate) user_network: Mutex<Option<Arc<OwnedFd>>>,
 }
 
 impl Engine {
@@ -55,6 +59,7 @@ impl Engine {
             rootless: options.rootless,
             single_id: options.single_id,
             session: Session::default(),
+            user_network: Mutex::default(),
         })
     }
 
@@ -84,6 +89,15 @@ impl Engine {
     /// Whether an ordinary user's engine.
     pub fn is_rootless(&self) -> bool {
         self.rootless
+    }
+
+    /// An ordinary user's network namespace, while this process holds it.
+    pub(crate) fn user_network(&self) -> Option<Arc<OwnedFd>> {
+        self.user_network.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn hold_user_network(&self, network: Arc<OwnedFd>) {
+        *self.user_network.lock().unwrap_or_else(PoisonError::into_inner) = Some(network);
     }
 
     /// Facts about the host, as they are now.

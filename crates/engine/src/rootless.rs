@@ -48,6 +48,10 @@
 //! What it does not do: cgroups (`robot_env_sys::cgroup::detect` finds what is delegated to the user
 //! from `/proc/self/cgroup`), networks, and id ranges that only a name service knows.
 
+pub(crate) mod forward;
+pub(crate) mod helper;
+pub(crate) mod network;
+pub(crate) mod once;
 mod ranges;
 mod record;
 mod refusal;

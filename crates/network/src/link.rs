@@ -165,6 +165,25 @@ impl Links {
         Ok(Links { route: RouteSocket::open()? })
     }
 
+    /// Those of another network namespace.
+    pub fn open_in(namespace: BorrowedFd<'_>) -> Result<Links> {
+        Ok(Links { route: RouteSocket::open_in(namespace)? })
+    }
+
+    /// Whether a default route leads over the link `name`.
+    pub fn has_default_route(&mut self, name: &str) -> Result<bool> {
+        let Some(link) = self.find(name)? else { return Ok(false) };
+        let message = Message::new(RTM_GETROUTE, DUMP, "RTM_GETROUTE(all)").fixed(&[0; 12]);
+        let routes = self.route.socket().ask(message)?;
+        Ok(routes.iter().any(|answer| {
+            let fields = || attributes(answer.get(12..).unwrap_or_default());
+            let over = fields().find(|(kind, _)| *kind == RTA_OIF).map(|(_, bytes)| read_u32(bytes, 0));
+            answer.get(1) == Some(&0)
+                && over == Some(link.index)
+                && fields().any(|(kind, _)| kind == RTA_GATEWAY)
+        }))
+    }
+
     /// All links, by name.
     pub fn all(&mut self) -> Result<BTreeMap<String, Link>> {
         let socket = self.route.socket();

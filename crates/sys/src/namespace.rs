@@ -53,6 +53,35 @@ pub fn unshare(flags: Flags) -> CallResult<()> {
     Ok(())
 }
 
+/// Does something in another network namespace; the calling thread is where it was afterwards.
+///
+/// Whoever is root of a user namespace only may not go back to the host's network. Then a thread
+/// goes there and does it; when this returns it is gone.
+pub fn visit_network<T: Send>(
+    namespace: BorrowedFd<'_>,
+    act: impl FnOnce() -> T + Send,
+) -> CallResult<T> {
+    let home = open("/proc/thread-self/ns/net")?;
+    match join(home.as_fd(), libc::CLONE_NEWNET) {
+        Ok(()) => {
+            join(namespace, libc::CLONE_NEWNET)?;
+            let done = act();
+            join(home.as_fd(), libc::CLONE_NEWNET)?;
+            Ok(done)
+        }
+        Err(error) if error.errno() == Errno::PERM => {
+            let threads = crate::process::Threads::now();
+            let done = std::thread::scope(|scope| {
+                let visitor = scope.spawn(|| join(namespace, libc::CLONE_NEWNET).map(|()| act()));
+                visitor.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            });
+            threads.await_return();
+            done
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// A range of ids: `inside` in the namespace is `outside` in its parent, for `count` ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdRange {

@@ -173,11 +173,7 @@ impl NetlinkSocket {
     /// Opens one of the network namespace behind `namespace`. The calling thread goes there and
     /// comes back; nobody else's thread moves.
     pub fn open_in(namespace: BorrowedFd<'_>, family: libc::c_int) -> CallResult<Self> {
-        let home = crate::namespace::open("/proc/thread-self/ns/net")?;
-        crate::namespace::join(namespace, libc::CLONE_NEWNET)?;
-        let socket = Self::open(family);
-        crate::namespace::join(home.as_fd(), libc::CLONE_NEWNET)?;
-        socket
+        crate::namespace::visit_network(namespace, || Self::open(family))?
     }
 
     fn option(&self, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> CallResult<()> {

@@ -46,6 +46,32 @@ pub(crate) fn single_threaded(call: &str) -> CallResult<()> {
     Ok(())
 }
 
+/// How many threads the calling process has.
+#[derive(Clone, Copy, Debug)]
+pub struct Threads(u64);
+
+impl Threads {
+    fn links() -> u64 {
+        std::fs::metadata("/proc/self/task").map_or(0, |m| std::os::unix::fs::MetadataExt::nlink(&m))
+    }
+
+    /// As many as there are now.
+    pub fn now() -> Threads {
+        Threads(Threads::links())
+    }
+
+    /// Waits until those that were started since, and have been joined, are gone for the kernel, too:
+    /// a moment later than for the C library. [`clone`] would refuse until then.
+    pub fn await_return(self) {
+        for _ in 0..5000 {
+            if Threads::links() <= self.0 {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_micros(20));
+        }
+    }
+}
+
 /// Clones a single-threaded process by clone3, like fork.
 ///
 /// # Errors

@@ -4,7 +4,7 @@ use robot_env_engine::attach::hold_signals;
 use robot_env_engine::stream::Hello;
 use robot_env_engine::{CreateRequest, Created, Engine, apply_defaults};
 use robot_env_oci::Reference;
-use robot_env_spec::{AttachStreams, ContainerSpec, NetworkMode};
+use robot_env_spec::{AttachStreams, ContainerSpec};
 use robot_env_transfer::{PullOptions, ownership};
 
 use super::front::{self, Front};
@@ -122,9 +122,6 @@ fn create(
     wanted.warnings.iter().for_each(|warning| app.warn(warning));
     let mut wanted = wanted;
     apply_defaults(&mut wanted.spec, app.configuration(), flags.given())?;
-    if engine.is_rootless() && wanted.spec.network == NetworkMode::Default {
-        app.say("no network: an ordinary user's container networks are still to come; --network host uses the host's");
-    }
     if flags.pull == "always" {
         pull(app, engine, &wanted.spec, flags.quiet)?;
     }

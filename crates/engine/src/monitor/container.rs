@@ -146,6 +146,7 @@ impl Monitor {
             .and_then(|()| Resolver::open(&self.engine, &self.record, started.pid))
             .map(|resolver| started.resolver = resolver)
             .within(within);
+        started.warnings.extend(self.shut_in_once(&joined));
         started.joined = joined;
         if let Err(error) = attached {
             let _ = process::signal(&started.pidfd, libc::SIGKILL);
@@ -300,6 +301,15 @@ impl Monitor {
             warnings,
         };
         Ok(Ready { gate: Gate::External(external), process })
+    }
+
+    /// That the container does not reach the outside is said once: it may be meant so.
+    fn shut_in_once(&self, joined: &Joined) -> Option<String> {
+        let reason = joined.shut_in()?;
+        let said = format!("containers reach each other, but not the outside: {reason}");
+        let told = rootless::once::first(self.engine.paths.run_root(), "shut-in", &said);
+        let hint = reason.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+        told.then(|| said + &hint)
     }
 
     /// Images among the mounts, mounted read-only where only this monitor and its children see.

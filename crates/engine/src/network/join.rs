@@ -19,6 +19,7 @@ use super::record::NetworkRecord;
 use crate::create::random;
 use crate::engine::Engine;
 use crate::record::ContainerRecord;
+use crate::rootless::forward::Forwarder;
 
 /// A container's places, taken: what is still to be done when its namespace is there, and what must
 /// be kept as long as it runs.
@@ -27,7 +28,11 @@ pub(crate) struct Joined {
     places: Vec<(NetworkRecord, Attachment)>,
     /// They keep others from taking its published ports.
     sockets: RefCell<Vec<OwnedFd>>,
-    /// Open already, to look whether all is there.
+    /// Brings an ordinary user's published ports in.
+    forwarder: RefCell<Option<Forwarder>>,
+    /// Why the container does not reach the outside.
+    shut_in: Option<Error>,
+    /// Open already: to look whether all is there.
     kernel: RefCell<Option<(Links, Firewall)>>,
 }
 
@@ -41,7 +46,13 @@ impl Joined {
 
     /// Lets others take its ports: it has ended.
     pub(crate) fn free_ports(&self) {
+        *self.forwarder.borrow_mut() = None;
         self.sockets.borrow_mut().clear();
+    }
+
+    /// Why it does not reach the outside, if it should.
+    pub(crate) fn shut_in(&self) -> Option<&Error> {
+        self.shut_in.as_ref()
     }
 
     /// Its places, in order.
@@ -51,19 +62,35 @@ impl Joined {
 
     /// Makes its interfaces in its namespace, and publishes its ports.
     pub(crate) fn attach(&self, engine: &Engine, namespace: BorrowedFd<'_>) -> Result<()> {
-        let mut kernel = self.kernel.borrow_mut();
-        let Some((links, firewall)) = kernel.as_mut() else { return Ok(()) };
-        for (record, attachment) in &self.places {
-            match attach(links, firewall, &record.network, attachment, namespace) {
-                // Somebody has taken the bridge or the rules away since.
-                Err(error) if error.kind() == Kind::NotFound && record.network.driver == Driver::Bridge => {
-                    engine.lock_networks()?.mend(Idle::Stays)?;
-                    attach(links, firewall, &record.network, attachment, namespace)?;
+        let Some((mut links, mut firewall)) = self.kernel.borrow_mut().take() else { return Ok(()) };
+        let places = &self.places;
+        let wire = move || -> Result<_> {
+            for (record, attachment) in places {
+                match attach(&mut links, &mut firewall, &record.network, attachment, namespace) {
+                    // Somebody has taken the bridge or the rules away since.
+                    Err(error)
+                        if error.kind() == Kind::NotFound && record.network.driver == Driver::Bridge =>
+                    {
+                        engine.lock_networks()?.in_place(|networks| networks.mend(Idle::Stays))?;
+                        attach(&mut links, &mut firewall, &record.network, attachment, namespace)?;
+                    }
+                    done => done?,
                 }
-                done => done?,
             }
-        }
+            Ok((links, firewall))
+        };
+        let user_network = engine.user_network();
+        let kernel = match &user_network {
+            Some(network) => robot_env_sys::namespace::visit_network((**network).as_fd(), wire)??,
+            None => wire()?,
+        };
         // The sockets stay open: see `Firewall::leave_open`.
+        *self.kernel.borrow_mut() = Some(kernel);
+        let ports: Vec<_> = self.places.iter().flat_map(|(_, a)| a.ports.iter().copied()).collect();
+        if let Some(network) = user_network.filter(|_| !ports.is_empty()) {
+            let forwarder = Forwarder::start(&ports, &self.sockets.borrow(), (*network).as_fd())?;
+            *self.forwarder.borrow_mut() = Some(forwarder);
+        }
         Ok(())
     }
 }
@@ -115,7 +142,7 @@ fn bindings(record: &ContainerRecord) -> Vec<Binding> {
 impl Engine {
     /// Whether a container has places in networks.
     pub(crate) fn is_networked(&self, record: &ContainerRecord) -> bool {
-        !self.rootless && !record.spec.places().is_empty()
+        !record.spec.places().is_empty()
     }
 
     /// Takes a container's places in its networks; its monitor calls it before the process is made.
@@ -125,17 +152,21 @@ impl Engine {
             return Ok(Joined::default());
         }
         let networks = self.lock_networks()?;
-        let joined = match networks.join(record) {
-            // Somebody who was killed may have it.
-            Err(error) if matches!(error.kind(), Kind::Conflict | Kind::Unavailable) => {
-                if networks.forget_all_dead()? { networks.join(record) } else { Err(error) }
+        let shut_in = networks.settle()?;
+        let joined = networks.in_place(|networks| {
+            let joined = match networks.join(record) {
+                // Somebody who was killed may have it.
+                Err(error) if matches!(error.kind(), Kind::Conflict | Kind::Unavailable) => {
+                    if networks.forget_all_dead()? { networks.join(record) } else { Err(error) }
+                }
+                other => other,
+            };
+            if joined.is_err() {
+                let _ = networks.forget(record.id.as_str());
             }
-            other => other,
-        };
-        if joined.is_err() {
-            let _ = networks.forget(record.id.as_str());
-        }
-        joined
+            joined
+        });
+        joined.map(|joined| Joined { shut_in, ..joined })
     }
 
     /// Brings the CAN interfaces that a container names into its namespace.
@@ -143,8 +174,12 @@ impl Engine {
         if record.spec.can.is_empty() {
             return Ok(());
         }
-        if let Some(error) = self.rootless_refusal("join a CAN interface") {
-            return Err(error);
+        if self.rootless {
+            return Err(Error::new(
+                Kind::Unsupported,
+                "cannot join a CAN interface: it is the host's, which an ordinary user cannot give away",
+            )
+            .with_hint("use the host's network with `--network host`, or run the command as root"));
         }
         let namespace = namespace_of(pid)?;
         record.spec.can.iter().try_for_each(|name| robot_env_network::can::join(name, namespace.as_fd()))
@@ -153,16 +188,14 @@ impl Engine {
     /// Gives a container's places back. Whoever finds it dead calls it, too: twice is no error.
     pub(crate) fn leave_networks(&self, id: &ContainerId) -> Result<()> {
         let mut is_in_one = false;
-        if !self.rootless {
-            for network in self.live_ids()? {
-                let live = self.live_network(&network)?;
-                is_in_one |= live.is_some_and(|live| live.endpoints.contains_key(id.as_str()));
-            }
+        for network in self.live_ids()? {
+            let live = self.live_network(&network)?;
+            is_in_one |= live.is_some_and(|live| live.endpoints.contains_key(id.as_str()));
         }
         if !is_in_one {
             return Ok(());
         }
-        self.lock_networks()?.forget(id.as_str()).map(drop)
+        self.lock_networks()?.in_place(|networks| networks.forget(id.as_str())).map(drop)
     }
 }
 
@@ -193,7 +226,8 @@ impl Networks<'_> {
             let (_, endpoint) = gateway.and_then(|at| places.get(at)).ok_or_else(|| {
                 Error::invalid("cannot publish ports: none of the container's networks has a way out")
             })?;
-            let reserved = reserve(&wanted, endpoint, &published)?;
+            let endpoint = endpoint.clone();
+            let reserved = self.outside(move || reserve(&wanted, &endpoint, &published))??;
             (sockets, ports) = (reserved.sockets, reserved.ports);
         }
         missing |= places.iter().any(|(record, _)| record.network.driver == Driver::Bridge)
@@ -212,6 +246,8 @@ impl Networks<'_> {
         Ok(Joined {
             places: joined,
             sockets: RefCell::new(sockets),
+            forwarder: RefCell::default(),
+            shut_in: None,
             kernel: RefCell::new(Some((links, firewall))),
         })
     }
@@ -255,7 +291,7 @@ impl Networks<'_> {
         if !record.automatic || !self.live(&record.network.id)?.endpoints.is_empty() {
             return Ok(record);
         }
-        let routes = Links::open()?.occupied()?;
+        let routes = self.outside(|| Links::open()?.occupied())??;
         let taken =
             |record: &NetworkRecord| {
                 record.network.ranges.iter().position(|range| {
@@ -263,7 +299,8 @@ impl Networks<'_> {
                 })
             };
         if let Some(at) = taken(&record) {
-            let occupied = self.engine.occupied(Some(&record.network.id))?;
+            let mut occupied = self.engine.occupied(Some(&record.network.id))?;
+            occupied.extend(routes);
             record.network.ranges[at] =
                 robot_env_network::plan::Range::of(pool::choose(&pool::default_pools(), &occupied)?);
             self.engine.save_network(&record)?;

@@ -2,23 +2,27 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, mpsc};
 
-use robot_env_diag::{Context, IoContext, Kind, Result, Within};
+use robot_env_diag::{Context, Error, IoContext, Kind, Result, Within};
 use robot_env_network::attach::Attachment;
 use robot_env_network::firewall::{Desired, Firewall, Port};
 use robot_env_network::link::Links;
 use robot_env_network::plan::Driver;
+use robot_env_network::firewall::Found;
 use robot_env_network::reconcile::{Report, Wanted, reconcile};
 use robot_env_spec::ContainerId;
 use robot_env_sys::fs::Durability;
-use robot_env_sys::lock;
+use robot_env_sys::process::Threads;
+use robot_env_sys::{lock, namespace};
 use serde::{Deserialize, Serialize};
 
 use super::record::NetworkRecord;
 use crate::engine::Engine;
 use crate::paths::make_directory;
 use crate::records::{read_json, write_json};
+use crate::rootless::network as user_network;
 
 /// Who is in one network: `RUN/networks/<network id>.json`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,7 +91,21 @@ pub(super) enum Idle {
 /// The networks, locked.
 pub(crate) struct Networks<'a> {
     pub(super) engine: &'a Engine,
-    _lock: OwnedFd,
+    place: Place,
+    _lock: Option<OwnedFd>,
+}
+
+type Errand = Box<dyn FnOnce() + Send>;
+
+/// Where the holder of the lock is, seen from where links and rules are.
+enum Place {
+    /// There: it is the host's network, or this is an ordinary user's thread in the user's network,
+    /// which has somebody on the host's to run errands.
+    Here(Option<mpsc::Sender<Errand>>),
+    /// On the host's network; see [`Networks::in_place`].
+    Away,
+    /// There is no such place.
+    Nowhere,
 }
 
 impl<'a> Networks<'a> {
@@ -105,7 +123,71 @@ impl<'a> Networks<'a> {
         }
         .io_context(fail)?;
         lock::lock_exclusive(&file).context(Kind::Internal, fail)?;
-        Ok(Networks { engine, _lock: file.into() })
+        let place = if engine.rootless { Place::Away } else { Place::Here(None) };
+        Ok(Networks { engine, place, _lock: Some(file.into()) })
+    }
+
+    /// For a container that is about to join: sees to it that there is a place where links and rules
+    /// can be, and that something leads out of it. Why nothing does comes back.
+    pub(super) fn settle(&self) -> Result<Option<Error>> {
+        if !self.engine.rootless {
+            return Ok(None);
+        }
+        let directory = self.engine.paths.live_networks();
+        let namespace = Arc::new(user_network::find_or_make(&directory)?);
+        let occupied = self.engine.occupied(None)?;
+        let out = user_network::lead_out(&directory, (*namespace).as_fd(), &occupied);
+        self.engine.hold_user_network(namespace);
+        Ok(out.err())
+    }
+
+    /// Does something where links and rules are: for an ordinary user in a thread of its own, as
+    /// there is no way back from there.
+    pub(super) fn in_place<T: Send>(
+        &self,
+        act: impl FnOnce(&Networks<'_>) -> Result<T> + Send,
+    ) -> Result<T> {
+        if !matches!(self.place, Place::Away) {
+            return act(self);
+        }
+        let engine = self.engine;
+        let networks = move |place| Networks { engine, place, _lock: None };
+        let Some(namespace) = user_network::find(&engine.paths.live_networks()) else {
+            return act(&networks(Place::Nowhere));
+        };
+        let threads = Threads::now();
+        let done = std::thread::scope(|scope| {
+            let (sender, errands) = mpsc::channel::<Errand>();
+            let visitor = scope.spawn(move || {
+                namespace::join(namespace.as_fd(), libc::CLONE_NEWNET)?;
+                act(&networks(Place::Here(Some(sender))))
+            });
+            for errand in errands {
+                errand();
+            }
+            visitor.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        });
+        threads.await_return();
+        done
+    }
+
+    /// Does something in the host's network namespace.
+    pub(super) fn outside<T: Send + 'static>(&self, act: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+        let Place::Here(Some(sender)) = &self.place else { return Ok(act()) };
+        let (answer, answers) = mpsc::channel();
+        let gone = |_| Error::new(Kind::Internal, "nobody is on the host's network");
+        let errand: Errand = Box::new(move || drop(answer.send(act())));
+        sender.send(errand).map_err(|_| gone(()))?;
+        answers.recv().map_err(|_| gone(()))
+    }
+
+    /// Whether there is a place where links and rules of ours can be.
+    fn has_place(&self) -> Result<bool> {
+        match self.place {
+            Place::Here(_) => Ok(true),
+            Place::Nowhere => Ok(false),
+            Place::Away => Err(Error::new(Kind::Internal, "the user's network namespace was not entered")),
+        }
     }
 
     /// Who is in a network.
@@ -136,7 +218,7 @@ impl<'a> Networks<'a> {
             let mut live = self.live(&id)?;
             let Some(endpoint) = live.endpoints.remove(container) else { continue };
             found = true;
-            if !endpoint.attachment.ports.is_empty() {
+            if !endpoint.attachment.ports.is_empty() && self.has_place()? {
                 let mut firewall = Firewall::open(self.engine.network_tag().as_deref())?;
                 let withdrawn = firewall.withdraw(&endpoint.attachment.ports);
                 // Somebody waits for the container's end.
@@ -156,7 +238,7 @@ impl<'a> Networks<'a> {
             let alive = container.parse::<ContainerId>().is_ok_and(|id| self.engine.records.has_monitor(&id));
             if !alive {
                 self.forget(container)?;
-                if !endpoint.attachment.host_link.is_empty() {
+                if !endpoint.attachment.host_link.is_empty() && self.has_place()? {
                     Links::open()?.remove_veth(&endpoint.attachment.host_link)?;
                 }
                 found = true;
@@ -179,6 +261,15 @@ impl<'a> Networks<'a> {
     pub(super) fn mend(&self, idle: Idle) -> Result<Report> {
         self.forget_all_dead()?;
         self.sweep_temporary();
+        if !self.has_place()? {
+            self.forget_idle(Idle::Goes)?;
+            return Ok(Report {
+                made: Vec::new(),
+                removed: Vec::new(),
+                firewall: Found::Intact,
+                obstacles: Vec::new(),
+            });
+        }
         let records = self.engine.network_records()?;
         let mut desired = Desired::default();
         let mut veths = BTreeMap::new();
@@ -200,13 +291,26 @@ impl<'a> Networks<'a> {
         let bridges: Vec<String> = records.iter().map(|r| r.network.bridge.clone()).collect();
         let tag = self.engine.network_tag();
         let report = reconcile(&Wanted { tag: tag.as_deref(), desired, bridges: &bridges, veths })?;
+        self.forget_idle(idle)?;
+        Ok(report)
+    }
+
+    /// The files of networks that nobody is in, where these are to go; an ordinary user's way out goes
+    /// with the last one.
+    fn forget_idle(&self, idle: Idle) -> Result<()> {
+        if idle == Idle::Stays {
+            return Ok(());
+        }
+        let directory = self.engine.paths.live_networks();
         for id in self.engine.live_ids()? {
-            if idle == Idle::Goes && self.live(&id)?.endpoints.is_empty() {
-                let path = self.engine.paths.live_networks().join(format!("{id}.json"));
-                let _ = std::fs::remove_file(path);
+            if self.live(&id)?.endpoints.is_empty() {
+                let _ = std::fs::remove_file(directory.join(format!("{id}.json")));
             }
         }
-        Ok(report)
+        if self.engine.rootless && self.engine.live_ids()?.is_empty() {
+            user_network::abandon(&directory);
+        }
+        Ok(())
     }
 
     /// Half-written files of those who were killed; nobody writes now.
@@ -236,7 +340,7 @@ impl<'a> Networks<'a> {
         if !path.exists() {
             return Ok(());
         }
-        if record.network.driver == Driver::Bridge {
+        if record.network.driver == Driver::Bridge && self.has_place()? {
             Links::open()?.remove_bridge(&record.network.bridge)?;
             let mut firewall = Firewall::open(self.engine.network_tag().as_deref())?;
             firewall.remove_network(&record.network)?;

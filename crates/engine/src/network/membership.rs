@@ -25,9 +25,6 @@ impl Engine {
     pub fn connect(&self, network: &str, container: &str, mut spec: EndpointSpec) -> Result<()> {
         let network = self.network(network)?;
         let name = network.network.name.clone();
-        if let Some(error) = self.rootless_refusal(&format!("connect to network `{name}`")) {
-            return Err(error);
-        }
         spec.network.clone_from(&name);
         let id = self.records.find(container)?;
         let lock = self.records.lock(&id)?;
@@ -42,8 +39,8 @@ impl Engine {
         }
         request_of(&spec)?;
         if let Some(pid) = running(&found) {
-            let networks = self.lock_networks()?;
-            networks.connect(&found.record, &spec, pid)?;
+            let lock = self.lock_networks()?;
+            lock.in_place(|networks| networks.connect(&found.record, &spec, pid))?;
         }
         places.push(spec);
         self.save_places(&mut found, places)?;
@@ -57,9 +54,6 @@ impl Engine {
     pub fn disconnect(&self, network: &str, container: &str, force: bool) -> Result<()> {
         let network = self.network(network)?;
         let name = &network.network.name;
-        if let Some(error) = self.rootless_refusal(&format!("disconnect from network `{name}`")) {
-            return Err(error);
-        }
         let id = self.records.find(container)?;
         let lock = self.records.lock(&id)?;
         let mut found = self.reconciled_under(self.records.load(&id)?, &lock)?;
@@ -75,7 +69,8 @@ impl Engine {
             ));
         };
         if let Some(pid) = running(&found) {
-            self.lock_networks()?.disconnect(&found.record, &network, pid)?;
+            let lock = self.lock_networks()?;
+            lock.in_place(|networks| networks.disconnect(&found.record, &network, pid))?;
         }
         places.remove(at);
         self.save_places(&mut found, places)?;
@@ -102,9 +97,6 @@ impl Engine {
 
     /// The networks that a new container names, by their names; what they cannot give is refused.
     pub(crate) fn pin_networks(&self, spec: &mut ContainerSpec) -> Result<()> {
-        if self.rootless {
-            return refuse_rootless(spec);
-        }
         let mut places = spec.places();
         let explicit = !spec.endpoints.is_empty();
         for (at, place) in places.iter_mut().enumerate() {
@@ -180,24 +172,6 @@ impl Engine {
 /// The first process of a container that runs.
 fn running(container: &Container) -> Option<i32> {
     container.state.state.process().map(|process| process.pid)
-}
-
-/// An ordinary user's containers have no network of their own so far.
-fn refuse_rootless(spec: &ContainerSpec) -> Result<()> {
-    const HINT: &str = "use the host's network with `--network host`, or none with `--network none`";
-    if let NetworkMode::Network(name) = &spec.network {
-        return Err(Error::not_found(format!("network {name} not found")).with_hint(HINT));
-    }
-    if !spec.places().is_empty()
-        && (!spec.publish.is_empty() || spec.publish_all || !spec.endpoints.is_empty())
-    {
-        return Err(Error::new(
-            Kind::Unsupported,
-            "cannot publish ports or set addresses: an ordinary user's containers have no network",
-        )
-        .with_hint(HINT));
-    }
-    Ok(())
 }
 
 fn refuse_sharing(record: &ContainerRecord, network: &NetworkRecord) -> Result<()> {

@@ -122,9 +122,6 @@ impl Engine {
     /// `Conflict` for a name that is taken, or a subnet that another network or a route of the host
     /// has; `InvalidInput` for what contradicts itself.
     pub fn create_network(&self, request: &NetworkRequest) -> Result<NetworkRecord> {
-        if let Some(owner) = self.rootless_refusal("create a network") {
-            return Err(owner);
-        }
         let name = &request.name;
         if PREDEFINED.contains(&name.as_str()) || matches!(name.as_str(), "default" | "container") {
             return Err(Error::new(
@@ -144,6 +141,16 @@ impl Engine {
                 Kind::Denied,
                 format!("only one instance of \"{}\" network is allowed", driver.name()),
             ));
+        }
+        if self.rootless && driver != Driver::Bridge {
+            return Err(Error::new(
+                Kind::Unsupported,
+                format!(
+                    "cannot create network `{name}`: driver {} joins an interface of the host's, which an ordinary user cannot give away",
+                    driver.name()
+                ),
+            )
+            .with_hint("use the host's network with `--network host`, or run the command as root"));
         }
         if driver != Driver::Bridge && !Links::open()?.has_kind(driver.name())? {
             return Err(Error::new(
@@ -258,7 +265,15 @@ impl Engine {
                 format!("{name} is a pre-defined network and cannot be removed"),
             ));
         }
-        let networks = self.lock_networks()?;
+        let lock = self.lock_networks()?;
+        lock.in_place(|networks| self.remove_under(networks, &record))?;
+        drop(lock);
+        self.tell_of_network(&record, "destroy", None);
+        Ok(record)
+    }
+
+    fn remove_under(&self, networks: &Networks<'_>, record: &NetworkRecord) -> Result<()> {
+        let name = &record.network.name;
         networks.forget_dead(&record.network.id)?;
         let live = networks.live(&record.network.id)?;
         if !live.endpoints.is_empty() {
@@ -271,12 +286,9 @@ impl Engine {
             .with_hint(format!("disconnect or stop {} first", users.join(", "))));
         }
         // The kernel's part goes first: nobody would look for it without the record.
-        networks.retire(&record)?;
+        networks.retire(record)?;
         let path = self.paths.networks().join(format!("{name}.json"));
-        std::fs::remove_file(&path).io_context(|| format!("cannot remove network `{name}`"))?;
-        drop(networks);
-        self.tell_of_network(&record, "destroy", None);
-        Ok(record)
+        std::fs::remove_file(&path).io_context(|| format!("cannot remove network `{name}`"))
     }
 
     /// Removes the networks that no container has, running or not, and that `wanted` lets through.
@@ -407,14 +419,6 @@ impl Engine {
         ]);
         attributes.extend(container.map(|id| ("container".to_owned(), id.to_owned())));
         self.tell_of("network", action, &record.network.id, attributes);
-    }
-
-    /// Why an ordinary user's engine cannot do this.
-    pub(super) fn rootless_refusal(&self, what: &str) -> Option<Error> {
-        self.rootless.then(|| {
-            Error::new(Kind::Unsupported, format!("cannot {what}: an ordinary user has no bridge"))
-                .with_hint("use the host's network with `--network host`, or run the command as root")
-        })
     }
 
     /// Locks the networks against everybody else.

@@ -16,6 +16,7 @@ use robot_env_sys::lock;
 
 use super::live::Idle;
 use crate::engine::Engine;
+use crate::rootless::network::Abandonment;
 
 /// How long a bridge stays after its last container.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -47,25 +48,22 @@ impl Engine {
     /// Puts the bridges and rules of the running containers' networks back, for whoever has flushed
     /// them (`nft flush ruleset`, a reload of a firewall).
     pub fn reload_networks(&self) -> Result<Reloaded> {
-        if let Some(error) = self.rootless_refusal("reload networks") {
-            return Err(error);
-        }
-        Ok(self.lock_networks()?.mend(Idle::Stays)?.into())
+        Ok(self.lock_networks()?.in_place(|networks| networks.mend(Idle::Stays))?.into())
     }
 
     /// Takes the bridges and rules of networks away that nobody is in, now.
     pub fn retire_idle_networks(&self) -> Result<()> {
-        if self.rootless || self.live_ids()?.is_empty() {
+        if self.live_ids()?.is_empty() {
             return Ok(());
         }
-        self.lock_networks()?.mend(Idle::Goes).map(drop)
+        self.lock_networks()?.in_place(|networks| networks.mend(Idle::Goes)).map(drop)
     }
 
     /// For a monitor at its very end, when it holds nothing any more: waits until nobody has used a
     /// network for a while, and takes their bridges and rules away. Returns at once while somebody
     /// is in a network, or waits already.
     pub(crate) fn rest_networks(&self) {
-        if self.rootless || !self.are_idle() {
+        if !self.are_idle() {
             return;
         }
         let Some(resting) = self.try_rest() else { return };
@@ -77,10 +75,15 @@ impl Engine {
             .filter(|bridge| !bridge.is_empty())
             .collect();
         let tag = self.network_tag();
+        let way_out = Abandonment::of(&self.paths.live_networks());
         loop {
             std::thread::sleep(PATIENCE);
             if !self.paths.live_networks().exists() {
                 // The run root is gone, and with it everybody who could have been in one.
+                if self.rootless {
+                    way_out.run();
+                    return;
+                }
                 let wanted = Wanted { tag: tag.as_deref(), bridges: &bridges, ..Wanted::default() };
                 let _ = reconcile(&wanted);
                 return;
@@ -92,7 +95,7 @@ impl Engine {
                 return;
             }
             if self.last_use().is_none_or(|ago| ago >= PATIENCE) {
-                let _ = networks.mend(Idle::Goes);
+                let _ = networks.in_place(|networks| networks.mend(Idle::Goes));
                 return;
             }
         }
@@ -101,9 +104,6 @@ impl Engine {
     /// What those who were killed have left in networks, and of the rest above. `active` are the
     /// containers that have a monitor for certain.
     pub(crate) fn tend_networks(&self, active: &BTreeSet<ContainerId>) {
-        if self.rootless {
-            return;
-        }
         for network in self.live_ids().unwrap_or_default() {
             let live = self.live_network(&network).ok().flatten().unwrap_or_default();
             let dead = |id: &String| {
@@ -112,7 +112,7 @@ impl Engine {
             if live.endpoints.keys().any(dead)
                 && let Ok(networks) = self.lock_networks()
             {
-                let _ = networks.forget_dead(&network);
+                let _ = networks.in_place(|networks| networks.forget_dead(&network));
             }
         }
         if self.are_idle() && self.try_rest().is_some() {

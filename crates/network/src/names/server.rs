@@ -75,11 +75,11 @@ fn socket(address: IpAddr, kind: SocketType) -> Result<OwnedFd, Errno> {
 }
 
 /// Does something in a network namespace; the calling thread comes back.
-fn inside<T>(namespace: BorrowedFd<'_>, act: impl FnOnce() -> Result<T, Errno>) -> Result<T, CallError> {
-    let home = namespace::open("/proc/thread-self/ns/net")?;
-    namespace::join(namespace, libc::CLONE_NEWNET)?;
-    let done = act();
-    namespace::join(home.as_fd(), libc::CLONE_NEWNET)?;
+fn inside<T: Send>(
+    namespace: BorrowedFd<'_>,
+    act: impl FnOnce() -> Result<T, Errno> + Send,
+) -> Result<T, CallError> {
+    let done = namespace::visit_network(namespace, act)?;
     done.map_err(|errno| CallError::new(format!("socket in the container at {ADDRESS}:{PORT}"), errno))
 }
 
