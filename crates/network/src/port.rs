@@ -79,9 +79,24 @@ pub struct Reservation {
 /// containers, which may be reserved by nobody after a crash) count as taken. A taken port is
 /// [`Kind::Conflict`] and named.
 pub fn reserve(bindings: &[Binding], endpoint: &Endpoint, published: &[Port]) -> Result<Reservation> {
+    reserve_all(bindings, endpoint, published, false)
+}
+
+/// The same for somebody who forwards what comes to the sockets: those for connections listen, and
+/// do not mind connections of the last one who had the port that are still being closed.
+pub fn listen(bindings: &[Binding], endpoint: &Endpoint, published: &[Port]) -> Result<Reservation> {
+    reserve_all(bindings, endpoint, published, true)
+}
+
+fn reserve_all(
+    bindings: &[Binding],
+    endpoint: &Endpoint,
+    published: &[Port],
+    listens: bool,
+) -> Result<Reservation> {
     let mut reservation = Reservation { ports: Vec::new(), sockets: Vec::new() };
     for binding in bindings {
-        reserve_one(binding, endpoint, published, &mut reservation)?;
+        reserve_one(binding, endpoint, published, listens, &mut reservation)?;
     }
     Ok(reservation)
 }
@@ -90,6 +105,7 @@ fn reserve_one(
     binding: &Binding,
     endpoint: &Endpoint,
     published: &[Port],
+    listens: bool,
     into: &mut Reservation,
 ) -> Result<()> {
     let host = binding.host.filter(|host| !host.is_unspecified());
@@ -128,7 +144,8 @@ fn reserve_one(
         for container in &families {
             let any: IpAddr =
                 if container.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
-            let (socket, bound) = hold(SocketAddr::new(host.unwrap_or(any), number), binding.protocol)?;
+            let (socket, bound) =
+                hold(SocketAddr::new(host.unwrap_or(any), number), binding.protocol, listens)?;
             number = bound; // a random one is the same for both families
             let port = Port {
                 host,
@@ -187,8 +204,11 @@ pub fn clash(one: &Port, other: &Port) -> bool {
         && (one.host.is_none() || other.host.is_none() || one.host == other.host)
 }
 
+/// Connections that may wait for a forwarder.
+const BACKLOG: i32 = 512;
+
 /// A socket bound to `address`, and the port that it got.
-fn hold(address: SocketAddr, protocol: Protocol) -> Result<(OwnedFd, u16), Errno> {
+fn hold(address: SocketAddr, protocol: Protocol, listens: bool) -> Result<(OwnedFd, u16), Errno> {
     let kind = match protocol {
         Protocol::Tcp => SocketType::STREAM,
         Protocol::Udp => SocketType::DGRAM,
@@ -204,7 +224,10 @@ fn hold(address: SocketAddr, protocol: Protocol) -> Result<(OwnedFd, u16), Errno
         sockopt::set_socket_reuseaddr(&socket, true)?;
     }
     rustix::net::bind(&socket, &address)?;
-    if protocol == Protocol::Tcp {
+    if protocol == Protocol::Tcp && listens {
+        // Its connections inherit that they may wait out their time beside a new listener.
+        rustix::net::listen(&socket, BACKLOG)?;
+    } else if protocol == Protocol::Tcp {
         // From here on nobody else gets it either.
         sockopt::set_socket_reuseaddr(&socket, false)?;
     }

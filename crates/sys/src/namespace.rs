@@ -57,10 +57,7 @@ pub fn unshare(flags: Flags) -> CallResult<()> {
 ///
 /// Whoever is root of a user namespace only may not go back to the host's network. Then a thread
 /// goes there and does it; when this returns it is gone.
-pub fn visit_network<T: Send>(
-    namespace: BorrowedFd<'_>,
-    act: impl FnOnce() -> T + Send,
-) -> CallResult<T> {
+pub fn visit_network<T: Send>(namespace: BorrowedFd<'_>, act: impl FnOnce() -> T + Send) -> CallResult<T> {
     let home = open("/proc/thread-self/ns/net")?;
     match join(home.as_fd(), libc::CLONE_NEWNET) {
         Ok(()) => {

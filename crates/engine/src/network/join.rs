@@ -11,7 +11,7 @@ use robot_env_network::firewall::{Firewall, Protocol};
 use robot_env_network::link::Links;
 use robot_env_network::plan::{Driver, Endpoint, Mac, Request};
 use robot_env_network::pool;
-use robot_env_network::port::{Binding, reserve};
+use robot_env_network::port::{Binding, listen, reserve};
 use robot_env_spec::{ContainerId, EndpointSpec, PortSpec};
 
 use super::live::{Idle, LiveEndpoint, Networks};
@@ -227,7 +227,14 @@ impl Networks<'_> {
                 Error::invalid("cannot publish ports: none of the container's networks has a way out")
             })?;
             let endpoint = endpoint.clone();
-            let reserved = self.outside(move || reserve(&wanted, &endpoint, &published))??;
+            let rootless = self.engine.rootless;
+            let reserved = self.outside(move || {
+                if rootless {
+                    listen(&wanted, &endpoint, &published)
+                } else {
+                    reserve(&wanted, &endpoint, &published)
+                }
+            })??;
             (sockets, ports) = (reserved.sockets, reserved.ports);
         }
         missing |= places.iter().any(|(record, _)| record.network.driver == Driver::Bridge)

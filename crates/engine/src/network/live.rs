@@ -7,10 +7,10 @@ use std::sync::{Arc, mpsc};
 
 use robot_env_diag::{Context, Error, IoContext, Kind, Result, Within};
 use robot_env_network::attach::Attachment;
+use robot_env_network::firewall::Found;
 use robot_env_network::firewall::{Desired, Firewall, Port};
 use robot_env_network::link::Links;
 use robot_env_network::plan::Driver;
-use robot_env_network::firewall::Found;
 use robot_env_network::reconcile::{Report, Wanted, reconcile};
 use robot_env_spec::ContainerId;
 use robot_env_sys::fs::Durability;
@@ -143,10 +143,7 @@ impl<'a> Networks<'a> {
 
     /// Does something where links and rules are: for an ordinary user in a thread of its own, as
     /// there is no way back from there.
-    pub(super) fn in_place<T: Send>(
-        &self,
-        act: impl FnOnce(&Networks<'_>) -> Result<T> + Send,
-    ) -> Result<T> {
+    pub(super) fn in_place<T: Send>(&self, act: impl FnOnce(&Networks<'_>) -> Result<T> + Send) -> Result<T> {
         if !matches!(self.place, Place::Away) {
             return act(self);
         }

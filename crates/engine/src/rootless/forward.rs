@@ -10,14 +10,14 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use robot_env_diag::{Context, Error, Kind, Result};
+use robot_env_diag::{Context, Kind, Result};
 use robot_env_network::firewall::{Port, Protocol};
 use robot_env_sys::process::{self, CloneRequest, Cloned};
 use robot_env_sys::{namespace, poll};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, accept_with, connect, listen, recv,
+    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, accept_with, connect, recv,
     recvfrom, send, sendto, shutdown, socket_with, sockopt,
 };
 
@@ -29,7 +29,6 @@ const DATAGRAM: usize = 65_536;
 const CONNECTIONS: usize = 4096;
 /// A conversation by datagrams ends when nothing was said for so long.
 const SILENCE: Duration = Duration::from_secs(180);
-const BACKLOG: i32 = 512;
 
 /// The process that forwards; it ends when this is dropped.
 #[derive(Debug)]
@@ -45,28 +44,19 @@ impl Drop for Forwarder {
 }
 
 impl Forwarder {
-    /// Forwards what comes to `sockets`, which are bound to the host's `ports` in the same order, to
+    /// Forwards what comes to `sockets`, which are bound to (and listen at) the host's `ports` in the same order, to
     /// the containers' addresses in `network`. The caller has one thread.
     ///
     /// # Errors
-    /// Where somebody listens there already, or no process can be made.
+    /// Where no process can be made.
     pub(crate) fn start(ports: &[Port], sockets: &[OwnedFd], network: BorrowedFd<'_>) -> Result<Forwarder> {
         for (port, socket) in ports.iter().zip(sockets) {
             let name = || format!("cannot publish port `{}`", port.name());
-            if port.protocol == Protocol::Tcp {
-                listen(socket, BACKLOG).map_err(|errno| match errno {
-                    Errno::ADDRINUSE => {
-                        Error::new(Kind::Conflict, format!("{}: it is in use already", name()))
-                    }
-                    errno => Error::new(Kind::of_errno(errno.raw_os_error()), name())
-                        .because(std::io::Error::from(errno)),
-                })?;
-            }
             rustix::io::ioctl_fionbio(socket, true).context(Kind::Internal, name)?;
         }
-        match process::clone(&CloneRequest::default()).context(Kind::Internal, || {
-            "cannot make the process that forwards ports".into()
-        })? {
+        match process::clone(&CloneRequest::default())
+            .context(Kind::Internal, || "cannot make the process that forwards ports".into())?
+        {
             Cloned::Parent { pidfd, .. } => Ok(Forwarder { pidfd }),
             Cloned::Child => {
                 let ready = (|| -> Result<()> {

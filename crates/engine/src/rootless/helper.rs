@@ -115,8 +115,9 @@ fn choose_of(find: impl Fn(&str) -> Option<PathBuf>, tun: Tun) -> Result<Program
     };
     match tun {
         Tun::Open => Ok(program),
-        Tun::Missing => Err(Error::new(Kind::Unsupported, format!("there is no `{TUN}`"))
-            .with_hint("sudo modprobe tun")),
+        Tun::Missing => {
+            Err(Error::new(Kind::Unsupported, format!("there is no `{TUN}`")).with_hint("sudo modprobe tun"))
+        }
         Tun::Closed => Err(Error::new(Kind::Denied, format!("`{TUN}` is open to root alone"))
             .with_hint(format!("sudo chmod 0666 {TUN}"))),
     }
@@ -157,9 +158,10 @@ fn may_open_tun() -> Tun {
 /// A range for the link to the host that none of `occupied` overlaps; slirp4netns' own is the first
 /// choice.
 pub(crate) fn free_range(occupied: &[Subnet]) -> Option<Subnet> {
-    let all = [2u8, 3, 4].map(|third| Ipv4Addr::new(10, 0, third, 0)).into_iter().chain(
-        (240..=255u8).map(|third| Ipv4Addr::new(10, 255, third, 0)),
-    );
+    let all = [2u8, 3, 4]
+        .map(|third| Ipv4Addr::new(10, 0, third, 0))
+        .into_iter()
+        .chain((240..=255u8).map(|third| Ipv4Addr::new(10, 255, third, 0)));
     all.filter_map(|address| Subnet::containing(address.into(), 24))
         .find(|range| !occupied.iter().any(|other| other.overlaps(*range)))
 }
@@ -203,8 +205,9 @@ mod tests {
             all.iter().map(|a| a.to_str().unwrap().to_owned()).collect::<Vec<_>>().join(" ")
         };
         assert!(
-            arguments(Helper::Pasta)
-                .ends_with("--address 10.0.3.100 --netmask 24 --gateway 10.0.3.2 --netns-only --netns /run/ns")
+            arguments(Helper::Pasta).ends_with(
+                "--address 10.0.3.100 --netmask 24 --gateway 10.0.3.2 --netns-only --netns /run/ns"
+            )
         );
         assert!(arguments(Helper::Slirp).ends_with("--cidr 10.0.3.0/24 /run/ns tap0"));
     }

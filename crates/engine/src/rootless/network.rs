@@ -179,11 +179,7 @@ fn make() -> Result<OwnedFd> {
 ///
 /// # Errors
 /// Why nothing does, with a hint; containers reach each other all the same, and published ports work.
-pub(crate) fn lead_out(
-    directory: &Path,
-    namespace: BorrowedFd<'_>,
-    occupied: &[Subnet],
-) -> Result<()> {
+pub(crate) fn lead_out(directory: &Path, namespace: BorrowedFd<'_>, occupied: &[Subnet]) -> Result<()> {
     let Some(mut record) = Record::load(directory) else { return Ok(()) };
     if record.way_out.as_ref().is_some_and(WayOut::lives) {
         return Ok(());
