@@ -141,14 +141,14 @@ fn bindings(record: &ContainerRecord) -> Vec<Binding> {
 
 impl Engine {
     /// Whether a container has places in networks.
-    pub(crate) fn is_networked(&self, record: &ContainerRecord) -> bool {
+    pub(crate) fn is_networked(record: &ContainerRecord) -> bool {
         !record.spec.places().is_empty()
     }
 
     /// Takes a container's places in its networks; its monitor calls it before the process is made.
     /// [`Engine::leave_networks`] gives them back.
     pub(crate) fn join_networks(&self, record: &ContainerRecord) -> Result<Joined> {
-        if !self.is_networked(record) {
+        if !Engine::is_networked(record) {
             return Ok(Joined::default());
         }
         let networks = self.lock_networks()?;

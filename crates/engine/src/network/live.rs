@@ -172,10 +172,10 @@ impl<'a> Networks<'a> {
     pub(super) fn outside<T: Send + 'static>(&self, act: impl FnOnce() -> T + Send + 'static) -> Result<T> {
         let Place::Here(Some(sender)) = &self.place else { return Ok(act()) };
         let (answer, answers) = mpsc::channel();
-        let gone = |_| Error::new(Kind::Internal, "nobody is on the host's network");
+        let gone = || Error::new(Kind::Internal, "nobody is on the host's network");
         let errand: Errand = Box::new(move || drop(answer.send(act())));
-        sender.send(errand).map_err(|_| gone(()))?;
-        answers.recv().map_err(|_| gone(()))
+        sender.send(errand).map_err(|_| gone())?;
+        answers.recv().map_err(|_| gone())
     }
 
     /// Whether there is a place where links and rules of ours can be.

@@ -81,7 +81,7 @@ impl Engine {
 
     /// A container's further life under another name.
     pub(crate) fn rename_in_networks(&self, record: &ContainerRecord) -> Result<()> {
-        if !self.is_networked(record) || self.live_ids()?.is_empty() {
+        if !Engine::is_networked(record) || self.live_ids()?.is_empty() {
             return Ok(());
         }
         let networks = self.lock_networks()?;

@@ -148,7 +148,7 @@ impl Resolver {
         record: &ContainerRecord,
         pid: i32,
     ) -> robot_env_diag::Result<Option<Resolver>> {
-        if !engine.is_networked(record) {
+        if !Engine::is_networked(record) {
             return Ok(None);
         }
         let mut resolver = Resolver { zone: Neighbours::new(record, &engine.paths), pid, server: None };

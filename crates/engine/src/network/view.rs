@@ -25,7 +25,7 @@ pub struct Place {
 impl Engine {
     /// A container's places in networks, in order.
     pub fn places(&self, container: &Container) -> Result<Vec<Place>> {
-        if !self.is_networked(&container.record) {
+        if !Engine::is_networked(&container.record) {
             return Ok(Vec::new());
         }
         let id = container.record.id.as_str();
