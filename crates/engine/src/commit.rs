@@ -46,7 +46,7 @@ impl Default for CommitRequest {
 }
 
 /// Paths that a start makes for its mounts where an image lacks them.
-const PLACES: [&str; 10] = [
+pub(crate) const PLACES: [&str; 10] = [
     "/dev",
     "/dev/console",
     "/dev/pts",

@@ -1,10 +1,12 @@
 //! Making containers: everything that is decided before the first start.
 
+use std::fs::File;
+
 use jiff::Timestamp;
 use robot_env_diag::{Error, Kind, Result};
-use robot_env_oci::{ImageConfig, Platform, RuntimeConfig};
+use robot_env_oci::{ChainId, ImageConfig, ImageId, Platform, RuntimeConfig};
 use robot_env_spec::{ContainerId, ContainerSpec, IpcMode, NetworkMode, PidMode, check_name};
-use robot_env_store::{ImageRecord, SnapshotOptions};
+use robot_env_store::SnapshotOptions;
 use robot_env_sys::process::parse_signal;
 
 use crate::engine::{Engine, snapshot_key};
@@ -33,6 +35,20 @@ pub struct Created {
     pub warnings: Vec<String>,
 }
 
+/// What a container is made on top of.
+pub(crate) struct Base {
+    /// The image; of a step of a build, the digest of the config so far.
+    pub(crate) image: ImageId,
+    pub(crate) chain: Option<ChainId>,
+    pub(crate) config: RuntimeConfig,
+}
+
+/// How a container's snapshot is kept: what goes with it needs no power cut survived.
+pub(crate) fn snapshot_options(record: &ContainerRecord) -> SnapshotOptions {
+    let passing = record.spec.auto_remove || record.spec.step.is_some();
+    SnapshotOptions { volatile: passing, durable: !passing }
+}
+
 impl Engine {
     /// Makes a container; it is not started.
     ///
@@ -53,7 +69,7 @@ impl Engine {
     }
 
     fn make_locked(&self, request: CreateRequest, starts_at_once: bool) -> Result<(Created, ContainerLock)> {
-        let CreateRequest { mut spec, name } = request;
+        let CreateRequest { spec, name } = request;
         spec.check()?;
         if let Some(option) = spec.storage_opt.keys().next() {
             return Err(Error::new(
@@ -71,8 +87,24 @@ impl Engine {
         let config = self.store.config(&image.id)?;
         let mut warnings = Vec::new();
         check_platform(&spec, config.value(), &mut warnings)?;
-        let runtime = config.value().config.clone();
-        warnings.extend(crate::network::shared_memory_warning(&spec, &runtime));
+        warnings.extend(crate::network::shared_memory_warning(&spec, &config.value().config));
+        let chain = image.chain().cloned();
+        let base = Base { image: image.id, chain, config: config.into_value().config };
+        let (mut created, lock) = self.create_on(base, spec, name, claim, starts_at_once)?;
+        created.warnings.splice(..0, warnings);
+        Ok((created, lock))
+    }
+
+    /// Makes a container on top of layers; `claim` keeps what it is made of until it is there.
+    pub(crate) fn create_on(
+        &self,
+        base: Base,
+        mut spec: ContainerSpec,
+        name: Option<String>,
+        claim: File,
+        starts_at_once: bool,
+    ) -> Result<(Created, ContainerLock)> {
+        let Base { image, chain, config: runtime } = base;
         check_command(&spec, &runtime)?;
         check_stop_signal(&spec, &runtime)?;
         self.pin_references(&mut spec)?;
@@ -86,8 +118,8 @@ impl Engine {
             name: String::new(),
             created: Timestamp::now(),
             spec,
-            image: image.id.clone(),
-            chain: image.chain().cloned(),
+            image,
+            chain,
             image_config: runtime,
             mounts,
             starts_at_once,
@@ -96,7 +128,7 @@ impl Engine {
         // lock free, knows that its maker was killed.
         let lock = self.records.begin(&id)?;
         let made = self.name(&mut record, name).and_then(|()| {
-            self.make_snapshot(&record, &image)?;
+            self.make_snapshot(&record)?;
             self.fill_volumes(&record)?;
             self.records.publish(&record)
         });
@@ -106,7 +138,7 @@ impl Engine {
         }
         drop(claim);
         self.tell(&record, "create", &[]);
-        Ok((Created { id, name: record.name, warnings }, lock))
+        Ok((Created { id, name: record.name, warnings: Vec::new() }, lock))
     }
 
     /// Takes the name that the user wants, or makes one up.
@@ -125,10 +157,10 @@ impl Engine {
         unreachable!("the loop ends by itself")
     }
 
-    fn make_snapshot(&self, record: &ContainerRecord, image: &ImageRecord) -> Result<()> {
-        let options =
-            SnapshotOptions { volatile: record.spec.auto_remove, durable: !record.spec.auto_remove };
-        self.store.prepare(&snapshot_key(&record.id), image.chain(), options).map(drop)
+    fn make_snapshot(&self, record: &ContainerRecord) -> Result<()> {
+        self.store
+            .prepare(&snapshot_key(&record.id), record.chain.as_ref(), snapshot_options(record))
+            .map(drop)
     }
 
     /// Names of other containers become ids: a rename must not lead to another container.

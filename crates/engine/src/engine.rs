@@ -133,6 +133,8 @@ impl Engine {
         let (mut all, mut damage) = (Vec::new(), Vec::new());
         for id in self.records.ids()? {
             match self.container_by_id(&id) {
+                // A build looks after its own.
+                Ok(container) if container.record.spec.step.is_some() => {}
                 Ok(container) => all.push(container),
                 Err(error) if error.kind() == Kind::NotFound => {}
                 Err(error) => {

@@ -77,6 +77,11 @@ impl Paths {
         self.root.join("volumes")
     }
 
+    /// Builds that are at work, each a directory that its process holds locked.
+    pub fn builds(&self) -> PathBuf {
+        self.run.join("builds")
+    }
+
     /// What networks there are.
     pub fn networks(&self) -> PathBuf {
         self.root.join("networks")

@@ -3,12 +3,13 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use robot_env_diag::{Error, IoContext, Result, Within};
-use robot_env_store::{OverlayXattr, Snapshot, SnapshotOptions};
+use robot_env_store::{OverlayXattr, Snapshot};
 use robot_env_sys::fs as sys_fs;
 use robot_env_sys::mount::{self, OverlayRequest};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
+use crate::create::snapshot_options;
 use crate::engine::{Engine, snapshot_key};
 use crate::paths::make_directory;
 use crate::record::ContainerRecord;
@@ -109,11 +110,7 @@ impl Engine {
         let key = snapshot_key(&record.id);
         match self.store.snapshot(&key)? {
             Some(snapshot) => Ok(snapshot),
-            None => {
-                let options =
-                    SnapshotOptions { volatile: record.spec.auto_remove, durable: !record.spec.auto_remove };
-                self.store.prepare(&key, record.chain.as_ref(), options)
-            }
+            None => self.store.prepare(&key, record.chain.as_ref(), snapshot_options(record)),
         }
     }
 }

@@ -168,6 +168,10 @@ pub struct ContainerSpec {
     /// Where the id was written by the command line (`--cidfile`; for `inspect`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cidfile: Option<String>,
+    /// It is a step of the build of that name: nobody lists it, it ends with whoever started it, and
+    /// what it writes becomes a layer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub step: Option<String>,
     /// GPUs, display, devices, identity.
     #[serde(skip_serializing_if = "RobotSpec::is_empty")]
     pub robot: RobotSpec,

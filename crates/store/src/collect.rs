@@ -17,8 +17,7 @@ use crate::{Store, digest_of_hex, failpoint};
 /// What [`Store::collect`] may take.
 #[derive(Clone, Debug)]
 pub struct CollectOptions {
-    /// Layers that stay with all those below them, although nothing in the store refers to them: a
-    /// build cache's.
+    /// Layers that stay with all those below them, although nothing in the store refers to them.
     pub keep: Vec<ChainId>,
     /// Blobs that stopped arriving longer than this ago go; `None` leaves them all for a resume.
     pub partial_age: Option<Duration>,
@@ -90,7 +89,9 @@ impl Store {
     fn reach(&self, options: &CollectOptions, pins: Pins) -> Result<Reached> {
         let mut reached = Reached::default();
         reached.content.extend(pins.content);
-        for chain in pins.layers.iter().chain(&options.keep) {
+        let cached: Vec<ChainId> =
+            self.cache_records()?.into_iter().filter_map(|(_, record)| record.chain).collect();
+        for chain in pins.layers.iter().chain(&options.keep).chain(&cached) {
             reached.layers.insert(chain.clone());
             if let Ok(Some(layer)) = self.read_layer(chain) {
                 reached.layers.extend(layer.ancestors);

@@ -21,6 +21,7 @@
 //!                                and records in the making, `.tmp-*`
 //! snapshots/<key>/               snapshot.json, upper/, work/; `committing` while upper becomes a layer
 //! leases/<random>                locked (OFD) by its holder: pins, one a line
+//! cache/<hex of the key>.json    a CacheRecord: what a step of a build made
 //! trash/<random>/                what was removed; anyone may empty it
 //! damaged/<hex>.<n>/             layers that fsck moved aside while a snapshot may still use them
 //! containers/, volumes/          the engine's
@@ -36,6 +37,7 @@
 //! from dead ones: the kernel drops the lock of a killed process, whatever the clock says.
 
 mod adopt;
+mod cache;
 mod collect;
 mod content;
 mod failpoint;
@@ -63,6 +65,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+pub use cache::CacheRecord;
 pub use collect::{CollectOptions, Collected};
 pub use content::Ingest;
 pub use failpoint::{FAILPOINTS, hit};

@@ -118,6 +118,16 @@ fn make(
     Ok(record)
 }
 
+/// Makes a layer of what was written into a snapshot, as [`CommitMode::Rename`] does: the id of the
+/// chain with it on top, or the chain below when nothing was written. The snapshot is changed.
+///
+/// Errors: `Corrupt` when a layer below is damaged; `NoSpace`. The snapshot is then as it was.
+pub fn commit_layer(unpacker: &Unpacker<'_>, snapshot: &Snapshot) -> Result<Option<ChainId>> {
+    let parent = snapshot.record.parent.as_ref();
+    let made = by_rename(unpacker, snapshot).within(|| "cannot make a layer".into())?;
+    Ok(made.map(|diff_id| ChainId::of(parent, &diff_id)).or_else(|| parent.cloned()))
+}
+
 fn config(
     parent: Option<ImageConfig>,
     mut diff_ids: Vec<DiffId>,

@@ -19,7 +19,7 @@ mod save;
 mod unpack;
 
 pub use change::{Change, Check, Command, apply_changes};
-pub use commit::{CommitMode, CommitOptions, commit};
+pub use commit::{CommitMode, CommitOptions, commit, commit_layer};
 pub use import::{ImportOptions, import};
 pub use load::{ArchiveSource, LoadOptions, LoadedImage, load};
 pub use progress::{Amount, Observer};

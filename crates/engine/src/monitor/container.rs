@@ -89,7 +89,12 @@ pub(super) fn run(engine: Engine, ground: Ground, id: ContainerId, lock: Option<
             let audience = Audience::new(listener, client);
             drop(orders.answer(&answer));
             match audience {
-                Ok(audience) => monitor.care(state, started, audience),
+                Ok(mut audience) => {
+                    if monitor.record.spec.step.is_some() {
+                        audience.make_vital();
+                    }
+                    monitor.care(state, started, audience);
+                }
                 Err(_) => drop(process::signal(&started.pidfd, libc::SIGKILL)),
             }
             // Nobody takes it for the container's monitor any more.

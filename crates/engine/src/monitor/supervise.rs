@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use robot_env_diag::{Context, Kind, Result};
-use robot_env_sys::{socket, terminal};
+use robot_env_sys::{process, socket, terminal};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
@@ -82,6 +82,8 @@ impl Aside for Nothing {
 pub(crate) struct Audience {
     listener: Option<OwnedFd>,
     clients: Vec<Client>,
+    /// Whether the process ends when the last client goes: a step of a build.
+    vital: bool,
 }
 
 struct Client {
@@ -183,7 +185,12 @@ impl Audience {
             }
             clients.push(client);
         }
-        Ok(Audience { listener, clients })
+        Ok(Audience { listener, clients, vital: false })
+    }
+
+    /// The process is to end when nobody watches it any more.
+    pub(crate) fn make_vital(&mut self) {
+        self.vital = true;
     }
 
     /// Tells everybody who is attached that the process has ended, and lets them go. Waits a little
@@ -285,6 +292,9 @@ pub(crate) fn supervise(
             }
         }
         serve_clients(audience, io, &mut input);
+        if audience.vital && audience.clients.is_empty() {
+            let _ = process::signal(&pidfd, libc::SIGKILL);
+        }
         if ended {
             drain(io, audience, log, &mut buffer);
             return Ok(());
