@@ -1,0 +1,167 @@
+//! What files of a context contain, remembered by what `stat` says of them, so that a file that has
+//! not changed is not read again.
+//!
+//! A file `index/<sha256 of the context's path>` in the builder's directory: a header, then for each
+//! file 64 bytes: device, inode, size, modification and change time in nanoseconds (little endian,
+//! 8 bytes each), the first 24 bytes of its content's SHA-256. A file is remembered only if it was last
+//! changed some time before it was read: otherwise a change in the same tick of the clock would go
+//! unnoticed.
+
+use std::collections::HashMap;
+use std::ffi::CStr;
+use std::fs;
+use std::io::Write;
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use robot_env_diag::{IoContext, Result};
+use robot_env_oci::{Algorithm, Hasher};
+use rustix::fs::{Mode, OFlags, Stat};
+
+const HEADER: &[u8] = b"robot-env context index 1\n";
+const RECORD: usize = 64;
+/// How old a change must be to be trusted, in nanoseconds: ticks of file systems are 10 ms at most,
+/// those of old ones 2 s.
+const RACY: i128 = 2_000_000_000;
+
+type Key = [u8; 40];
+type Content = [u8; 24];
+
+/// The index of one context.
+#[derive(Default)]
+pub(crate) struct Index {
+    path: Option<PathBuf>,
+    known: HashMap<Key, Content>,
+    /// Those that were asked for; only they are kept.
+    used: HashMap<Key, Content>,
+    changed: bool,
+}
+
+impl Index {
+    /// The index kept at `path`; empty when there is none, or a damaged one.
+    pub(crate) fn open(path: PathBuf) -> Index {
+        let mut index = Index { path: Some(path.clone()), ..Index::default() };
+        let Ok(bytes) = fs::read(path) else { return index };
+        let Some(records) = bytes.strip_prefix(HEADER) else { return index };
+        for record in records.chunks_exact(RECORD) {
+            if let (Ok(key), Ok(content)) = (record[..40].try_into(), record[40..].try_into()) {
+                index.known.insert(key, content);
+            }
+        }
+        index
+    }
+
+    /// What stands for a file's content.
+    pub(crate) fn content(&mut self, dir: BorrowedFd<'_>, name: &CStr, stat: &Stat) -> Result<Content> {
+        let key = key_of(stat);
+        if let Some(content) = self.known.get(&key) {
+            self.used.insert(key, *content);
+            return Ok(*content);
+        }
+        let within = || format!("cannot read `{}`", name.to_string_lossy());
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(dir, name, flags, Mode::empty()).io_context(within)?;
+        let mut hasher = Hasher::new(Algorithm::Sha256);
+        let mut buffer = vec![0u8; 128 * 1024];
+        loop {
+            match rustix::io::read(&file, &mut buffer[..]).io_context(within)? {
+                0 => break,
+                n => hasher.update(&buffer[..n]),
+            }
+        }
+        let hex = hasher.finish();
+        let mut content = Content::default();
+        for (byte, pair) in content.iter_mut().zip(hex.hex().as_bytes().chunks_exact(2)) {
+            *byte = std::str::from_utf8(pair).ok().and_then(|pair| u8::from_str_radix(pair, 16).ok()).unwrap_or(0);
+        }
+        // What changed while it was read is another file.
+        let after = rustix::fs::fstat(&file).io_context(within)?;
+        let changed = i128::from(after.st_ctime) * 1_000_000_000 + i128::from(after.st_ctime_nsec);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos() as i128);
+        if key_of(&after) == key && now - changed > RACY {
+            self.used.insert(key, content);
+            self.changed = true;
+        }
+        Ok(content)
+    }
+
+    /// Keeps what is known now. That it cannot be kept costs time at the next build, nothing else.
+    pub(crate) fn save(&mut self) {
+        let Some(path) = &self.path else { return };
+        if !self.changed && self.used.len() == self.known.len() {
+            return;
+        }
+        let mut bytes = Vec::with_capacity(HEADER.len() + self.used.len() * RECORD);
+        bytes.extend_from_slice(HEADER);
+        for (key, content) in &self.used {
+            bytes.extend_from_slice(key);
+            bytes.extend_from_slice(content);
+        }
+        let _ = write(path, &bytes);
+        self.changed = false;
+    }
+}
+
+fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    let temporary = path.with_extension(format!("{}", std::process::id()));
+    let mut file = fs::File::create(&temporary)?;
+    file.write_all(bytes)?;
+    drop(file);
+    fs::rename(&temporary, path)
+}
+
+fn key_of(stat: &Stat) -> Key {
+    let nanoseconds = |seconds: i64, nanoseconds: u64| seconds.wrapping_mul(1_000_000_000) as u64 + nanoseconds;
+    let numbers = [
+        stat.st_dev,
+        stat.st_ino,
+        stat.st_size as u64,
+        nanoseconds(stat.st_mtime, stat.st_mtime_nsec as u64),
+        nanoseconds(stat.st_ctime, stat.st_ctime_nsec as u64),
+    ];
+    let mut key = [0; 40];
+    for (place, number) in key.chunks_exact_mut(8).zip(numbers) {
+        place.copy_from_slice(&number.to_le_bytes());
+    }
+    key
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::time::Duration;
+
+    use rustix::fs::AtFlags;
+
+    use super::*;
+
+    #[test]
+    fn what_has_not_changed_is_not_read_again() {
+        let place = std::env::temp_dir().join(format!("re-index-{}", std::process::id()));
+        fs::create_dir_all(&place).unwrap();
+        let dir = robot_env_sys::fs::open_directory(&place).unwrap();
+        fs::write(place.join("f"), "text").unwrap();
+        let ask = |index: &mut Index| {
+            let stat = rustix::fs::statat(&dir, "f", AtFlags::SYMLINK_NOFOLLOW).unwrap();
+            index.content(dir.as_fd(), c"f", &stat).unwrap()
+        };
+        let mut index = Index::open(place.join("index"));
+        let first = ask(&mut index);
+        assert!(index.used.is_empty(), "a fresh file may still change in this tick");
+        std::thread::sleep(Duration::from_millis(2100));
+        assert_eq!(ask(&mut index), first);
+        index.save();
+        let mut again = Index::open(place.join("index"));
+        assert_eq!(again.known.len(), 1);
+        assert_eq!(ask(&mut again), first);
+        fs::write(place.join("f"), "next").unwrap();
+        assert_ne!(ask(&mut again), first);
+        fs::write(place.join("index"), "damaged").unwrap();
+        assert!(Index::open(place.join("index")).known.is_empty());
+        fs::remove_dir_all(place).unwrap();
+    }
+}

@@ -1,0 +1,95 @@
+//! What is to be built, and who hears of it.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use robot_env_diag::Result;
+use robot_env_engine::stream::Stream;
+use robot_env_oci::{ImageId, Platform, Reference};
+use robot_env_spec::{ContainerSpec, NetworkMode};
+
+/// What is to be built.
+#[derive(Clone, Debug, Default)]
+pub struct BuildRequest {
+    /// The Dockerfile's text.
+    pub dockerfile: String,
+    /// What messages call it.
+    pub file_name: String,
+    /// The directory with the files.
+    pub context: PathBuf,
+    /// The patterns of what of it is not to be seen (`.dockerignore`).
+    pub ignore: String,
+    /// Further trees, by name: directories, or images where it starts with `docker-image://`.
+    pub contexts: BTreeMap<String, String>,
+    /// The stage to build; `None`: the last one.
+    pub target: Option<String>,
+    /// `--build-arg`.
+    pub arguments: BTreeMap<String, String>,
+    /// Labels that the image gets.
+    pub labels: BTreeMap<String, String>,
+    /// What the image is for; `None`: this machine.
+    pub platform: Option<Platform>,
+    /// Whether nothing is taken from the cache.
+    pub no_cache: bool,
+    /// Stages of which nothing is taken from the cache.
+    pub no_cache_filter: Vec<String>,
+    /// Whether base images are looked for in their registries even if they are here.
+    pub pull: bool,
+    /// The network of `RUN`.
+    pub network: NetworkMode,
+    /// What `RUN` gets beside: limits, hosts, shared memory, security.
+    pub run: ContainerSpec,
+    /// Secrets, by their ids.
+    pub secrets: BTreeMap<String, Secret>,
+    /// Sockets of ssh agents, by their ids.
+    pub agents: BTreeMap<String, PathBuf>,
+    /// The names that the image gets.
+    pub names: Vec<Reference>,
+    /// What files and image say of the time, in seconds since the Unix epoch; `None`: what it is.
+    pub epoch: Option<i64>,
+}
+
+/// Where a secret comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Secret {
+    /// A file.
+    File(PathBuf),
+    /// A value, from a variable.
+    Value(Vec<u8>),
+}
+
+/// What was built.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Built {
+    /// The image.
+    pub image: ImageId,
+    /// The digest of its manifest is made when it is pushed.
+    pub names: Vec<Reference>,
+}
+
+/// Hears what a build does. Steps have numbers, in the order in which they begin.
+pub trait Observer {
+    /// A step begins.
+    fn begin(&mut self, step: usize, label: &str);
+    /// Its result was there already.
+    fn cached(&mut self, step: usize);
+    /// It prints something.
+    fn output(&mut self, step: usize, stream: Stream, bytes: &[u8]);
+    /// It is done, after so much time.
+    fn done(&mut self, step: usize, time: Duration);
+    /// It failed.
+    fn failed(&mut self, step: usize);
+    /// Something that the user should hear.
+    fn warning(&mut self, text: &str);
+}
+
+/// Brings images here.
+pub trait Fetch {
+    /// Pulls it. Without `always`, it is known not to be here.
+    fn fetch(&mut self, reference: &Reference, platform: Option<&Platform>, always: bool) -> Result<()>;
+
+    /// What is at an http or https address.
+    fn download(&mut self, address: &str) -> Result<Box<dyn Read>>;
+}

@@ -1,0 +1,375 @@
+//! `RUN`.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use robot_env_diag::{Error, IoContext, Kind, Result};
+use robot_env_dockerfile::{Mount, MountKind, Run, RunNetwork, Script, Sharing, Source, Word};
+use robot_env_engine::{StepRequest, StepResult};
+use robot_env_oci::Digest;
+use robot_env_spec::{MountSource, MountSpec, NetworkMode, Propagation, ReadOnlyDepth};
+use rustix::fs::FlockOperation;
+
+use crate::copying::{CopyOptions, Target};
+use crate::history::with_shell;
+use crate::request::Secret;
+use crate::solve::{Build, Shown};
+use crate::state::{State, network_word};
+use crate::tree::clean;
+
+/// Where a script of a heredoc is to be found.
+const SCRIPTS: &str = "/dev/pipes";
+/// Variables that every `RUN` sees without `ARG`, and that are part of no key.
+const PROXIES: [&str; 8] = [
+    "HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "FTP_PROXY", "ftp_proxy", "NO_PROXY", "no_proxy",
+];
+
+/// What a step mounts, and what must stay until it has ended.
+#[derive(Default)]
+struct Mounts {
+    specs: Vec<MountSpec>,
+    /// What of them the key depends on.
+    keys: Vec<String>,
+    variables: Vec<(String, Vec<u8>)>,
+    /// Locks of caches.
+    held: Vec<File>,
+}
+
+impl<'b> Build<'b> {
+    pub(crate) fn run_step(&mut self, state: &mut State, run: &Run, shown: &Shown) -> Result<()> {
+        let mounts = run
+            .mounts(self.file.escape, &state.scope)
+            .map_err(|fault| self.fault(fault))?
+            .0;
+        let (words, script) = match run.script() {
+            Script::Exec(words) => (words, None),
+            Script::Shell(text) => (with_shell(&state.config.shell, &text), None),
+            Script::File { name, content } => {
+                let path = format!("{SCRIPTS}/{name}");
+                (with_shell(&state.config.shell, &path), Some((path, content)))
+            }
+        };
+        if let Some(device) = run.devices.iter().find(|device| device.required) {
+            return Err(self.at(
+                shown.span,
+                Error::new(Kind::Unsupported, format!("cannot give the device `{}` to a build", device.name)),
+            ));
+        }
+        if run.insecure && !self.request.run.privileged {
+            return Err(self.at(
+                shown.span,
+                Error::new(Kind::Denied, "cannot run with `--security=insecure`: it was not allowed")
+                    .with_hint("build with `--allow security.insecure`"),
+            ));
+        }
+        let network = match run.network {
+            RunNetwork::Default => self.request.network.clone(),
+            RunNetwork::None => NetworkMode::None,
+            RunNetwork::Host => NetworkMode::Host,
+        };
+        let arguments: Vec<(String, String)> = state
+            .scope
+            .arguments()
+            .into_iter()
+            .filter(|(name, _)| !PROXIES.contains(name))
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+        let history = history_of(&arguments, &words);
+        let environment: Vec<(&str, &str)> =
+            state.scope.variables().filter(|(name, _)| !PROXIES.contains(name)).collect();
+        let mut wanted = Mounts::default();
+        for mount in &mounts {
+            self.key_of(state, mount, &mut wanted).map_err(|error| self.at(shown.span, error))?;
+        }
+        let what = (
+            "run",
+            (&words, script.as_ref().map(|(_, content)| content)),
+            &environment,
+            (&state.config.user, &state.config.working_dir),
+            (network_word(&network), run.insecure),
+            &wanted.keys,
+        );
+        let key = Self::key(state.chain.as_ref(), &what)?;
+        if self.recall(state, shown, &key, &history)? {
+            return Ok(());
+        }
+        for mount in &mounts {
+            self.mount(state, mount, &mut wanted).map_err(|error| self.at(shown.span, error))?;
+        }
+        let mut spec = self.request.run.clone();
+        spec.image.clone_from(&shown.label);
+        spec.step = Some(self.room.name.clone());
+        spec.hostname = Some("build".into());
+        spec.network = network;
+        spec.privileged = run.insecure;
+        spec.entrypoint = Some(words.clone());
+        spec.mounts = std::mem::take(&mut wanted.specs);
+        if let Some((path, content)) = script {
+            spec.mounts.push(self.script(&path, &content)?);
+        }
+        let proxies = PROXIES.iter().filter_map(|name| Some((*name, self.request.arguments.get(*name)?.as_str())));
+        spec.env = state.scope.variables().chain(proxies).map(|(name, value)| format!("{name}={value}")).collect();
+        for (name, value) in &wanted.variables {
+            let value = String::from_utf8_lossy(value);
+            spec.env.push(format!("{name}={value}"));
+        }
+        let step = self.begin(&shown.label);
+        let begun = Instant::now();
+        let request = StepRequest { chain: state.chain.clone(), config: state.config.clone(), spec };
+        let engine = self.engine;
+        let observer = &mut *self.observer;
+        let result = engine.run_step(request, &mut |stream, bytes| {
+            observer.output(step, stream, bytes);
+            Ok(())
+        });
+        drop(wanted);
+        let result = match result {
+            Ok(StepResult::Layers(chain)) => Ok(chain),
+            Ok(StepResult::Failed(code)) => Err(Error::new(
+                Kind::Conflict,
+                format!("the command `{}` ended with exit code {code}", words.join(" ")),
+            )),
+            Err(error) => Err(error),
+        };
+        let chain = self.ended(step, begun, result).map_err(|error| self.at(shown.span, error))?;
+        self.remember(state, &key, chain, history)
+    }
+
+    fn script(&self, path: &str, content: &str) -> Result<MountSpec> {
+        let file = self.room.path.join(format!("script-{}", Digest::of(content.as_bytes()).short()));
+        let within = || format!("cannot write `{}`", file.display());
+        fs::write(&file, content).io_context(within)?;
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).io_context(within)?;
+        Ok(bind(&file, path, true))
+    }
+
+    fn source(&self, mount: &Mount) -> Option<Source> {
+        let from = mount.from.as_ref()?;
+        Some(self.file.mount_source(&Word { text: from.clone(), span: mount.span }))
+    }
+
+    /// Adds to the key what the result of a step with this mount depends on.
+    fn key_of(&mut self, _state: &State, mount: &Mount, wanted: &mut Mounts) -> Result<()> {
+        let key = match mount.kind {
+            MountKind::Bind => {
+                let from = self.source(mount);
+                let opened = self.open(from.as_ref())?;
+                let found = opened.tree().find(&mount.source)?;
+                let index = self.index_of(from.as_ref())?;
+                format!("bind {} {}", mount.target, opened.tree().digest(&found, None, index)?)
+            }
+            // What is in a cache, a secret, an agent is no part of the result.
+            MountKind::Cache => format!("cache {} {}", mount.target, mount.id),
+            MountKind::Tmpfs => format!("tmpfs {}", mount.target),
+            MountKind::Secret => format!("secret {} {} {:?}", mount.target, mount.id, mount.env),
+            MountKind::Ssh => format!("ssh {} {}", mount.target, mount.id),
+        };
+        wanted.keys.push(key);
+        Ok(())
+    }
+
+    fn mount(&mut self, state: &State, mount: &Mount, wanted: &mut Mounts) -> Result<()> {
+        let target = |default: &str| {
+            let text = if mount.target.is_empty() { default } else { &mount.target };
+            format!("/{}", clean(&state.absolute(text)))
+        };
+        match mount.kind {
+            MountKind::Tmpfs => wanted.specs.push(MountSpec {
+                target: target(""),
+                source: MountSource::Tmpfs { size: mount.size, mode: None, options: Vec::new() },
+                read_only: mount.read_only,
+            }),
+            MountKind::Bind => {
+                let spec = self.bind_mount(mount, &target(""))?;
+                wanted.specs.push(spec);
+            }
+            MountKind::Cache => {
+                let target = target("");
+                let directory = self.cache(mount, &target, wanted)?;
+                wanted.specs.push(bind(&directory, &target, mount.read_only));
+            }
+            MountKind::Secret => self.secret(mount, &target, wanted)?,
+            MountKind::Ssh => {
+                let id = if mount.id.is_empty() { "default" } else { &mount.id };
+                let Some(socket) = self.request.agents.get(id) else {
+                    if mount.required {
+                        return Err(Error::not_found(format!("the ssh agent `{id}` was not given"))
+                            .with_hint(format!("build with `--ssh {id}`")));
+                    }
+                    return Ok(());
+                };
+                let target = target(&format!("/run/buildkit/ssh_agent.{}", wanted.specs.len()));
+                wanted.specs.push(bind(socket, &target, false));
+                wanted.variables.push(("SSH_AUTH_SOCK".into(), target.into_bytes()));
+            }
+        }
+        Ok(())
+    }
+
+    fn bind_mount(&mut self, mount: &Mount, target: &str) -> Result<MountSpec> {
+        let from = self.source(mount);
+        if let Some(from) = &from
+            && !matches!(from, Source::Image(name) if self.named_context(name)?.is_some())
+        {
+            if !mount.read_only {
+                return Err(Error::new(
+                    Kind::Unsupported,
+                    "a mount from a stage or an image cannot be written to",
+                ));
+            }
+            let Some(other) = self.state_of(from)? else {
+                return Err(Error::invalid("nothing can be mounted from scratch"));
+            };
+            let image = self.temporary_image(&other)?.to_string();
+            let subpath = Some(clean(&mount.source)).filter(|path| !path.is_empty());
+            return Ok(MountSpec {
+                target: target.to_owned(),
+                source: MountSource::Image { image, subpath },
+                read_only: true,
+            });
+        }
+        // A copy: what is written is nobody's, owners are root's, what is ignored is not there.
+        let opened = self.open(from.as_ref())?;
+        let tree = opened.tree();
+        let mut found = tree.find(&mount.source)?;
+        let Some(found) = found.pop() else { return Err(Error::not_found(mount.source.clone())) };
+        let place = self.room.path.join(format!("bind-{}", Digest::of(target.as_bytes()).short()));
+        let _ = fs::remove_dir_all(&place);
+        fs::create_dir_all(&place).io_context(|| format!("cannot make `{}`", place.display()))?;
+        let root = robot_env_sys::fs::open_directory(&place)?;
+        let mut into = Target::new(std::os::fd::AsFd::as_fd(&root), robot_env_transfer::ownership());
+        into.copy(&tree, &found, "/tree", &CopyOptions::default())?;
+        Ok(bind(&place.join("tree"), target, mount.read_only))
+    }
+
+    /// The directory of a cache, locked as its sharing says.
+    fn cache(&mut self, mount: &Mount, target: &str, wanted: &mut Mounts) -> Result<PathBuf> {
+        let id = if mount.id.is_empty() { target } else { &mount.id };
+        let base = self.engine.paths().root().join("build/mounts");
+        let digest = Digest::of(id.as_bytes());
+        for number in 0.. {
+            let directory = base.join(format!("{}-{number}", digest.hex()));
+            self.make_cache(mount, &directory)?;
+            let lock = File::open(&directory).io_context(|| format!("cannot open `{}`", directory.display()))?;
+            let how = match mount.sharing {
+                Sharing::Shared => FlockOperation::LockShared,
+                Sharing::Locked => FlockOperation::LockExclusive,
+                Sharing::Private => FlockOperation::NonBlockingLockExclusive,
+            };
+            match rustix::fs::flock(&lock, how) {
+                Ok(()) => {
+                    wanted.held.push(lock);
+                    return Ok(directory.join("content"));
+                }
+                Err(rustix::io::Errno::AGAIN) => {}
+                Err(errno) => return Err(errno).io_context(|| format!("flock({})", directory.display())),
+            }
+        }
+        unreachable!("the loop ends by itself")
+    }
+
+    fn make_cache(&mut self, mount: &Mount, directory: &Path) -> Result<()> {
+        let content = directory.join("content");
+        if content.exists() {
+            return Ok(());
+        }
+        let within = || format!("cannot make cache `{}`", directory.display());
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true).mode(0o755).create(directory).io_context(within)?;
+        let grown = directory.join(format!("new-{}", self.room.name));
+        match mount.from.is_some() {
+            true => {
+                let from = self.source(mount);
+                let opened = self.open(from.as_ref())?;
+                let found = opened.tree().find(&mount.source)?;
+                fs::create_dir(&grown).io_context(within)?;
+                let root = robot_env_sys::fs::open_directory(&grown)?;
+                let mut into = Target::new(std::os::fd::AsFd::as_fd(&root), robot_env_transfer::ownership());
+                for found in found.iter().filter(|found| found.is_directory) {
+                    into.copy(&opened.tree(), found, "/", &CopyOptions::default())?;
+                }
+            }
+            false => fs::create_dir(&grown).io_context(within)?,
+        }
+        let mode = mount.mode.unwrap_or(0o755);
+        fs::set_permissions(&grown, fs::Permissions::from_mode(mode)).io_context(within)?;
+        if mount.uid.is_some() || mount.gid.is_some() {
+            std::os::unix::fs::chown(&grown, Some(mount.uid.unwrap_or(0)), Some(mount.gid.unwrap_or(0)))
+                .io_context(within)?;
+        }
+        match fs::rename(&grown, &content) {
+            Ok(()) => Ok(()),
+            // Somebody else was faster.
+            Err(_) if content.exists() => {
+                let _ = fs::remove_dir_all(&grown);
+                Ok(())
+            }
+            Err(error) => Err(error).io_context(within),
+        }
+    }
+
+    fn secret(
+        &mut self,
+        mount: &Mount,
+        target: &dyn Fn(&str) -> String,
+        wanted: &mut Mounts,
+    ) -> Result<()> {
+        let id = [&mount.id, &mount.source].into_iter().find(|text| !text.is_empty()).cloned();
+        let id = id.unwrap_or_else(|| mount.target.rsplit('/').next().unwrap_or_default().to_owned());
+        let content = match self.request.secrets.get(&id) {
+            Some(Secret::Value(value)) => value.clone(),
+            Some(Secret::File(path)) => {
+                fs::read(path).io_context(|| format!("cannot read secret `{id}` from `{}`", path.display()))?
+            }
+            None if mount.required => {
+                return Err(Error::not_found(format!("the secret `{id}` was not given"))
+                    .with_hint(format!("build with `--secret id={id},src=FILE`")));
+            }
+            None => return Ok(()),
+        };
+        if let Some(name) = &mount.env {
+            let name = if name.is_empty() { &id } else { name };
+            wanted.variables.push((name.clone(), content.clone()));
+            if mount.target.is_empty() {
+                return Ok(());
+            }
+        }
+        let path = self.room.path.join(format!("secret-{}", wanted.specs.len()));
+        let within = || "cannot hand on a secret".to_owned();
+        let _ = fs::remove_file(&path);
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).io_context(within)?;
+        file.write_all(&content).io_context(within)?;
+        std::os::unix::fs::fchown(&file, Some(mount.uid.unwrap_or(0)), Some(mount.gid.unwrap_or(0))).io_context(within)?;
+        file.set_permissions(fs::Permissions::from_mode(mount.mode.unwrap_or(0o400))).io_context(within)?;
+        wanted.specs.push(bind(&path, &target(&format!("/run/secrets/{id}")), true));
+        Ok(())
+    }
+}
+
+fn bind(source: &Path, target: &str, read_only: bool) -> MountSpec {
+    MountSpec {
+        target: target.to_owned(),
+        source: MountSource::Bind {
+            source: source.to_string_lossy().into_owned(),
+            create_source: false,
+            propagation: Propagation::default(),
+            recursive: false,
+            read_only_depth: ReadOnlyDepth::default(),
+        },
+        read_only,
+    }
+}
+
+/// What the history says of a command: `RUN |1 A=b /bin/sh -c text`.
+fn history_of(arguments: &[(String, String)], words: &[String]) -> String {
+    let once: BTreeMap<&str, &str> = arguments.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    if once.is_empty() {
+        return format!("RUN {}", words.join(" "));
+    }
+    let said: Vec<String> = once.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    format!("RUN |{} {} {}", said.len(), said.join(" "), words.join(" "))
+}
