@@ -9,9 +9,7 @@ use robot_env_diag::{Error, IoContext, Kind, Result};
 use robot_env_dockerfile::ignore::Ignore;
 use robot_env_layer::Ownership;
 use robot_env_sys::fs::open_in_root;
-use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags,
-};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use crate::tree::{Entry, Match, Tree};
@@ -89,11 +87,13 @@ impl<'r> Target<'r> {
         options: &CopyOptions<'_>,
     ) -> Result<()> {
         let path = path.trim_end_matches('/');
-        let base = if from.is_directory { path } else { path.rsplit_once('/').map_or("", |(parent, _)| parent) };
+        let base =
+            if from.is_directory { path } else { path.rsplit_once('/').map_or("", |(parent, _)| parent) };
         self.make_directories(base, options.owner)?;
         tree.walk(from, options.excludes, &mut |entry| {
-            let inside = std::str::from_utf8(entry.path)
-                .map_err(|_| Error::invalid(format!("`{}` is no UTF-8", String::from_utf8_lossy(entry.path))))?;
+            let inside = std::str::from_utf8(entry.path).map_err(|_| {
+                Error::invalid(format!("`{}` is no UTF-8", String::from_utf8_lossy(entry.path)))
+            })?;
             let at = if inside.is_empty() { path.to_owned() } else { format!("{path}/{inside}") };
             self.put(tree, entry, &at, options)
         })
@@ -130,7 +130,7 @@ impl<'r> Target<'r> {
             rustix::fs::fchmod(&made, mode).io_context(within)?;
             return Ok(());
         }
-        self.clear(dir, &name, at)?;
+        Self::clear(dir, &name, at)?;
         if stat.st_nlink > 1
             && let Some(first) = self.links.get(&(stat.st_dev, stat.st_ino))
         {
@@ -141,14 +141,15 @@ impl<'r> Target<'r> {
         match kind {
             FileType::RegularFile => {
                 let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-                let source = rustix::fs::openat(entry.dir, entry.name, flags, Mode::empty()).map_err(|errno| {
-                    let error = Error::new(
-                        Kind::of_errno(errno.raw_os_error()),
-                        format!("cannot read `{}`", String::from_utf8_lossy(entry.path)),
-                    );
-                    error.because(errno)
-                })?;
-                let target = self.create(dir, &name).io_context(within)?;
+                let source =
+                    rustix::fs::openat(entry.dir, entry.name, flags, Mode::empty()).map_err(|errno| {
+                        let error = Error::new(
+                            Kind::of_errno(errno.raw_os_error()),
+                            format!("cannot read `{}`", String::from_utf8_lossy(entry.path)),
+                        );
+                        error.because(errno)
+                    })?;
+                let target = Self::create(dir, &name).io_context(within)?;
                 while rustix::fs::sendfile(&target, &source, None, 1 << 24).io_context(within)? > 0 {}
                 self.finish(target.as_fd(), dir, &name, owner, mode, within)?;
                 copy_attributes(source.as_fd(), target.as_fd());
@@ -158,7 +159,8 @@ impl<'r> Target<'r> {
                 let target = rustix::fs::readlinkat(entry.dir, entry.name, Vec::new()).io_context(within)?;
                 rustix::fs::symlinkat(target.as_c_str(), dir, &name).io_context(within)?;
                 self.own(dir, &name, owner)?;
-                rustix::fs::utimensat(dir, &name, &times(stat), AtFlags::SYMLINK_NOFOLLOW).io_context(within)?;
+                rustix::fs::utimensat(dir, &name, &times(stat), AtFlags::SYMLINK_NOFOLLOW)
+                    .io_context(within)?;
             }
             // Nobody listens on a copied socket.
             FileType::Socket => return Ok(()),
@@ -187,8 +189,8 @@ impl<'r> Target<'r> {
         let dir = self.make_directories(parent, owner)?;
         let dir = dir.as_fd();
         let name = CString::new(name).map_err(|_| Error::invalid("a name has a zero byte"))?;
-        self.clear(dir, &name, at)?;
-        let target = self.create(dir, &name).io_context(within)?;
+        Self::clear(dir, &name, at)?;
+        let target = Self::create(dir, &name).io_context(within)?;
         let mut buffer = vec![0u8; 128 * 1024];
         loop {
             let n = content.read(&mut buffer).io_context(within)?;
@@ -200,7 +202,7 @@ impl<'r> Target<'r> {
         self.finish(target.as_fd(), dir, &name, owner.unwrap_or((0, 0)), Mode::from_raw_mode(mode), within)
     }
 
-    fn create(&self, dir: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<OwnedFd> {
+    fn create(dir: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<OwnedFd> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         rustix::fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR)
     }
@@ -229,7 +231,7 @@ impl<'r> Target<'r> {
     }
 
     /// Takes a file away that stands where another one goes.
-    fn clear(&self, dir: BorrowedFd<'_>, name: &CStr, at: &str) -> Result<()> {
+    fn clear(dir: BorrowedFd<'_>, name: &CStr, at: &str) -> Result<()> {
         match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => Ok(()),
             Err(errno) => Err(errno).io_context(|| format!("cannot look at `{at}`")),

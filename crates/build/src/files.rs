@@ -23,10 +23,9 @@ const MAGIC: std::ops::Range<usize> = 257..262;
 
 /// Permissions by `--chmod`.
 fn mode_of(text: &str) -> Result<u32> {
-    u32::from_str_radix(text, 8)
-        .ok()
-        .filter(|mode| *mode <= 0o7777)
-        .ok_or_else(|| Error::invalid(format!("invalid mode `{text}`: only octal numbers up to 7777 are read")))
+    u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o7777).ok_or_else(|| {
+        Error::invalid(format!("invalid mode `{text}`: only octal numbers up to 7777 are read"))
+    })
 }
 
 /// Everything that decides where files go and how.
@@ -85,13 +84,14 @@ fn several(name: &str) -> Error {
     ))
 }
 
-impl<'b> Build<'b> {
+impl Build<'_> {
     /// What the sources name, in their order.
-    fn find(&self, opened: &Opened, placement: &Placement, name: &str, directory: bool) -> Result<Vec<Match>> {
+    fn find(opened: &Opened, placement: &Placement, name: &str, directory: bool) -> Result<Vec<Match>> {
         let tree = opened.tree();
         let mut all = Vec::new();
         for word in &placement.sources {
-            let found = tree.find(&word.text).map_err(|error| self.missing(&tree, opened, &word.text, error))?;
+            let found =
+                tree.find(&word.text).map_err(|error| Self::missing(&tree, opened, &word.text, error))?;
             all.extend(found);
         }
         if all.len() + placement.documents.len() > 1 && !directory {
@@ -100,13 +100,16 @@ impl<'b> Build<'b> {
         Ok(all)
     }
 
-    fn missing(&self, tree: &Tree<'_>, opened: &Opened, text: &str, error: Error) -> Error {
+    fn missing(tree: &Tree<'_>, opened: &Opened, text: &str, error: Error) -> Error {
         if error.kind() != Kind::NotFound {
             return error;
         }
         match opened {
             Opened::Directory(directory) => {
-                let out = Error::not_found(format!("`{text}` is not in the context `{}`", directory.path.display()));
+                let out = Error::not_found(format!(
+                    "`{text}` is not in the context `{}`",
+                    directory.path.display()
+                ));
                 let all = Tree { ignore: None, ..Tree { root: tree.root, ignore: None, foreign: true } };
                 if all.find(text).is_ok() {
                     out.with_hint("a line of .dockerignore keeps it out")
@@ -128,7 +131,7 @@ impl<'b> Build<'b> {
 
     /// An error that has no place yet gets that of the instruction.
     fn placed(&self, shown: &Shown, error: Error) -> Error {
-        if error.message().contains(&self.request.file_name) { error } else { self.at(shown.span, error) }
+        if error.message().starts_with("cannot build from") { error } else { self.at(shown.span, error) }
     }
 
     #[allow(clippy::too_many_arguments)] // what COPY and ADD have in common
@@ -144,14 +147,18 @@ impl<'b> Build<'b> {
     ) -> Result<()> {
         let plan = Plan::of(state, placement, name, parents)?;
         let opened = self.open(from)?;
-        let found = self.find(&opened, placement, name, plan.directory)?;
+        let found = Self::find(&opened, placement, name, plan.directory)?;
         let digest = {
             let index = self.index_of(from)?;
             opened.tree().digest(&found, plan.excludes.as_ref(), index)?
         };
-        let documents: Vec<(&str, &str)> =
-            placement.documents.iter().map(|document| (document.name.as_str(), document.content.as_str())).collect();
-        let asked: Vec<String> = found.iter().map(|found| String::from_utf8_lossy(&found.asked).into_owned()).collect();
+        let documents: Vec<(&str, &str)> = placement
+            .documents
+            .iter()
+            .map(|document| (document.name.as_str(), document.content.as_str()))
+            .collect();
+        let asked: Vec<String> =
+            found.iter().map(|found| String::from_utf8_lossy(&found.asked).into_owned()).collect();
         let chown = placement.chown.as_ref().map(|word| word.text.clone());
         let asked = if plan.parents { asked } else { Vec::new() };
         let what = (
@@ -160,8 +167,8 @@ impl<'b> Build<'b> {
             digest.to_string(),
             documents,
         );
-        self.layer(state, shown, &what, history, &mut |build, mounted| {
-            let owner = chown.as_deref().map(|text| build.user(mounted.root, text, true)).transpose()?;
+        self.layer(state, shown, &what, history, &mut |mounted| {
+            let owner = chown.as_deref().map(|text| Build::user(mounted.root, text, true)).transpose()?;
             let options = CopyOptions { owner, mode: plan.mode, excludes: plan.excludes.as_ref() };
             for found in &found {
                 let at = plan.place(mounted, found);
@@ -195,7 +202,7 @@ impl<'b> Build<'b> {
         let placement = &add.placement;
         let opened = self.open(None)?;
         let plan = Plan::of(state, placement, "ADD", false)?;
-        let found = self.find(&opened, placement, "ADD", plan.directory)?;
+        let found = Self::find(&opened, placement, "ADD", plan.directory)?;
         let archive = |found: &Match| -> Result<Option<File>> {
             if found.is_directory || add.unpack == Some(false) {
                 return Ok(None);
@@ -213,14 +220,18 @@ impl<'b> Build<'b> {
         let digest = opened.tree().digest(&found, plan.excludes.as_ref(), &mut self.context.index)?;
         let chown = placement.chown.as_ref().map(|word| word.text.clone());
         let what = ("add", (&plan.destination, plan.directory, plan.mode, &chown), digest.to_string());
-        self.layer(state, shown, &what, history, &mut |build, mounted| {
-            let owner = chown.as_deref().map(|text| build.user(mounted.root, text, true)).transpose()?;
+        self.layer(state, shown, &what, history, &mut |mounted| {
+            let owner = chown.as_deref().map(|text| Build::user(mounted.root, text, true)).transpose()?;
             let options = CopyOptions { owner, mode: plan.mode, excludes: plan.excludes.as_ref() };
             for found in &found {
                 if let Some(file) = archive(found)? {
                     let directory = mounted.target.make_directories(&plan.destination, owner)?;
                     let decoder = Decoder::new(file)?;
-                    let how = ExtractOptions { owner: owner_of(owner), overwrite_dir_non_dir: true, ..ExtractOptions::default() };
+                    let how = ExtractOptions {
+                        owner: owner_of(owner),
+                        overwrite_dir_non_dir: true,
+                        ..ExtractOptions::default()
+                    };
                     extract(decoder, directory.as_fd(), &how)
                         .within(|| format!("cannot unpack `{}`", String::from_utf8_lossy(&found.asked)))?;
                 } else {
@@ -245,7 +256,8 @@ impl<'b> Build<'b> {
             return Err(Error::new(Kind::Unsupported, format!("cannot add the git repository `{address}`"))
                 .with_hint("clone it in a RUN with `--mount=type=cache`, or copy it from the context"));
         }
-        let name = address.split(['?', '#']).next().unwrap_or_default().rsplit('/').next().unwrap_or_default();
+        let name =
+            address.split(['?', '#']).next().unwrap_or_default().rsplit('/').next().unwrap_or_default();
         if name.is_empty() && plan.directory {
             return Err(Error::invalid(format!("cannot tell a file name from `{address}`")));
         }
@@ -260,13 +272,23 @@ impl<'b> Build<'b> {
             ));
         }
         let chown = placement.chown.as_ref().map(|word| word.text.clone());
-        let what = ("add", (&plan.destination, plan.directory, plan.mode, &chown), digest.to_string(), name, add.unpack);
-        self.layer(state, shown, &what, history, &mut |build, mounted| {
-            let owner = chown.as_deref().map(|text| build.user(mounted.root, text, true)).transpose()?;
+        let what = (
+            "add",
+            (&plan.destination, plan.directory, plan.mode, &chown),
+            digest.to_string(),
+            name,
+            add.unpack,
+        );
+        self.layer(state, shown, &what, history, &mut |mounted| {
+            let owner = chown.as_deref().map(|text| Build::user(mounted.root, text, true)).transpose()?;
             let mut file = File::open(&path).io_context(|| format!("cannot open `{}`", path.display()))?;
             if add.unpack == Some(true) && is_archive(&mut file)? {
                 let directory = mounted.target.make_directories(&plan.destination, owner)?;
-                let how = ExtractOptions { owner: owner_of(owner), overwrite_dir_non_dir: true, ..ExtractOptions::default() };
+                let how = ExtractOptions {
+                    owner: owner_of(owner),
+                    overwrite_dir_non_dir: true,
+                    ..ExtractOptions::default()
+                };
                 extract(Decoder::new(file)?, directory.as_fd(), &how)?;
                 return Ok(());
             }
@@ -294,7 +316,8 @@ fn is_git(text: &str) -> bool {
     text.starts_with("git@")
         || text.starts_with("git://")
         || text.starts_with("ssh://")
-        || (text.starts_with("http") && std::path::Path::new(path).extension().is_some_and(|end| end == "git"))
+        || (text.starts_with("http")
+            && std::path::Path::new(path).extension().is_some_and(|end| end == "git"))
 }
 
 fn open_match(tree: &Tree<'_>, found: &Match) -> Result<File> {
@@ -341,4 +364,3 @@ fn old_tar(header: &[u8; 512]) -> bool {
     let sum = |range: std::ops::Range<usize>| header[range].iter().map(|byte| u32::from(*byte)).sum::<u32>();
     header[0] != 0 && wanted == sum(0..148) + sum(156..512) + 8 * u32::from(b' ')
 }
-

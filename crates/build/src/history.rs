@@ -1,6 +1,6 @@
 //! What an image's history says of instructions.
 
-use robot_env_dockerfile::{Instruction, CommandLine};
+use robot_env_dockerfile::{CommandLine, Instruction};
 use robot_env_oci::Healthcheck;
 
 /// A list as Go prints it in the history: `["a" "b"]`.

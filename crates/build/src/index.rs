@@ -73,7 +73,10 @@ impl Index {
         let hex = hasher.finish();
         let mut content = Content::default();
         for (byte, pair) in content.iter_mut().zip(hex.hex().as_bytes().chunks_exact(2)) {
-            *byte = std::str::from_utf8(pair).ok().and_then(|pair| u8::from_str_radix(pair, 16).ok()).unwrap_or(0);
+            *byte = std::str::from_utf8(pair)
+                .ok()
+                .and_then(|pair| u8::from_str_radix(pair, 16).ok())
+                .unwrap_or(0);
         }
         // What changed while it was read is another file.
         let after = rustix::fs::fstat(&file).io_context(within)?;
@@ -115,13 +118,14 @@ fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 }
 
 fn key_of(stat: &Stat) -> Key {
-    let nanoseconds = |seconds: i64, nanoseconds: u64| seconds.wrapping_mul(1_000_000_000) as u64 + nanoseconds;
+    let nanoseconds =
+        |seconds: i64, nanoseconds: u64| seconds.wrapping_mul(1_000_000_000) as u64 + nanoseconds;
     let numbers = [
         stat.st_dev,
         stat.st_ino,
         stat.st_size as u64,
-        nanoseconds(stat.st_mtime, stat.st_mtime_nsec as u64),
-        nanoseconds(stat.st_ctime, stat.st_ctime_nsec as u64),
+        nanoseconds(stat.st_mtime, stat.st_mtime_nsec),
+        nanoseconds(stat.st_ctime, stat.st_ctime_nsec),
     ];
     let mut key = [0; 40];
     for (place, number) in key.chunks_exact_mut(8).zip(numbers) {

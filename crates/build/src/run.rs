@@ -25,7 +25,14 @@ use crate::tree::clean;
 const SCRIPTS: &str = "/dev/pipes";
 /// Variables that every `RUN` sees without `ARG`, and that are part of no key.
 const PROXIES: [&str; 8] = [
-    "HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "FTP_PROXY", "ftp_proxy", "NO_PROXY", "no_proxy",
+    "HTTP_PROXY",
+    "http_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "FTP_PROXY",
+    "ftp_proxy",
+    "NO_PROXY",
+    "no_proxy",
 ];
 
 /// What a step mounts, and what must stay until it has ended.
@@ -39,12 +46,9 @@ struct Mounts {
     held: Vec<File>,
 }
 
-impl<'b> Build<'b> {
+impl Build<'_> {
     pub(crate) fn run_step(&mut self, state: &mut State, run: &Run, shown: &Shown) -> Result<()> {
-        let mounts = run
-            .mounts(self.file.escape, &state.scope)
-            .map_err(|fault| self.fault(fault))?
-            .0;
+        let mounts = run.mounts(self.file.escape, &state.scope).map_err(|fault| self.fault(fault))?.0;
         let (words, script) = match run.script() {
             Script::Exec(words) => (words, None),
             Script::Shell(text) => (with_shell(&state.config.shell, &text), None),
@@ -111,8 +115,10 @@ impl<'b> Build<'b> {
         if let Some((path, content)) = script {
             spec.mounts.push(self.script(&path, &content)?);
         }
-        let proxies = PROXIES.iter().filter_map(|name| Some((*name, self.request.arguments.get(*name)?.as_str())));
-        spec.env = state.scope.variables().chain(proxies).map(|(name, value)| format!("{name}={value}")).collect();
+        let proxies =
+            PROXIES.iter().filter_map(|name| Some((*name, self.request.arguments.get(*name)?.as_str())));
+        spec.env =
+            state.scope.variables().chain(proxies).map(|(name, value)| format!("{name}={value}")).collect();
         for (name, value) in &wanted.variables {
             let value = String::from_utf8_lossy(value);
             spec.env.push(format!("{name}={value}"));
@@ -254,7 +260,8 @@ impl<'b> Build<'b> {
         for number in 0.. {
             let directory = base.join(format!("{}-{number}", digest.hex()));
             self.make_cache(mount, &directory)?;
-            let lock = File::open(&directory).io_context(|| format!("cannot open `{}`", directory.display()))?;
+            let lock =
+                File::open(&directory).io_context(|| format!("cannot open `{}`", directory.display()))?;
             let how = match mount.sharing {
                 Sharing::Shared => FlockOperation::LockShared,
                 Sharing::Locked => FlockOperation::LockExclusive,
@@ -281,19 +288,16 @@ impl<'b> Build<'b> {
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o755).create(directory).io_context(within)?;
         let grown = directory.join(format!("new-{}", self.room.name));
-        match mount.from.is_some() {
-            true => {
-                let from = self.source(mount);
-                let opened = self.open(from.as_ref())?;
-                let found = opened.tree().find(&mount.source)?;
-                fs::create_dir(&grown).io_context(within)?;
-                let root = robot_env_sys::fs::open_directory(&grown)?;
-                let mut into = Target::new(std::os::fd::AsFd::as_fd(&root), robot_env_transfer::ownership());
-                for found in found.iter().filter(|found| found.is_directory) {
-                    into.copy(&opened.tree(), found, "/", &CopyOptions::default())?;
-                }
+        fs::create_dir(&grown).io_context(within)?;
+        if mount.from.is_some() {
+            let from = self.source(mount);
+            let opened = self.open(from.as_ref())?;
+            let found = opened.tree().find(&mount.source)?;
+            let root = robot_env_sys::fs::open_directory(&grown)?;
+            let mut into = Target::new(std::os::fd::AsFd::as_fd(&root), robot_env_transfer::ownership());
+            for found in found.iter().filter(|found| found.is_directory) {
+                into.copy(&opened.tree(), found, "/", &CopyOptions::default())?;
             }
-            false => fs::create_dir(&grown).io_context(within)?,
         }
         let mode = mount.mode.unwrap_or(0o755);
         fs::set_permissions(&grown, fs::Permissions::from_mode(mode)).io_context(within)?;
@@ -312,19 +316,13 @@ impl<'b> Build<'b> {
         }
     }
 
-    fn secret(
-        &mut self,
-        mount: &Mount,
-        target: &dyn Fn(&str) -> String,
-        wanted: &mut Mounts,
-    ) -> Result<()> {
+    fn secret(&mut self, mount: &Mount, target: &dyn Fn(&str) -> String, wanted: &mut Mounts) -> Result<()> {
         let id = [&mount.id, &mount.source].into_iter().find(|text| !text.is_empty()).cloned();
         let id = id.unwrap_or_else(|| mount.target.rsplit('/').next().unwrap_or_default().to_owned());
         let content = match self.request.secrets.get(&id) {
             Some(Secret::Value(value)) => value.clone(),
-            Some(Secret::File(path)) => {
-                fs::read(path).io_context(|| format!("cannot read secret `{id}` from `{}`", path.display()))?
-            }
+            Some(Secret::File(path)) => fs::read(path)
+                .io_context(|| format!("cannot read secret `{id}` from `{}`", path.display()))?,
             None if mount.required => {
                 return Err(Error::not_found(format!("the secret `{id}` was not given"))
                     .with_hint(format!("build with `--secret id={id},src=FILE`")));
@@ -341,9 +339,11 @@ impl<'b> Build<'b> {
         let path = self.room.path.join(format!("secret-{}", wanted.specs.len()));
         let within = || "cannot hand on a secret".to_owned();
         let _ = fs::remove_file(&path);
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).io_context(within)?;
+        let mut file =
+            fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).io_context(within)?;
         file.write_all(&content).io_context(within)?;
-        std::os::unix::fs::fchown(&file, Some(mount.uid.unwrap_or(0)), Some(mount.gid.unwrap_or(0))).io_context(within)?;
+        std::os::unix::fs::fchown(&file, Some(mount.uid.unwrap_or(0)), Some(mount.gid.unwrap_or(0)))
+            .io_context(within)?;
         file.set_permissions(fs::Permissions::from_mode(mount.mode.unwrap_or(0o400))).io_context(within)?;
         wanted.specs.push(bind(&path, &target(&format!("/run/secrets/{id}")), true));
         Ok(())
@@ -366,7 +366,8 @@ fn bind(source: &Path, target: &str, read_only: bool) -> MountSpec {
 
 /// What the history says of a command: `RUN |1 A=b /bin/sh -c text`.
 fn history_of(arguments: &[(String, String)], words: &[String]) -> String {
-    let once: BTreeMap<&str, &str> = arguments.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let once: BTreeMap<&str, &str> =
+        arguments.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     if once.is_empty() {
         return format!("RUN {}", words.join(" "));
     }

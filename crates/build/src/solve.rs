@@ -12,11 +12,12 @@ use jiff::Timestamp;
 use robot_env_diag::{Error, IoContext, Kind, Result, Within};
 use robot_env_dockerfile::ignore::Ignore;
 use robot_env_dockerfile::{
-    Dockerfile, Fault, Globals, Instruction, Parameters, Resolved, Source, Span, Step, Word,
+    Dockerfile, Fault, Globals, Instruction, Parameters, Position, Resolved, Source, Span, Step, Word,
 };
 use robot_env_engine::Engine;
 use robot_env_oci::{
-    Algorithm, ChainId, Digest, Hasher, HistoryEntry, ImageConfig, ImageId, Platform, Reference, RootFs, Verified,
+    Algorithm, ChainId, Digest, Hasher, HistoryEntry, ImageConfig, ImageId, Platform, Reference, RootFs,
+    Verified,
 };
 use robot_env_store::{CacheRecord, ImageRecord, Lease, OverlayXattr, SnapshotOptions, Store};
 use robot_env_sys::fs::open_directory;
@@ -146,7 +147,8 @@ impl Context {
     }
 
     fn of(engine: &Engine, path: &Path, ignore: &str) -> Result<Context> {
-        let path = fs::canonicalize(path).io_context(|| format!("cannot open context `{}`", path.display()))?;
+        let path =
+            fs::canonicalize(path).io_context(|| format!("cannot open context `{}`", path.display()))?;
         let root = open_directory(&path)
             .map_err(Error::from)
             .within(|| format!("cannot open context `{}`", path.display()))?;
@@ -213,14 +215,13 @@ impl<'b> Build<'b> {
 
     /// An error at a place of the Dockerfile.
     pub(crate) fn at(&self, span: Span, error: Error) -> Error {
-        let kind = error.kind();
-        let hint = error.hint().map(str::to_owned);
-        let mut out = Fault::new(error.message().to_owned(), span).error(&self.request.file_name, &self.request.dockerfile);
-        out = Error::new(kind, out.message().to_owned()).because(error);
-        match hint {
-            Some(hint) => out.with_hint(hint),
-            None => out,
-        }
+        let text = &self.request.dockerfile;
+        let place = Position::at(text, span.start);
+        let line = span.of(text).lines().next().unwrap_or_default();
+        error.within(format!(
+            "cannot build from `{}`: line {}, column {}: `{line}`",
+            self.request.file_name, place.line, place.column
+        ))
     }
 
     pub(crate) fn fault(&self, fault: Fault) -> Error {
@@ -270,7 +271,7 @@ impl<'b> Build<'b> {
         if triggers.len() > TRIGGERS {
             return Err(self.at(stage.span, Error::invalid("the base image triggers too many instructions")));
         }
-        let cache = !self.request.no_cache && !self.request.no_cache_filter.iter().any(|name| *name == label);
+        let cache = !self.request.no_cache && !self.request.no_cache_filter.contains(&label);
         for expression in triggers {
             let step = Step::of_trigger(&expression, stage.span).map_err(|fault| self.fault(fault))?;
             let label = shown(&step.source);
@@ -299,10 +300,8 @@ impl<'b> Build<'b> {
             state.note(format!("ARG {}", said.join(" ")), false);
             return Ok(());
         }
-        let expansion = step
-            .instruction
-            .expand(self.file.escape, &state.scope)
-            .map_err(|fault| self.fault(fault))?;
+        let expansion =
+            step.instruction.expand(self.file.escape, &state.scope).map_err(|fault| self.fault(fault))?;
         let instruction = expansion.instruction;
         if state.apply(&instruction).map_err(|error| self.at(shown.span, error))? {
             return Ok(());
@@ -321,11 +320,11 @@ impl<'b> Build<'b> {
         state.config.working_dir.clone_from(&path);
         let user = state.config.user.clone();
         let history = created_by(&Instruction::Workdir(Word { text: path.clone(), span: word.span }), &[]);
-        self.layer(state, shown, &("workdir", &path, &user), history, &mut |build, target| {
+        self.layer(state, shown, &("workdir", &path, &user), history, &mut |target| {
             if target.target.is_directory(&path) {
                 return Ok(());
             }
-            let owner = if user.is_empty() { None } else { Some(build.user(target.root, &user, false)?) };
+            let owner = if user.is_empty() { None } else { Some(Build::user(target.root, &user, false)?) };
             target.target.make_directories(&path, owner).map(drop)
         })
     }
@@ -352,7 +351,13 @@ impl<'b> Build<'b> {
     }
 
     /// What the cache has for a step.
-    pub(crate) fn recall(&mut self, state: &mut State, shown: &Shown, key: &Digest, history: &str) -> Result<bool> {
+    pub(crate) fn recall(
+        &mut self,
+        state: &mut State,
+        shown: &Shown,
+        key: &Digest,
+        history: &str,
+    ) -> Result<bool> {
         if !shown.cache {
             return Ok(false);
         }
@@ -395,7 +400,7 @@ impl<'b> Build<'b> {
         shown: &Shown,
         what: &impl Serialize,
         history: String,
-        write: &mut dyn FnMut(&Build<'b>, &mut Mounted<'_>) -> Result<()>,
+        write: &mut dyn FnMut(&mut Mounted<'_>) -> Result<()>,
     ) -> Result<()> {
         let key = Self::key(state.chain.as_ref(), what)?;
         if self.recall(state, shown, &key, &history)? {
@@ -411,7 +416,7 @@ impl<'b> Build<'b> {
     fn written(
         &mut self,
         chain: Option<&ChainId>,
-        write: &mut dyn FnMut(&Build<'b>, &mut Mounted<'_>) -> Result<()>,
+        write: &mut dyn FnMut(&mut Mounted<'_>) -> Result<()>,
     ) -> Result<Option<ChainId>> {
         self.snapshots += 1;
         let store = self.store();
@@ -433,7 +438,7 @@ impl<'b> Build<'b> {
             let root = mount::overlay(&request)?;
             let target = crate::copying::Target::new(root.as_fd(), ownership());
             let mut mounted = Mounted { root: root.as_fd(), target };
-            write(self, &mut mounted)?;
+            write(&mut mounted)?;
             drop(root);
             commit_layer(&Unpacker::new(store, ownership()), &snapshot)
         }();
@@ -451,14 +456,16 @@ impl<'b> Build<'b> {
 
     /// The ids that a user (and group) of an image have. A number alone is the group's number, too,
     /// where `chown` says so.
-    pub(crate) fn user(&self, root: BorrowedFd<'_>, text: &str, chown: bool) -> Result<(u32, u32)> {
+    pub(crate) fn user(root: BorrowedFd<'_>, text: &str, chown: bool) -> Result<(u32, u32)> {
         const LIMIT: usize = 1 << 20;
-        let read = |path| Ok::<_, Error>(robot_env_sys::fs::read_in_root(root, path, LIMIT)?.unwrap_or_default());
+        let read =
+            |path| Ok::<_, Error>(robot_env_sys::fs::read_in_root(root, path, LIMIT)?.unwrap_or_default());
         let text = match text.parse::<u32>() {
             Ok(number) if chown => format!("{number}:{number}"),
             _ => text.to_owned(),
         };
-        let found = robot_env_spec::resolve_user(Some(&text), &[], &read("/etc/passwd")?, &read("/etc/group")?)?;
+        let found =
+            robot_env_spec::resolve_user(Some(&text), &[], &read("/etc/passwd")?, &read("/etc/group")?)?;
         Ok((found.uid, found.gid))
     }
 
@@ -602,7 +609,8 @@ impl<'b> Build<'b> {
 
     fn forget_temporary(&mut self) {
         for id in self.temporary.drain(..) {
-            let named = self.engine.store().names().is_ok_and(|names| names.iter().any(|name| name.image == id));
+            let named =
+                self.engine.store().names().is_ok_and(|names| names.iter().any(|name| name.image == id));
             if !named {
                 let _ = self.engine.store().remove_image(&id, robot_env_store::RemoveOptions::default());
             }
@@ -629,7 +637,9 @@ impl<'b> Build<'b> {
         let created = match self.request.epoch {
             Some(_) => {
                 let now = self.now();
-                history.iter_mut().for_each(|entry| entry.created = Some(now.clone()));
+                for entry in &mut history {
+                    entry.created = Some(now.clone());
+                }
                 now
             }
             None => state.created,

@@ -1,7 +1,7 @@
 //! What a stage is so far, and the instructions that only change its config.
 
-use robot_env_dockerfile::{CommandLine, Instruction, Port, Scope};
 use robot_env_diag::{Error, Result};
+use robot_env_dockerfile::{CommandLine, Instruction, Port, Scope};
 use robot_env_oci::{ChainId, HistoryEntry, ImageConfig, Platform, RuntimeConfig};
 use robot_env_spec::NetworkMode;
 use serde_json::{Map, Value};

@@ -97,11 +97,14 @@ impl Tree<'_> {
     /// `NotFound` when there is nothing; `InvalidInput` for a malformed pattern.
     pub(crate) fn find(&self, text: &str) -> Result<Vec<Match>> {
         let wanted = clean(text);
-        let parts: Vec<&[u8]> = wanted.split('/').filter(|part| !part.is_empty()).map(str::as_bytes).collect();
+        let parts: Vec<&[u8]> =
+            wanted.split('/').filter(|part| !part.is_empty()).map(str::as_bytes).collect();
         let mut asked: Vec<Vec<u8>> = vec![Vec::new()];
         for part in &parts {
             if !glob::is_pattern(part) {
-                asked.iter_mut().for_each(|path| *path = join(path, part));
+                for path in &mut asked {
+                    *path = join(path, part);
+                }
                 continue;
             }
             let mut next = Vec::new();
@@ -146,16 +149,15 @@ impl Tree<'_> {
         };
         let stat = rustix::fs::fstat(&fd).io_context(|| "fstat()".into())?;
         let (root, found) = (location(self.root), location(&fd));
-        let path = found.strip_prefix(&root).map_or_else(
-            |_| asked.to_vec(),
-            |path| path.as_os_str().as_bytes().to_vec(),
-        );
+        let path = found
+            .strip_prefix(&root)
+            .map_or_else(|_| asked.to_vec(), |path| path.as_os_str().as_bytes().to_vec());
         let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
         if let Some(ignore) = self.ignore
             && !path.is_empty()
         {
             let text = String::from_utf8_lossy(&path);
-            if ignore.ignores(&text) && !(is_directory && !ignore.skips_directory(&text)) {
+            if ignore.ignores(&text) && (!is_directory || ignore.skips_directory(&text)) {
                 return Ok(None);
             }
         }

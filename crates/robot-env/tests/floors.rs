@@ -21,6 +21,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("robot-env-transfer", 3),
     ("robot-env-engine", 4),
     ("robot-env-robot", 4),
+    ("robot-env-build", 5),
     ("robot-env-wire", 5),
     ("robot-env-cli", 6),
     ("robot-env", 7),

@@ -3,6 +3,7 @@
 use crate::verb::{Entry, entry};
 
 mod attach;
+mod build;
 mod cdi;
 mod commit;
 mod completion;
@@ -51,6 +52,8 @@ mod volume;
 
 /// Words that only stand before others.
 pub(crate) const GROUPS: &[(&str, &str)] = &[
+    ("builder", "Manage builds"),
+    ("buildx", "Build images"),
     ("cdi", "Manage CDI devices"),
     ("config", "Show and check the configuration"),
     ("container", "Manage containers"),
@@ -90,6 +93,7 @@ pub(crate) const ENTRIES: &[Entry] = &[
     entry::<export::Export>(),
     entry::<inspect::Inspect>(),
     entry::<inspect::ContainerInspect>(),
+    entry::<build::Build>(),
     entry::<pull::Pull>(),
     entry::<push::Push>(),
     entry::<images::Images>(),

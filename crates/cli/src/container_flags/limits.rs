@@ -227,7 +227,7 @@ const ULIMITS: [&str; 16] = [
 ];
 
 /// Reads `--ulimit NAME=SOFT[:HARD]`.
-pub(super) fn ulimit(text: &str) -> Result<Ulimit> {
+pub(crate) fn ulimit(text: &str) -> Result<Ulimit> {
     let bad = |why: String| Error::invalid(format!("invalid ulimit argument: `{text}`: {why}"));
     let (name, values) = text.split_once('=').ok_or_else(|| bad("it must be NAME=SOFT[:HARD]".into()))?;
     if !ULIMITS.contains(&name) {

@@ -16,10 +16,14 @@ use clap::{ArgAction, Args};
 use robot_env_diag::Result;
 use robot_env_spec::ContainerSpec;
 
+pub(crate) use conversion::shm_size;
 pub(crate) use environment::{environment, labels, map};
-pub(crate) use limits::LimitFlags;
+pub(crate) use limits::{LimitFlags, ulimit};
+pub(crate) use mount::csv;
+pub(crate) use network::host_entry;
 pub(crate) use process::restart_policy;
 pub(crate) use robot::{RobotFlags, complete, selector};
+pub(crate) use security::security;
 
 use crate::ambient::Ambient;
 

@@ -272,7 +272,7 @@ fn exposed(text: &str) -> Result<Vec<String>> {
 }
 
 /// `NAME:ADDRESS`, `NAME=ADDRESS`; an IPv6 address may stand in brackets.
-fn host_entry(text: &str) -> Result<HostEntry> {
+pub(crate) fn host_entry(text: &str) -> Result<HostEntry> {
     let bad = |why: &str| Error::invalid(format!("invalid argument `{text}` for --add-host: {why}"));
     let (name, address) = text
         .split_once('=')

@@ -11,7 +11,7 @@ use crate::quantity;
 const PROFILE_LIMIT: usize = 4 << 20;
 
 /// Reads `--security-opt`, and the profile's file where one is named.
-pub(super) fn security(given: &[String], directory: &Path) -> Result<SecuritySpec> {
+pub(crate) fn security(given: &[String], directory: &Path) -> Result<SecuritySpec> {
     let mut out = SecuritySpec { as_given: given.to_vec(), ..SecuritySpec::default() };
     for option in given {
         let bad = || Error::invalid(format!("invalid --security-opt: `{option}`"));

@@ -293,7 +293,7 @@ pub(crate) fn supervise(
         }
         serve_clients(audience, io, &mut input);
         if audience.vital && audience.clients.is_empty() {
-            let _ = process::signal(&pidfd, libc::SIGKILL);
+            let _ = process::signal(pidfd, libc::SIGKILL);
         }
         if ended {
             drain(io, audience, log, &mut buffer);

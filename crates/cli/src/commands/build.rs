@@ -1,0 +1,385 @@
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use robot_env_build::{BuildRequest, Built, Fetch, Secret};
+use robot_env_diag::{Error, IoContext, Kind, Result};
+use robot_env_engine::Engine;
+use robot_env_oci::{Platform, Reference};
+use robot_env_registry::Client;
+use robot_env_spec::{ContainerSpec, NetworkMode};
+use robot_env_transfer::{PullOptions, PushOptions, ownership};
+
+use super::pull;
+use crate::app::App;
+use crate::container_flags::{self, LimitFlags, csv};
+use crate::interrupt::interruptible;
+use crate::verb::{Exit, Verb};
+
+mod context;
+mod progress;
+
+use context::Context;
+use progress::{Progress, Style};
+
+/// Build an image from a Dockerfile
+#[derive(Args)]
+pub(crate) struct Build {
+    /// A further name for a host: NAME:ADDRESS
+    #[arg(long, value_name = "NAME:ADDRESS")]
+    add_host: Vec<String>,
+    /// Allow a right that a build does not have: security.insecure, network.host
+    #[arg(long, value_name = "RIGHT")]
+    allow: Vec<String>,
+    /// The value of an ARG; without one, that of the variable of this name
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    build_arg: Vec<String>,
+    /// A further tree for FROM and --from: NAME=DIRECTORY or NAME=docker-image://IMAGE
+    #[arg(long, value_name = "NAME=SOURCE")]
+    build_context: Vec<String>,
+    /// The Dockerfile; `-` reads it from standard input
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<String>,
+    /// Write the image's id into a file
+    #[arg(long, value_name = "FILE")]
+    iidfile: Option<PathBuf>,
+    /// How RUN is kept apart; only `default` exists
+    #[arg(long, value_name = "TECHNOLOGY")]
+    isolation: Option<String>,
+    /// A label for the image
+    #[arg(long, value_name = "NAME=VALUE")]
+    label: Vec<String>,
+    #[command(flatten)]
+    limits: LimitFlags,
+    /// Load the image: it always is
+    #[arg(long)]
+    load: bool,
+    /// Write what was built into a file, as JSON
+    #[arg(long, value_name = "FILE")]
+    metadata_file: Option<PathBuf>,
+    /// The network of RUN: default, none, host or a network's name
+    #[arg(long, value_name = "NETWORK")]
+    network: Option<String>,
+    /// Take nothing from the cache
+    #[arg(long)]
+    no_cache: bool,
+    /// Take nothing from the cache for these stages
+    #[arg(long, value_name = "STAGE,...", value_delimiter = ',')]
+    no_cache_filter: Vec<String>,
+    /// What the image is for
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    platform: Option<String>,
+    /// How progress is shown: auto, plain, tty, json, quiet
+    #[arg(long, value_name = "STYLE", default_value = "auto")]
+    progress: String,
+    /// Look for newer base images in their registries
+    #[arg(long)]
+    pull: bool,
+    /// Push the image when it is built
+    #[arg(long)]
+    push: bool,
+    /// Print only the image's id
+    #[arg(short, long)]
+    quiet: bool,
+    /// Remove intermediate containers: they always are
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    rm: bool,
+    /// Remove intermediate containers of a failed build: they always are
+    #[arg(long)]
+    force_rm: bool,
+    /// A secret for RUN: id=NAME[,src=FILE|,env=VARIABLE]
+    #[arg(long, value_name = "id=NAME[,src=FILE]")]
+    secret: Vec<String>,
+    /// Options of security for RUN, as `run` has them
+    #[arg(long, value_name = "OPTION")]
+    security_opt: Vec<String>,
+    /// Size of /dev/shm for RUN
+    #[arg(long, value_name = "SIZE")]
+    shm_size: Option<String>,
+    /// The ssh agent for RUN: default or NAME[=SOCKET]
+    #[arg(long, value_name = "default|NAME[=SOCKET]")]
+    ssh: Vec<String>,
+    /// A name for the image; several are allowed
+    #[arg(short, long, value_name = "NAME[:TAG]")]
+    tag: Vec<String>,
+    /// The stage to build
+    #[arg(long, value_name = "STAGE")]
+    target: Option<String>,
+    /// A limit of RUN's processes: NAME=SOFT[:HARD]
+    #[arg(long, value_name = "NAME=SOFT[:HARD]")]
+    ulimit: Vec<String>,
+    /// A directory, the address of a git repository or an archive, or `-` for standard input
+    #[arg(value_name = "PATH|URL|-")]
+    context: String,
+}
+
+impl Verb for Build {
+    const SPELLINGS: &'static [&'static str] = &["build", "image build", "buildx build", "builder build"];
+
+    fn run(self, app: &App) -> Result<Exit> {
+        self.check()?;
+        let style = if self.quiet { Style::Quiet } else { Style::of(&self.progress, app)? };
+        let names = self.tag.iter().map(|name| name.parse::<Reference>()).collect::<Result<Vec<_>>>()?;
+        if let Some(name) = names.iter().find(|name| name.digest().is_some()) {
+            return Err(Error::invalid(format!(
+                "cannot name an image `{}`: a digest is no name",
+                name.familiar()
+            )));
+        }
+        let names: Vec<Reference> = names.into_iter().map(Reference::or_latest).collect();
+        let engine = app.engine()?;
+        let client = app.registry();
+        let context = Context::open(app, &engine, &client, &self.context, self.file.as_deref())?;
+        let request = self.request(app, &context, names)?;
+        let mut progress = Progress::new(style, app);
+        let built = interruptible(&client, || {
+            let mut fetch =
+                Registries { app, engine: &engine, client: &client, quiet: style == Style::Quiet };
+            robot_env_build::build(&engine, &request, &mut fetch, &mut progress)
+        });
+        progress.end(built.as_ref().ok());
+        drop(context);
+        engine.empty_trash_later();
+        let built = built?;
+        self.tell(app, &engine, &client, &built)?;
+        Ok(Exit::SUCCESS)
+    }
+}
+
+impl Build {
+    fn check(&self) -> Result<()> {
+        if let Some(isolation) = self.isolation.as_deref().filter(|word| !matches!(*word, "" | "default")) {
+            return Err(Error::new(
+                Kind::Unsupported,
+                format!("cannot isolate by `{isolation}`: containers of Linux have only `default`"),
+            ));
+        }
+        if let Some(right) =
+            self.allow.iter().find(|right| !matches!(right.as_str(), "security.insecure" | "network.host"))
+        {
+            return Err(Error::invalid(format!(
+                "invalid argument `{right}` for --allow: there are security.insecure and network.host"
+            )));
+        }
+        Ok(())
+    }
+
+    fn request(&self, app: &App, context: &Context, names: Vec<Reference>) -> Result<BuildRequest> {
+        let ambient = app.ambient();
+        let mut arguments = BTreeMap::new();
+        for word in &self.build_arg {
+            match word.split_once('=') {
+                Some((name, value)) => drop(arguments.insert(name.to_owned(), value.to_owned())),
+                None => {
+                    if let Some(value) = ambient.variable(word) {
+                        arguments.insert(word.clone(), value.to_owned());
+                    }
+                }
+            }
+        }
+        let epoch = arguments
+            .get("SOURCE_DATE_EPOCH")
+            .map(String::as_str)
+            .or_else(|| ambient.variable("SOURCE_DATE_EPOCH"))
+            .filter(|text| !text.is_empty())
+            .map(|text| {
+                text.parse::<i64>().map_err(|_| {
+                    Error::invalid(format!(
+                        "invalid SOURCE_DATE_EPOCH `{text}`: it must be a number of seconds"
+                    ))
+                })
+            })
+            .transpose()?;
+        let mut contexts = BTreeMap::new();
+        for word in &self.build_context {
+            let (name, source) = word.split_once('=').ok_or_else(|| {
+                Error::invalid(format!(
+                    "invalid argument `{word}` for --build-context: it must be NAME=SOURCE"
+                ))
+            })?;
+            let source = if source.starts_with("docker-image://") {
+                source.to_owned()
+            } else if source.contains("://") {
+                return Err(Error::new(
+                    Kind::Unsupported,
+                    format!(
+                        "cannot use `{source}` as a further context: only directories and docker-image:// are"
+                    ),
+                ));
+            } else {
+                ambient.directory.join(source).to_string_lossy().into_owned()
+            };
+            contexts.insert(name.to_owned(), source);
+        }
+        let network = match self.network.as_deref() {
+            None | Some("" | "default" | "bridge") => NetworkMode::Default,
+            Some("none") => NetworkMode::None,
+            Some("host") => NetworkMode::Host,
+            Some(name) => NetworkMode::Network(name.to_owned()),
+        };
+        let run = ContainerSpec {
+            add_hosts: self
+                .add_host
+                .iter()
+                .map(|text| container_flags::host_entry(text))
+                .collect::<Result<_>>()?,
+            ulimits: self.ulimit.iter().map(|text| container_flags::ulimit(text)).collect::<Result<_>>()?,
+            shm_size: self.shm_size.as_deref().map(container_flags::shm_size).transpose()?,
+            security: container_flags::security(&self.security_opt, &ambient.directory)?,
+            resources: self.limits.resources()?,
+            privileged: self.allow.iter().any(|right| right == "security.insecure"),
+            ..ContainerSpec::default()
+        };
+        Ok(BuildRequest {
+            dockerfile: context.dockerfile.clone(),
+            file_name: context.file_name.clone(),
+            context: context.directory.clone(),
+            ignore: context.ignore.clone(),
+            contexts,
+            target: self.target.clone().filter(|name| !name.is_empty()),
+            arguments,
+            labels: container_flags::labels(&[], &self.label, ambient)?,
+            platform: pull::platform(app, self.platform.clone())?,
+            no_cache: self.no_cache,
+            no_cache_filter: self.no_cache_filter.clone(),
+            pull: self.pull,
+            network,
+            run,
+            secrets: self.secret.iter().map(|text| secret(app, text)).collect::<Result<_>>()?,
+            agents: self.ssh.iter().map(|text| agent(app, text)).collect::<Result<_>>()?,
+            names,
+            epoch,
+        })
+    }
+
+    fn tell(&self, app: &App, engine: &Engine, client: &Client, built: &Built) -> Result<()> {
+        let id = built.image.to_string();
+        let write = |path: &Path, text: &str| {
+            let path = app.ambient().directory.join(path);
+            fs::write(&path, text).io_context(|| format!("cannot write `{}`", path.display()))
+        };
+        if let Some(path) = &self.iidfile {
+            write(path, &id)?;
+        }
+        if let Some(path) = &self.metadata_file {
+            let names: Vec<String> = built.names.iter().map(ToString::to_string).collect();
+            let said = serde_json::json!({
+                "containerimage.config.digest": id,
+                "image.name": names.join(","),
+            });
+            write(path, &format!("{said:#}\n"))?;
+        }
+        for name in &built.names {
+            engine.tell_of("image", "tag", &id, [("name".to_owned(), name.familiar())].into());
+        }
+        if self.push {
+            let options = PushOptions { platform: None };
+            interruptible(client, || {
+                for name in &built.names {
+                    let observer = app.error_observer(self.quiet);
+                    let pushed =
+                        robot_env_transfer::push(engine.store(), client, name, &options, observer.as_ref())?;
+                    let tag = pushed.reference.tag().unwrap_or_default();
+                    observer.message(&format!("{tag}: digest: {} size: {}", pushed.digest, pushed.size));
+                }
+                Ok(())
+            })?;
+        }
+        if self.quiet {
+            app.print_line(&id)?;
+        }
+        Ok(())
+    }
+}
+
+/// `id=NAME[,src=FILE|,env=VARIABLE]`
+fn secret(app: &App, text: &str) -> Result<(String, Secret)> {
+    let bad = |why: &str| Error::invalid(format!("invalid argument `{text}` for --secret: {why}"));
+    let (mut id, mut source, mut variable, mut kind) = (None, None, None, None);
+    for field in csv(text).ok_or_else(|| bad("it must be like id=NAME,src=FILE"))? {
+        match field.split_once('=') {
+            Some(("id", value)) => id = Some(value.to_owned()),
+            Some(("source" | "src", value)) => source = Some(value.to_owned()),
+            Some(("env", value)) => variable = Some(value.to_owned()),
+            Some(("type", value @ ("file" | "env"))) => kind = Some(value.to_owned()),
+            _ => return Err(bad(&format!("`{field}` is not understood"))),
+        }
+    }
+    let id = id.ok_or_else(|| bad("it has no id"))?;
+    if kind.as_deref() == Some("env") && variable.is_none() {
+        variable = source.take();
+    }
+    let of_variable = |name: &str| {
+        let value = app.ambient().variable(name);
+        value.map(|value| Secret::Value(value.as_bytes().to_vec()))
+    };
+    let found = match (source, variable) {
+        (Some(path), _) => Secret::File(app.ambient().directory.join(path)),
+        (None, Some(name)) => {
+            of_variable(&name).ok_or_else(|| bad(&format!("the variable `{name}` is not set")))?
+        }
+        // A variable of that name, else a file, as Docker looks for it.
+        (None, None) => match of_variable(&id) {
+            Some(secret) if kind.as_deref() != Some("file") => secret,
+            _ => Secret::File(app.ambient().directory.join(&id)),
+        },
+    };
+    if let Secret::File(path) = &found
+        && !path.is_file()
+    {
+        return Err(Error::not_found(format!(
+            "cannot read secret `{id}`: there is no file `{}`",
+            path.display()
+        )));
+    }
+    Ok((id, found))
+}
+
+/// `default` or `NAME[=SOCKET]`
+fn agent(app: &App, text: &str) -> Result<(String, PathBuf)> {
+    let (name, socket) = text.split_once('=').unwrap_or((text, ""));
+    let path = if socket.is_empty() {
+        app.ambient()
+            .variable("SSH_AUTH_SOCK")
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from)
+            .ok_or_else(|| {
+                Error::not_found(format!("cannot hand on the ssh agent `{name}`: SSH_AUTH_SOCK is not set"))
+            })?
+    } else {
+        app.ambient().directory.join(socket)
+    };
+    let is_socket =
+        fs::metadata(&path).is_ok_and(|found| std::os::unix::fs::FileTypeExt::is_socket(&found.file_type()));
+    if !is_socket {
+        return Err(Error::new(
+            Kind::Unsupported,
+            format!("cannot hand on the ssh agent `{name}`: `{}` is no socket", path.display()),
+        )
+        .with_hint("start an agent (`eval $(ssh-agent)`, `ssh-add KEY`)"));
+    }
+    Ok((name.to_owned(), path))
+}
+
+/// Brings base images and downloads.
+struct Registries<'a> {
+    app: &'a App,
+    engine: &'a Engine,
+    client: &'a Client,
+    quiet: bool,
+}
+
+impl Fetch for Registries<'_> {
+    fn fetch(&mut self, reference: &Reference, platform: Option<&Platform>, _always: bool) -> Result<()> {
+        let options = PullOptions { platform: platform.cloned(), ownership: ownership() };
+        let observer = self.app.error_observer(self.quiet);
+        robot_env_transfer::pull(self.engine.store(), self.client, reference, &options, observer.as_ref())
+            .map(drop)
+    }
+
+    fn download(&mut self, address: &str) -> Result<Box<dyn Read>> {
+        Ok(Box::new(self.client.download(address)?))
+    }
+}
