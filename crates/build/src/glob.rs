@@ -140,7 +140,7 @@ mod tests {
             ("[]a]", "]", None),
             ("[-]", "-", None),
             ("[x-]", "x", None),
-            ("a[", "a", Some(false)),
+            ("a[", "a", None),
             ("[", "a", None),
             ("", "", Some(true)),
             ("", "a", Some(false)),

@@ -54,11 +54,12 @@ impl Engine {
         spec.check()?;
         spec.log.driver = LogDriver::None;
         let hello = Hello { stdin: false, stdout: true, stderr: true };
-        let ahead = self.start_ahead(Some(hello))?;
+        let mut ahead = self.start_ahead(Some(hello))?;
         let claim = self.claim(false)?;
         let targets: Vec<String> = spec.mounts.iter().map(|mount| mount.target.clone()).collect();
         let base = Base { image: ImageId(Digest::of(spec.image.as_bytes())), chain, config };
-        let created = self.create_on(base, spec, None, claim)?;
+        let (created, lock) = self.create_on(base, spec, None, claim, true)?;
+        ahead.hold(lock);
         let id = created.id.as_str();
         let run = || -> Result<StepResult> {
             let started = self.start_with(id, Some(hello), Some(ahead))?;

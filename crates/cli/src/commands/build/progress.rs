@@ -65,17 +65,9 @@ impl Progress {
         Progress { style, begun: Instant::now(), steps: HashMap::new(), warned: false }
     }
 
-    fn line(&self, text: &str) {
-        let _ = writeln!(std::io::stderr().lock(), "{text}");
-    }
-
-    fn json(&self, value: &serde_json::Value) {
-        self.line(&value.to_string());
-    }
-
-    fn print(&mut self, number: usize, line: &[u8]) {
+    fn print(&mut self, number: usize, bytes: &[u8]) {
         let Some(step) = self.steps.get_mut(&number) else { return };
-        let text = String::from_utf8_lossy(line);
+        let text = String::from_utf8_lossy(bytes);
         let text = text.trim_end_matches('\r');
         let seconds = step.begun.elapsed().as_secs_f64();
         step.lines.push(text.to_owned());
@@ -83,8 +75,8 @@ impl Progress {
             step.lines.remove(0);
         }
         match self.style {
-            Style::Plain => self.line(&format!("#{number} {seconds:.3} {text}")),
-            Style::Terminal => self.line(&format!("\x1b[2m   {text}\x1b[0m")),
+            Style::Plain => line(&format!("#{number} {seconds:.3} {text}")),
+            Style::Terminal => line(&format!("\x1b[2m   {text}\x1b[0m")),
             Style::Json | Style::Quiet => {}
         }
     }
@@ -95,15 +87,15 @@ impl Progress {
         let time = self.begun.elapsed().as_secs_f64();
         match self.style {
             Style::Plain | Style::Terminal => {
-                self.line(&format!("image {} in {time:.2} s", built.image));
+                line(&format!("image {} in {time:.2} s", built.image));
                 for name in &built.names {
-                    self.line(&format!("named {}", name.familiar()));
+                    line(&format!("named {}", name.familiar()));
                 }
             }
             Style::Json => {
                 let names: Vec<String> = built.names.iter().map(ToString::to_string).collect();
-                self.json(
-                    &serde_json::json!({ "image": built.image.to_string(), "names": names, "seconds": time }),
+                json(
+                    serde_json::json!({ "image": built.image.to_string(), "names": names, "seconds": time }),
                 );
             }
             Style::Quiet => {}
@@ -111,14 +103,22 @@ impl Progress {
     }
 }
 
+fn line(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+fn json(value: serde_json::Value) {
+    line(&value.to_string());
+}
+
 impl Observer for Progress {
     fn begin(&mut self, step: usize, label: &str) {
         let first = label.lines().next().unwrap_or_default();
         let label = if label.lines().count() > 1 { format!("{first} ...") } else { first.to_owned() };
         match self.style {
-            Style::Plain => self.line(&format!("#{step} {}", Escaped(&label))),
-            Style::Terminal => self.line(&format!("\x1b[1m=> {}\x1b[0m", Escaped(&label))),
-            Style::Json => self.json(&serde_json::json!({ "step": step, "begin": label })),
+            Style::Plain => line(&format!("#{step} {}", Escaped(&label))),
+            Style::Terminal => line(&format!("\x1b[1m=> {}\x1b[0m", Escaped(&label))),
+            Style::Json => json(serde_json::json!({ "step": step, "begin": label })),
             Style::Quiet => {}
         }
         self.steps
@@ -127,9 +127,9 @@ impl Observer for Progress {
 
     fn cached(&mut self, step: usize) {
         match self.style {
-            Style::Plain => self.line(&format!("#{step} CACHED\n")),
-            Style::Terminal => self.line("   cached"),
-            Style::Json => self.json(&serde_json::json!({ "step": step, "cached": true })),
+            Style::Plain => line(&format!("#{step} CACHED\n")),
+            Style::Terminal => line("   cached"),
+            Style::Json => json(serde_json::json!({ "step": step, "cached": true })),
             Style::Quiet => {}
         }
     }
@@ -138,7 +138,7 @@ impl Observer for Progress {
         if self.style == Style::Json {
             let text = String::from_utf8_lossy(bytes);
             let stream = if stream == Stream::Stdout { "stdout" } else { "stderr" };
-            self.json(&serde_json::json!({ "step": step, "stream": stream, "output": text }));
+            json(serde_json::json!({ "step": step, "stream": stream, "output": text }));
         }
         let Some(shown) = self.steps.get_mut(&step) else { return };
         let mut all = std::mem::take(&mut shown.partial);
@@ -156,9 +156,9 @@ impl Observer for Progress {
         self.flush(step);
         let seconds = time.as_secs_f64();
         match self.style {
-            Style::Plain => self.line(&format!("#{step} DONE {seconds:.1}s\n")),
-            Style::Terminal => self.line(&format!("   {seconds:.1} s")),
-            Style::Json => self.json(&serde_json::json!({ "step": step, "done": seconds })),
+            Style::Plain => line(&format!("#{step} DONE {seconds:.1}s\n")),
+            Style::Terminal => line(&format!("   {seconds:.1} s")),
+            Style::Json => json(serde_json::json!({ "step": step, "done": seconds })),
             Style::Quiet => {}
         }
     }
@@ -166,12 +166,14 @@ impl Observer for Progress {
     fn failed(&mut self, step: usize) {
         self.flush(step);
         match self.style {
-            Style::Plain | Style::Terminal => self.line(&format!("#{step} ERROR\n")),
-            Style::Json => self.json(&serde_json::json!({ "step": step, "failed": true })),
+            Style::Plain | Style::Terminal => line(&format!("#{step} ERROR\n")),
+            Style::Json => json(serde_json::json!({ "step": step, "failed": true })),
             Style::Quiet => {
                 if let Some(shown) = self.steps.get(&step) {
-                    self.line(&format!("{}:", Escaped(&shown.label)));
-                    shown.lines.iter().for_each(|line| self.line(&format!("  {line}")));
+                    line(&format!("{}:", Escaped(&shown.label)));
+                    for text in &shown.lines {
+                        line(&format!("  {text}"));
+                    }
                 }
             }
         }
@@ -180,7 +182,7 @@ impl Observer for Progress {
     fn warning(&mut self, text: &str) {
         self.warned = true;
         if self.style != Style::Quiet {
-            self.line(&format!("WARNING: {text}"));
+            line(&format!("WARNING: {text}"));
         }
     }
 }
