@@ -7,7 +7,7 @@
 #![allow(unreachable_pub, reason = "tests have it as a module")]
 
 use std::fs::{self, File};
-use std::io::{self, Cursor, Write};
+use std::io::{self, BufReader, Cursor, Read, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -18,7 +18,7 @@ use robot_env_dockerfile::lint::{Facts, check};
 use robot_env_dockerfile::{Dockerfile, Instruction, Parameters, Scope, Step};
 use robot_env_engine::stream::{Decoder, Frame};
 use robot_env_engine::{Given, apply_defaults};
-use robot_env_layer::{ApplyOptions, Members, Overlay, Ownership, apply, assemble};
+use robot_env_layer::{ApplyOptions, Compression, Members, Overlay, Ownership, apply, assemble};
 use robot_env_oci::{AnyManifest, DiffId, Digest, ImageConfig, ImageText, Platform, Reference, Repository};
 use robot_env_registry::{Client, ClientOptions, Document};
 use robot_env_spec::{ContainerSpec, HostFacts, Resolved, check_name, check_volume_name, plan, resolve_user};
@@ -187,6 +187,25 @@ trait IsOther {
 impl IsOther for robot_env_layer::Member {
     fn kind_is_other(&self) -> bool {
         self.kind != robot_env_layer::MemberKind::File
+    }
+}
+
+/// A compressed blob: frame by frame it is what zstd makes of it all at once.
+pub fn blob(data: &[u8]) {
+    const MOST: u64 = 4 << 20;
+    let read = |source: &mut dyn Read| {
+        let mut bytes = Vec::new();
+        source.take(MOST).read_to_end(&mut bytes).map(|_| bytes)
+    };
+    // In pieces, too.
+    let pieces = BufReader::with_capacity(3, data);
+    let Ok(mut decoder) = robot_env_layer::Decoder::new(pieces) else { return };
+    let ours = read(&mut decoder);
+    if decoder.compression() == Compression::Zstd {
+        let mut theirs = zstd::stream::read::Decoder::new(data).expect("zstd works in memory");
+        theirs.window_log_max(26).expect("it is a window");
+        let theirs = read(&mut theirs);
+        assert_eq!(ours.as_ref().ok(), theirs.as_ref().ok(), "{ours:?} {theirs:?}");
     }
 }
 

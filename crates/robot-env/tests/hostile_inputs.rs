@@ -47,6 +47,26 @@ fn try_all((take, inputs): Case, rounds: usize) {
             take(&damaged(input, &mut numbers));
         }
     }
+    // Longer, with damages of damages, and others each time.
+    let Some(seconds) = std::env::var("ROBOT_ENV_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok())
+    else {
+        return;
+    };
+    let begun = std::time::Instant::now();
+    numbers = Numbers(std::process::id().into());
+    let mut known = inputs.clone();
+    while begun.elapsed().as_secs() < seconds {
+        let input = damaged(&known[numbers.below(known.len())], &mut numbers);
+        // What fails is named, however it fails.
+        let caught = std::panic::catch_unwind(|| take(&input));
+        assert!(caught.is_ok(), "the input was {:?}", String::from_utf8_lossy(&input));
+        if known.len() < inputs.len() + 500 {
+            known.push(input);
+        } else if input.len() < 100_000 {
+            let at = inputs.len() + numbers.below(500);
+            known[at] = input;
+        }
+    }
 }
 
 fn texts(texts: &[&str]) -> Vec<Vec<u8>> {
@@ -100,6 +120,23 @@ fn documents() {
     let deeper = format!(r#"{{"config":{}"#, r#"{"a":"#.repeat(10_000));
     try_all((entries::documents, texts(&["", "null", "{}", "[]", &manifest, &index, &config])), 300);
     try_all((entries::documents, texts(&[&deep, &deeper])), 3);
+}
+
+#[test]
+fn blobs() {
+    let text: Vec<u8> = (0..3000u32).map(|n| (n * n >> 5) as u8).collect();
+    let frame = |bytes: &[u8], sized: bool| {
+        let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 3).unwrap();
+        encoder.include_checksum(sized).unwrap();
+        encoder.set_pledged_src_size(sized.then_some(bytes.len() as u64)).unwrap();
+        std::io::Write::write_all(&mut encoder, bytes).unwrap();
+        encoder.finish().unwrap()
+    };
+    let skipped = b"\x50\x2a\x4d\x18\x05\x00\x00\x00abcde".to_vec();
+    let frames = [frame(&text, true), skipped.clone(), frame(b"", false), frame(&text, false)];
+    let gzip = robot_env_testkit::image::Compression::Gzip.compress(&text);
+    let inputs = [frames.to_vec(), vec![frames.concat(), skipped, gzip.repeat(2), gzip, text]].concat();
+    try_all((entries::blob, inputs), 300);
 }
 
 /// The first byte asks for right checksums and an end.
