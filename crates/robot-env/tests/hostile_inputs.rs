@@ -124,7 +124,7 @@ fn documents() {
 
 #[test]
 fn blobs() {
-    let text: Vec<u8> = (0..3000u32).map(|n| (n * n >> 5) as u8).collect();
+    let text: Vec<u8> = (0..3000u32).map(|n| ((n * n) >> 5) as u8).collect();
     let frame = |bytes: &[u8], sized: bool| {
         let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 3).unwrap();
         encoder.include_checksum(sized).unwrap();
