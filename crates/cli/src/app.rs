@@ -3,7 +3,9 @@
 use std::cell::OnceCell;
 use std::ffi::OsStr;
 use std::io::Write;
-use std::path::PathBuf;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use robot_env_config::{Configuration, Severity, Sources};
@@ -48,6 +50,30 @@ pub struct App {
     globals: Globals,
     place: OnceCell<Place>,
     configuration: OnceCell<Configuration>,
+    server: Option<Server>,
+}
+
+/// Who serves the API: a front end of its own, which the program brings along.
+pub type Server = fn(ServeRequest) -> Result<()>;
+
+/// What `serve` asks of it.
+pub struct ServeRequest {
+    /// The engine.
+    pub engine: Engine,
+    /// Where the socket is made, unless sockets were handed over.
+    pub socket: PathBuf,
+    /// A group whose users may connect, too.
+    pub group: Option<String>,
+    /// Sockets that the program was started with.
+    pub activated: Vec<OwnedFd>,
+    /// End after so long without a request.
+    pub idle: Option<Duration>,
+    /// How registries are talked to, without credentials of this user.
+    pub registry: ClientOptions,
+    /// The directories of programs, like `PATH`.
+    pub path: String,
+    /// Called with the socket's path when it accepts requests.
+    pub ready: fn(&Path),
 }
 
 /// Where the engine works, and as whom.
@@ -61,7 +87,53 @@ struct Place {
 impl App {
     /// The app of one run.
     pub fn new(ambient: Ambient, globals: Globals) -> App {
-        App { ambient, globals, place: OnceCell::new(), configuration: OnceCell::new() }
+        App { ambient, globals, place: OnceCell::new(), configuration: OnceCell::new(), server: None }
+    }
+
+    /// The app with somebody who serves the API.
+    #[must_use]
+    pub fn with_server(mut self, server: Server) -> App {
+        self.server = Some(server);
+        self
+    }
+
+    /// Serves the API until it is told to end.
+    pub(crate) fn serve(
+        &self,
+        socket: Option<PathBuf>,
+        group: Option<String>,
+        idle: Option<Duration>,
+    ) -> Result<()> {
+        let serve = self
+            .server
+            .ok_or_else(|| Error::new(Kind::Unsupported, "this program is built without the API server"))?;
+        let activated = self.activated()?;
+        let mut registry = self.registry().options().clone();
+        registry.docker_config = None;
+        let engine = self.engine()?;
+        serve(ServeRequest {
+            socket: socket.unwrap_or_else(|| engine.paths().run_root().join("docker.sock")),
+            engine,
+            group,
+            activated,
+            idle,
+            registry,
+            path: self.ambient.variable("PATH").unwrap_or_default().to_owned(),
+            ready: |path| {
+                let address = Escaped(&path.to_string_lossy()).to_string();
+                let _ = writeln!(std::io::stderr().lock(), "serving: DOCKER_HOST=unix://{address}");
+            },
+        })
+    }
+
+    /// The sockets that systemd has opened for this process (sd_listen_fds(3)).
+    fn activated(&self) -> Result<Vec<OwnedFd>> {
+        let number = |name: &str| self.ambient.variable(name).and_then(|text| text.parse::<u32>().ok());
+        if number("LISTEN_PID") != Some(std::process::id()) {
+            return Ok(Vec::new());
+        }
+        let count = number("LISTEN_FDS").unwrap_or(0).min(16) as i32;
+        (3..3 + count).map(|fd| Ok(robot_env_sys::process::take_descriptor(fd)?)).collect()
     }
 
     /// What is around the process.

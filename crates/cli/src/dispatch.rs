@@ -6,14 +6,15 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use robot_env_diag::{Error, Kind, Result};
 
 use crate::ambient::Ambient;
-use crate::app::{App, Globals, Loudness};
+use crate::app::{App, Globals, Loudness, Server};
 use crate::command_line::{Flags, canonical};
 use crate::commands::{ENTRIES, GROUPS};
 use crate::failure::{self, Class};
 use crate::verb::{Entry, Exit};
 
-/// Runs the program; `arguments` are those of the process, its own name first.
-pub fn main(arguments: Vec<OsString>) -> Exit {
+/// Runs the program; `arguments` are those of the process, its own name first; `server` serves the
+/// API.
+pub fn main(arguments: Vec<OsString>, server: Server) -> Exit {
     let mut words = arguments.into_iter();
     let program = words.next().and_then(|name| name.into_string().ok()).unwrap_or_else(|| "robot-env".into());
     let ambient = Ambient::of_process(&program);
@@ -28,7 +29,7 @@ pub fn main(arguments: Vec<OsString>) -> Exit {
             })
         })
         .collect();
-    match words.and_then(|words| start(ambient, &words)) {
+    match words.and_then(|words| start(ambient, server, &words)) {
         Ok(exit) => exit,
         Err(error) => {
             plain.show(&error);
@@ -37,7 +38,7 @@ pub fn main(arguments: Vec<OsString>) -> Exit {
     }
 }
 
-fn start(ambient: Ambient, words: &[String]) -> Result<Exit> {
+fn start(ambient: Ambient, server: Server, words: &[String]) -> Result<Exit> {
     let root = root_command().arg(Arg::new("words").num_args(0..).hide(true));
     let words = canonical(&root, Flags::First, words)?;
     let matches = match root.try_get_matches_from(words) {
@@ -45,7 +46,7 @@ fn start(ambient: Ambient, words: &[String]) -> Result<Exit> {
         Err(error) => return Err(failure::of_clap(&error, &ambient.program)),
     };
     let globals = globals(&matches)?;
-    let app = App::new(ambient, globals);
+    let app = App::new(ambient, globals).with_server(server);
     let words: Vec<String> = matches.get_many("words").into_iter().flatten().cloned().collect();
     if matches.get_flag("version") {
         app.print_line(&format!("{} version {}", app.program(), env!("CARGO_PKG_VERSION")))?;
@@ -364,7 +365,7 @@ mod tests {
             &["--root"],
         ] {
             let words: Vec<String> = bad.iter().map(|w| (*w).to_owned()).collect();
-            assert!(start(ambient(), &words).is_err(), "{bad:?}");
+            assert!(start(ambient(), |_| Ok(()), &words).is_err(), "{bad:?}");
         }
     }
 

@@ -24,7 +24,7 @@ mod rows;
 mod verb;
 
 pub use ambient::Ambient;
-pub use app::{App, Globals, Loudness};
+pub use app::{App, Globals, Loudness, ServeRequest, Server};
 pub use container_flags::{ContainerFlags, Wanted};
 pub use dispatch::main;
 pub use progress::Progress;

@@ -58,6 +58,12 @@ impl Attachment {
         Ok(attachment)
     }
 
+    /// The connection itself, with what was read of it and not used, for whoever moves the frames of
+    /// [`crate::stream`] himself.
+    pub fn into_parts(self) -> (OwnedFd, Decoder) {
+        (self.socket, self.decoder)
+    }
+
     /// Sends one frame, waiting for room.
     pub fn send(&mut self, frame: &Frame) -> Result<()> {
         let mut bytes = Vec::new();

@@ -43,6 +43,8 @@ pub struct Engine {
     pub(crate) session: Session,
     /// The network namespace of an ordinary user, held for the container that this process cares for.
     pub(crate) user_network: Mutex<Option<Arc<OwnedFd>>>,
+    /// Monitors that this process has started and not reaped.
+    pub(crate) monitors: Mutex<Vec<i32>>,
 }
 
 impl Engine {
@@ -60,6 +62,7 @@ impl Engine {
             single_id: options.single_id,
             session: Session::default(),
             user_network: Mutex::default(),
+            monitors: Mutex::new(Vec::new()),
         })
     }
 
@@ -186,7 +189,7 @@ impl Engine {
 
     /// Tells everybody of an event about a container; `more` comes on top of its labels, image and
     /// name.
-    pub(crate) fn tell(&self, record: &ContainerRecord, action: &str, more: &[(&str, String)]) {
+    pub fn tell(&self, record: &ContainerRecord, action: &str, more: &[(&str, String)]) {
         let mut attributes: BTreeMap<String, String> = record.spec.labels.clone();
         attributes.insert("image".into(), record.spec.image.clone());
         attributes.insert("name".into(), record.name.clone());

@@ -9,11 +9,14 @@ use crate::engine::Engine;
 use crate::launch::{Launch, Role};
 use crate::monitor::ExecOrder;
 use crate::record::State;
+use crate::records::Container;
 use crate::stream::Hello;
 
 /// What [`Engine::exec`] runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExecRequest {
+    /// Its id, where whoever asks has made one and has told of its creation; absent: a new one.
+    pub id: Option<String>,
     /// The program and its arguments.
     pub args: Vec<String>,
     /// `NAME=value`, on top of the container's.
@@ -39,6 +42,20 @@ pub struct ExecStarted {
 }
 
 impl Engine {
+    /// An id for a further process.
+    pub fn new_exec_id() -> Result<String> {
+        Ok(random::<32>()?.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// Whether a running container's files know a user, as `user[:group]` names it.
+    ///
+    /// # Errors
+    /// `InvalidInput` (`unable to find user x: no matching entries in passwd file`) when they do not;
+    /// `Conflict` when the container does not run.
+    pub fn check_user(&self, container: &Container, user: &str) -> Result<()> {
+        crate::monitor::check_user(self, container, user)
+    }
+
     /// Runs a further process in a container. Killing the caller leaves it running.
     ///
     /// # Errors
@@ -72,7 +89,8 @@ impl Engine {
             }
             _ => return Err(Error::new(Kind::Conflict, format!("container {id} is not running"))),
         }
-        let exec: String = random::<32>()?.iter().map(|byte| format!("{byte:02x}")).collect();
+        let announced = request.id.is_some();
+        let exec = request.id.map_or_else(Engine::new_exec_id, Ok)?;
         let order = ExecOrder {
             id: exec.clone(),
             stdin: hello.is_some_and(|hello| hello.stdin),
@@ -85,7 +103,9 @@ impl Engine {
             session: self.session.clone(),
         };
         let command = order.args.join(" ");
-        self.tell(&container.record, &format!("exec_create: {command}"), &[("execID", exec.clone())]);
+        if !announced {
+            self.tell(&container.record, &format!("exec_create: {command}"), &[("execID", exec.clone())]);
+        }
         let (pid, _) = launch.finish(id, &order, None)?;
         self.tell(&container.record, &format!("exec_start: {command}"), &[("execID", exec)]);
         Ok(ExecStarted { pid, attachment })

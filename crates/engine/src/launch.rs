@@ -57,6 +57,18 @@ pub(crate) struct Launch {
     control: OwnedFd,
 }
 
+impl Engine {
+    /// Reaps the monitors that this process has started and that have ended. A command ends soon and
+    /// need not; whoever stays calls it at SIGCHLD. Other children are left alone.
+    pub fn reap_monitors(&self) {
+        use rustix::process::{Pid, WaitOptions, waitpid};
+        let Ok(mut monitors) = self.monitors.lock() else { return };
+        monitors.retain(|pid| {
+            matches!(Pid::from_raw(*pid).map(|pid| waitpid(Some(pid), WaitOptions::NOHANG)), Some(Ok(None)))
+        });
+    }
+}
+
 impl Launch {
     /// Executes a monitor. `client` is its end of a stream.
     pub(crate) fn begin(engine: &Engine, role: Role, client: Option<OwnedFd>) -> Result<Launch> {
@@ -123,7 +135,10 @@ fn execute(engine: &Engine, role: Role, client: Option<OwnedFd>) -> Result<Owned
     keep.extend(client.as_ref().map(AsFd::as_fd));
     let env = environment();
     let request = SpawnRequest { program: &path, args: &args, env: &env, stdio: null.as_fd(), keep: &keep };
-    process::spawn(&request).context(Kind::Internal, || "cannot start a monitor".into())?;
+    let pid = process::spawn(&request).context(Kind::Internal, || "cannot start a monitor".into())?;
+    if let Ok(mut monitors) = engine.monitors.lock() {
+        monitors.push(pid);
+    }
     Ok(near)
 }
 

@@ -178,6 +178,13 @@ impl LogReader<'_> {
         watch.wait(also, patience);
     }
 
+    /// What can be read when the log has grown or ended, for whoever waits for many logs at once; he
+    /// looks again after a second at the latest, and calls [`LogReader::wait`] when it could be read.
+    /// `None` without `follow`, and where the kernel has no watch to give.
+    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.watch.as_ref()?.descriptor()
+    }
+
     fn wants(&self, entry: &LogEntry) -> bool {
         match entry.stream {
             Stream::Stdout => self.options.stdout,

@@ -27,6 +27,11 @@ impl Watch {
         Watch(watching.ok())
     }
 
+    /// What can be read when something has happened; `None` where the kernel had no watch to give.
+    pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.0.as_ref().map(AsFd::as_fd)
+    }
+
     /// Waits until something has happened, `also` can be read, or `patience` is over. Something that
     /// happened since the last call counts.
     pub(crate) fn wait(&self, also: Option<BorrowedFd<'_>>, patience: Duration) {

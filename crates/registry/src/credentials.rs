@@ -202,6 +202,10 @@ impl ConfigFile {
 
 /// The credentials kept for `authority`, from its helper or the file.
 pub(crate) fn find(options: &ClientOptions, authority: &str) -> Result<Option<Credentials>> {
+    let given = options.given.iter().find(|(own, _)| key_of(own) == key_of(authority));
+    if let Some((_, credentials)) = given {
+        return Ok(Some(credentials.clone()));
+    }
     let Some(path) = &options.docker_config else { return Ok(None) };
     let file = ConfigFile::read(path)?;
     if let Some(name) = file.helper_of(authority)

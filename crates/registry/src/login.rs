@@ -70,6 +70,14 @@ impl Client {
         })
     }
 
+    /// Checks a password at a registry and stores nothing; gives the identity token, if the registry
+    /// grants one.
+    pub fn check_login(&self, authority: &str, username: &str, password: &str) -> Result<Option<String>> {
+        let authority = normalise(authority)?;
+        let given = Credentials::Password { username: username.to_owned(), password: password.to_owned() };
+        self.verify(&authority, &given).within(|| format!("cannot log in to registry `{authority}`"))
+    }
+
     /// Checks credentials at the registry; gives the identity token, if it grants one.
     fn verify(&self, authority: &str, given: &Credentials) -> Result<Option<String>> {
         let endpoint = self.registry(authority)?;

@@ -11,6 +11,7 @@ use robot_env_diag::{Error, Result};
 use robot_env_oci::Platform;
 
 use crate::address::{ip_of, is_loopback, split_port};
+use crate::credentials::Credentials;
 use crate::proxy::Proxies;
 use crate::settings;
 
@@ -23,6 +24,8 @@ pub(crate) const CONFIG_FILE: &str = "config.json";
 pub struct ClientOptions {
     /// Docker's `config.json`, which holds credentials; `None`: no credentials are read or stored.
     pub docker_config: Option<PathBuf>,
+    /// Credentials by registry (`host[:port]` as in image names) that go before all others.
+    pub given: BTreeMap<String, Credentials>,
     /// Where `docker-credential-NAME` programs are looked for, like `PATH`.
     pub program_path: OsString,
     /// Directories of `<host[:port]>/{*.crt, *.cert, *.key}`; all that exist are read.
@@ -169,6 +172,7 @@ impl Default for ClientOptions {
     fn default() -> Self {
         ClientOptions {
             docker_config: None,
+            given: BTreeMap::new(),
             program_path: OsString::new(),
             certificate_directories: Vec::new(),
             ca_bundles: crate::tls::SYSTEM_BUNDLES.iter().map(PathBuf::from).collect(),

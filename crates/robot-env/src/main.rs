@@ -9,6 +9,8 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
+use robot_env_cli::ServeRequest;
+use robot_env_diag::Result;
 use robot_env_runtime::{command, shield};
 
 fn main() -> ExitCode {
@@ -20,8 +22,23 @@ fn main() -> ExitCode {
     }
     match runtime_arguments(&arguments) {
         Some(arguments) => runtime(arguments),
-        None => ExitCode::from(robot_env_cli::main(arguments).0),
+        None => ExitCode::from(robot_env_cli::main(arguments, serve).0),
     }
+}
+
+/// Serves the API for the command line.
+fn serve(request: ServeRequest) -> Result<()> {
+    robot_env_api::serve(robot_env_api::ServeOptions {
+        engine: request.engine,
+        socket: request.socket,
+        group: request.group,
+        activated: request.activated,
+        idle: request.idle,
+        registry: request.registry,
+        version: env!("CARGO_PKG_VERSION"),
+        path: request.path,
+        ready: request.ready,
+    })
 }
 
 /// The arguments of the runtime's command line, if this is one.

@@ -24,6 +24,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("robot-env-build", 5),
     ("robot-env-wire", 5),
     ("robot-env-cli", 6),
+    ("robot-env-api", 6),
     ("robot-env", 7),
     ("robot-env-testkit", 8),
 ];

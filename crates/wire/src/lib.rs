@@ -6,18 +6,29 @@
 
 mod config;
 mod container;
+mod create;
 mod event;
+mod exec;
 mod host_config;
 mod image;
 mod mount;
 mod network;
+mod summary;
 mod system;
 mod time;
 mod volume;
 
 pub use config::{Config, Empty};
 pub use container::{ContainerFacts, ContainerInspect, GraphDriver, HealthLog, HealthState, State};
+pub use create::{
+    BindRequest, CommandLine, ConnectNetwork, CreateContainer, CreateNetwork, CreateVolume, DeviceNumber,
+    DeviceRequest, DeviceRequestPath, EndpointAddresses, EndpointRequest, HostConfigRequest,
+    ImageMountRequest, IpamConfigRequest, IpamRequest, LogConfigRequest, MountRequest,
+    NetworkingConfigRequest, PortRequest, ResourcesRequest, RestartPolicyRequest, TmpfsRequest,
+    UlimitRequest, UpdateContainer, VolumeDriverRequest, VolumeMountRequest,
+};
 pub use event::{Actor, EventMessage};
+pub use exec::{ExecConfig, ExecInspect, ExecProcess, ExecStart};
 pub use host_config::{
     DeviceMapping, HostConfig, LogConfig, RestartPolicy, ThrottleDevice, UlimitLimit, WeightDevice,
 };
@@ -29,6 +40,7 @@ pub use network::{
     ConfigFrom, EndpointSettings, Ipam, IpamConfig, Network, NetworkContainer, NetworkSettings, PortBinding,
     mode_word,
 };
+pub use summary::{ContainerSummary, Port, SummaryHostConfig, SummaryNetworks, status};
 pub use system::{Info, Plugins, Version, VersionReply};
 pub use time::{ZERO, rfc3339};
 pub use volume::Volume;
@@ -41,4 +53,14 @@ pub const MIN_API_VERSION: &str = "1.24";
 /// Go writes an empty list that was never filled as `null`.
 fn null_if_empty<T>(list: Vec<T>) -> Option<Vec<T>> {
     if list.is_empty() { None } else { Some(list) }
+}
+
+/// Go reads `null` as the empty value.
+fn null_default<'de, D, T>(from: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Default + serde::Deserialize<'de>,
+{
+    use serde::Deserialize;
+    Ok(Option::deserialize(from)?.unwrap_or_default())
 }

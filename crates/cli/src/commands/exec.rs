@@ -67,6 +67,7 @@ impl Verb for Exec {
         let started = engine.exec(
             &self.container,
             ExecRequest {
+                id: None,
                 args: self.command,
                 env: environment(&self.env_file, &self.env, app.ambient())?,
                 working_dir: self.workdir,

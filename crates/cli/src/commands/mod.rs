@@ -40,6 +40,7 @@ mod rm;
 mod rmi;
 mod run;
 mod save;
+mod serve;
 mod setup;
 mod start;
 mod stats;
@@ -135,6 +136,7 @@ pub(crate) const ENTRIES: &[Entry] = &[
     entry::<setup::Setup>(),
     entry::<config::ConfigShow>(),
     entry::<config::ConfigCheck>(),
+    entry::<serve::Serve>(),
     entry::<info::Info>(),
     entry::<version::Version>(),
     entry::<completion::Completion>(),

@@ -2,9 +2,9 @@
 
 use clap::Args;
 use robot_env_diag::{Kind, Result};
-use robot_env_engine::{Engine, Pruned};
+use robot_env_engine::{Engine, ImageRemoval, Pruned};
 
-use super::rmi::Removal;
+use super::rmi;
 use crate::app::App;
 use crate::filter::Filters;
 use crate::format::human;
@@ -62,7 +62,7 @@ pub(super) fn images(app: &App, engine: &Engine, all: bool, filters: &Filters) -
     let store = engine.store();
     let names = store.names()?;
     let labelled = filters.has("label") || filters.has("label!");
-    let mut removal = Removal::new(engine);
+    let mut removal = ImageRemoval::new(engine);
     for record in store.images()? {
         let own = names.iter().filter(|name| name.image == record.id);
         let own: Vec<_> = own.map(|name| name.reference.clone()).collect();
@@ -86,7 +86,7 @@ pub(super) fn images(app: &App, engine: &Engine, all: bool, filters: &Filters) -
             other => other?,
         }
     }
-    let names = removal.lines("untagged", "deleted")?;
+    let names = rmi::lines(&removal.finish()?, "untagged", "deleted");
     if names.is_empty() {
         removal.collect()?;
     }

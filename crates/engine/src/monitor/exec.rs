@@ -97,6 +97,11 @@ fn make(
     Ok((container.record, order.id, Running { pid, pidfd, io }))
 }
 
+/// Whether a running container's files know `user`.
+pub(crate) fn check_user(engine: &Engine, container: &Container, user: &str) -> Result<()> {
+    Place::of(engine, container)?.find_user(user).map(drop)
+}
+
 /// A running container, as something that processes are put into.
 pub(super) struct Place {
     id: String,

@@ -23,7 +23,7 @@ use robot_env_sys::cgroup::Hierarchies;
 use robot_env_sys::{cgroup, mount, namespace, poll, process};
 
 pub(crate) use container::is_own as is_own_runtime;
-pub(crate) use exec::ExecOrder;
+pub(crate) use exec::{ExecOrder, check_user};
 #[cfg(test)]
 pub(crate) use log::LogWriter;
 pub(crate) use supervise::Aside;
