@@ -3,9 +3,11 @@
 //!
 //! `UPDATE_GOLDEN=1` rewrites `read.txt`; `record-docker` rewrites `docker.json`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use robot_env_dockerfile::ignore::{Ignore, Matches};
 use robot_env_dockerfile::{
     CommandLine, Dockerfile, Fault, Globals, Instruction, Parameters, Port, Position, Scope, Source, Step,
 };
@@ -296,4 +298,52 @@ fn configs_are_dockers() {
 
 fn empty(value: &Value) -> bool {
     value.as_array().is_some_and(Vec::is_empty) || value.as_object().is_some_and(Map::is_empty)
+}
+
+/// Files of the context with `.dockerignore` applied on the way down, as a build walks it.
+#[test]
+fn what_is_ignored_is_dockers() {
+    let context = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/context.tar");
+    let mut context = tar::Archive::new(std::fs::File::open(context).expect("the context"));
+    let entries: Vec<(String, bool)> = context
+        .entries()
+        .expect("a tar")
+        .map(|entry| {
+            let entry = entry.expect("an entry");
+            let path = entry.path().expect("a path").to_string_lossy().trim_end_matches('/').to_owned();
+            (path, entry.header().entry_type().is_dir())
+        })
+        .collect();
+    let mut compared = 0;
+    for case in cases().iter().filter(|case| case.text.contains("COPY . /all/")) {
+        let text =
+            std::fs::read_to_string(case.directory.join("Dockerfile.dockerignore")).unwrap_or_default();
+        let ignore = Ignore::parse(&text).expect("patterns");
+        let mut above: BTreeMap<String, Matches> = BTreeMap::new();
+        let mut kept = BTreeSet::new();
+        for (path, directory) in &entries {
+            let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
+            let matches = above.get(parent).cloned().unwrap_or_default();
+            let (ignored, own) = ignore.ignores_entry(path, &matches);
+            if *directory {
+                above.insert(path.clone(), own);
+                continue;
+            }
+            // Directories that may be skipped hold nothing that is kept.
+            let skipped = path.match_indices('/').any(|(end, _)| {
+                let directory = &path[..end];
+                ignore.ignores(directory) && ignore.skips_directory(directory)
+            });
+            assert!(!skipped || ignored, "{}: {path}", case.name);
+            if !ignored {
+                kept.insert(format!("all/{path}"));
+            }
+        }
+        let tree = case.docker["tree"].as_object().expect("it was built");
+        let files = tree.iter().filter(|(_, entry)| entry["type"] != "directory");
+        let docker: BTreeSet<String> = files.map(|(path, _)| path.clone()).collect();
+        assert_eq!(kept, docker, "{}", case.name);
+        compared += 1;
+    }
+    assert!(compared >= 9, "{compared}");
 }
