@@ -72,6 +72,14 @@ use rustix::fs::{Mode, OFlags};
 use self::record::{NamespaceId, Record};
 pub use self::roots::{Roots, roots};
 
+/// What leads out of an ordinary user's container networks: `pasta` or `slirp4netns`.
+///
+/// # Errors
+/// Why nothing does, with the command that mends it as its hint.
+pub fn way_out() -> Result<&'static str> {
+    helper::choose().map(|program| program.helper.name())
+}
+
 /// How long a command waits for another one that makes the namespace: `newuidmap` may ask a slow
 /// name service.
 const PATIENCE: Duration = Duration::from_secs(60);

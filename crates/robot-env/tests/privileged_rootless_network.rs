@@ -171,6 +171,8 @@ fn privileged_what_keeps_a_user_from_the_outside_is_named_once() {
         assert!(closed.err.contains("(sudo chmod 0666 /dev/net/tun)"), "{}", closed.err);
         assert_eq!(user.script("", "true").err, "", "said once");
     }
+    let told = user.run(&["info"]);
+    assert!(told.err.contains("(sudo "), "{told:?}");
     for program in ["/usr/bin/pasta", "/usr/bin/slirp4netns"] {
         cover(program, "/dev/null");
     }

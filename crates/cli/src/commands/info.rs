@@ -180,6 +180,12 @@ fn warnings(host: &HostFacts, memory: bool) -> Option<Vec<String>> {
                 .to_owned(),
         );
     }
+    if host.rootless
+        && let Err(error) = robot_env_engine::rootless::way_out()
+    {
+        let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+        warnings.push(format!("WARNING: containers do not reach the outside: {error}{hint}"));
+    }
     (!warnings.is_empty()).then_some(warnings)
 }
 
