@@ -46,6 +46,27 @@ pub fn references(data: &[u8]) {
     let _ = check_volume_name(text);
 }
 
+/// What a container asks its resolver: a question's answer is a message that answers it.
+pub fn question(data: &[u8]) {
+    use robot_env_network::names::message::{Code, Found, answers, parse, refusal, reply, reverse};
+    let Ok(question) = parse(data) else {
+        let _ = refusal(data, Code::FormatError);
+        return;
+    };
+    let _ = reverse(&question.name);
+    let many = (0..200).map(|n| std::net::IpAddr::from([10, 0, 0, n])).collect();
+    for found in
+        [Found::Addresses(many), Found::Name(question.name.clone()), Found::Name("web.robots".into())]
+    {
+        for stream in [false, true] {
+            let answer = reply(data, &question, &found, stream);
+            assert!(answers(data, &answer));
+            assert!(stream || answer.len() <= 4096);
+        }
+    }
+    assert!(answers(data, &refusal(data, Code::NoSuchName)));
+}
+
 /// Manifests, indexes, image configs.
 pub fn documents(data: &[u8]) {
     for declared in [

@@ -56,6 +56,8 @@ const RT_TABLE_MAIN: u8 = 254;
 const RTPROT_STATIC: u8 = 4;
 const RTN_UNICAST: u8 = 1;
 
+/// `NLM_F_REPLACE`: a default route through another network gives way.
+const REPLACE: u16 = 0x100;
 const NESTED: u16 = 0x8000;
 const IFF_UP: u32 = 1;
 const LOOPBACK: u32 = 1;
@@ -131,7 +133,7 @@ fn new_address(index: u32, address: IpAddr, prefix: u8) -> Message {
 
 fn default_route(index: u32, gateway: IpAddr) -> Message {
     let mut message =
-        Message::new(RTM_NEWROUTE, CREATE | EXCLUSIVE, format!("RTM_NEWROUTE(default via {gateway})")).fixed(
+        Message::new(RTM_NEWROUTE, CREATE | REPLACE, format!("RTM_NEWROUTE(default via {gateway})")).fixed(
             &[family(gateway.is_ipv6()), 0, 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, 0, RTN_UNICAST, 0, 0, 0, 0],
         );
     message.attribute(RTA_GATEWAY, &octets(gateway)).number(RTA_OIF, index);
@@ -356,15 +358,12 @@ impl Links {
         Ok(self.route.socket().request(&mut [message])?)
     }
 
-    /// Gives a container's default routes to its interface `eth<number>`, unless it has them.
+    /// Gives a container's default routes to its interface `eth<number>`.
     pub fn route_inside(namespace: BorrowedFd<'_>, number: u32, gateways: &[IpAddr]) -> Result<()> {
         let mut inside = Links { route: RouteSocket::open_in(namespace)? };
         let Some(link) = inside.find(&format!("eth{number}"))? else { return Ok(()) };
         for gateway in gateways {
-            match inside.route.socket().request(&mut [default_route(link.index, *gateway)]) {
-                Err(error) if error.errno() != Errno::EXIST => return Err(error.into()),
-                _ => {}
-            }
+            inside.route.socket().request(&mut [default_route(link.index, *gateway)])?;
         }
         Ok(())
     }

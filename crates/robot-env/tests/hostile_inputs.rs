@@ -224,6 +224,26 @@ fn users() {
 }
 
 #[test]
+fn questions() {
+    let query = |name: &[u8], kind: u8| {
+        [&[0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], name, &[0, kind, 0, 1]].concat()
+    };
+    let label = |length: u8| [&[length][..], &vec![b'a'; usize::from(length)]].concat();
+    let inputs = vec![
+        query(b"\x03web\x06robots\0", 1),
+        query(b"\x03web\0", 28),
+        query(b"\x012\x010\x010\x0210\x07in-addr\x04arpa\0", 12),
+        query(b"\0", 255),
+        query(b"\xc0\x0c", 1),
+        query(b"\x05a.b\0c\0", 1),
+        query(&[label(63), label(63), label(63), label(61), vec![0]].concat(), 1),
+        query(&[label(63), label(63), label(63), label(63), label(63), vec![0]].concat(), 1),
+        [query(b"\x03web\0", 1), b"\0\0\x29\xff\xff\0\0\0\0\0\0".to_vec()].concat(),
+    ];
+    try_all((entries::question, inputs), 400);
+}
+
+#[test]
 fn streams() {
     let frame =
         |kind: u8, payload: &[u8]| [&[kind][..], &(payload.len() as u32).to_le_bytes(), payload].concat();

@@ -4,12 +4,12 @@ use std::os::fd::AsFd;
 
 use robot_env_diag::{Error, Kind, Result};
 use robot_env_network::attach::{Attachment, attach, detach};
-use robot_env_network::firewall::Firewall;
+use robot_env_network::firewall::{Firewall, Port};
 use robot_env_network::link::Links;
 use robot_env_network::plan::Driver;
 use robot_env_spec::{ContainerSpec, EndpointSpec, NetworkMode};
 
-use super::join::{namespace_of, request_of, taken};
+use super::join::{gateway_of, namespace_of, request_of, taken};
 use super::live::{Idle, Networks};
 use super::record::NetworkRecord;
 use crate::engine::Engine;
@@ -207,16 +207,22 @@ impl Networks<'_> {
         let live = self.live(&network.network.id)?;
         let endpoint = network.network.allocate(&request_of(spec)?, &taken(&network, &live), live.next)?;
         let mut numbers = Vec::new();
-        let mut routed = false;
+        // The network with the default route, and the priority that it has it by.
+        let mut routed: Option<(String, i64)> = None;
         for other in self.engine.live_ids()? {
-            if let Some(place) = self.live(&other)?.endpoints.get(id) {
-                numbers.push(place.attachment.number);
-                routed |= place.attachment.default_route;
+            let live = self.live(&other)?;
+            let Some(place) = live.endpoints.get(id) else { continue };
+            numbers.push(place.attachment.number);
+            if place.attachment.default_route {
+                let places = record.spec.places();
+                let own = places.iter().find(|place| place.network == live.name);
+                routed = Some((other, own.map_or(0, |place| place.gateway_priority)));
             }
         }
         let number = (0..=numbers.len() as u32).find(|number| !numbers.contains(number)).unwrap_or_default();
         let mut attachment = Attachment::new(&network.network, endpoint, number, Vec::new());
-        attachment.default_route = !routed && !attachment.endpoint.gateways.is_empty();
+        let first = routed.as_ref().is_none_or(|(_, priority)| spec.gateway_priority > *priority);
+        attachment.default_route = first && !attachment.endpoint.gateways.is_empty();
         self.enter(&network, record, &attachment)?;
         let done = (|| {
             if missing {
@@ -225,6 +231,13 @@ impl Networks<'_> {
             let namespace = namespace_of(pid)?;
             attach(&mut links, &mut firewall, &network.network, &attachment, namespace.as_fd())
         })();
+        if let (Ok(()), true, Some((other, _))) = (&done, attachment.default_route, routed) {
+            let mut live = self.live(&other)?;
+            if let Some(place) = live.endpoints.get_mut(id) {
+                place.attachment.default_route = false;
+            }
+            self.save(&other, &live)?;
+        }
         if done.is_err() {
             let mut live = self.live(&network.network.id)?;
             live.endpoints.remove(id);
@@ -242,25 +255,48 @@ impl Networks<'_> {
         let (mut links, mut firewall) = (Links::open()?, Firewall::open(tag.as_deref())?);
         detach(&mut links, &mut firewall, &place.attachment, namespace.as_fd())?;
         self.save(&network.network.id, &live)?;
-        if place.attachment.default_route {
-            self.hand_on_route(record, namespace.as_fd())?;
+        if place.attachment.default_route || !place.attachment.ports.is_empty() {
+            self.hand_on(record, &place.attachment, &mut firewall, namespace.as_fd())?;
         }
         Ok(())
     }
 
-    /// Gives the default routes to another network of the container.
-    fn hand_on_route(&self, record: &ContainerRecord, namespace: std::os::fd::BorrowedFd<'_>) -> Result<()> {
+    /// Gives the default routes and the published ports of a place to another network of the
+    /// container.
+    fn hand_on(
+        &self,
+        record: &ContainerRecord,
+        from: &Attachment,
+        firewall: &mut Firewall,
+        namespace: std::os::fd::BorrowedFd<'_>,
+    ) -> Result<()> {
+        let mut found: Vec<(EndpointSpec, NetworkRecord, Attachment)> = Vec::new();
         for spec in record.spec.places() {
-            let Some(network) = self.engine.network_by_name(&spec.network)? else { continue };
-            let mut live = self.live(&network.network.id)?;
-            let Some(place) = live.endpoints.get_mut(record.id.as_str()) else { continue };
-            if place.attachment.endpoint.gateways.is_empty() {
-                continue;
+            if let Some(network) = self.engine.network_by_name(&spec.network)?
+                && let Some(place) = self.live(&network.network.id)?.endpoints.remove(record.id.as_str())
+            {
+                found.push((spec, network, place.attachment));
             }
-            Links::route_inside(namespace, place.attachment.number, &place.attachment.endpoint.gateways)?;
-            place.attachment.default_route = true;
-            return self.save(&network.network.id, &live);
         }
-        Ok(())
+        let heir = gateway_of(found.iter().map(|(spec, _, attachment)| (spec, &attachment.endpoint)));
+        let Some((_, network, attachment)) = heir.and_then(|at| found.get_mut(at)) else { return Ok(()) };
+        if from.default_route {
+            Links::route_inside(namespace, attachment.number, &attachment.endpoint.gateways)?;
+            attachment.default_route = true;
+        }
+        if network.network.driver == Driver::Bridge {
+            for port in &from.ports {
+                let addresses = attachment.endpoint.addresses.iter().map(|address| address.address);
+                let address = addresses.into_iter().find(|a| a.is_ipv6() == port.container.is_ipv6());
+                attachment.ports.extend(address.map(|container| Port { container, ..*port }));
+            }
+        }
+        let mut live = self.live(&network.network.id)?;
+        if let Some(place) = live.endpoints.get_mut(record.id.as_str()) {
+            place.attachment = attachment.clone();
+        }
+        // Written down first: somebody who is killed now is mended.
+        self.save(&network.network.id, &live)?;
+        firewall.publish(&network.network.bridge, &attachment.ports)
     }
 }

@@ -258,6 +258,12 @@ impl Server {
                 },
             };
             // Anybody may send a datagram: what does not answer is left, and waited on.
+            if waiting.stream.is_some()
+                && answer.as_ref().is_some_and(|answer| !message::answers(&waiting.sent, answer))
+            {
+                // A server that was asked one question has said something else.
+                waiting.until = Instant::now();
+            }
             if let Some(answer) = answer.filter(|answer| message::answers(&waiting.sent, answer))
                 && let Some(id) = message::id(&waiting.query)
             {

@@ -47,6 +47,28 @@ fn privileged_a_published_port_is_reached_and_named() {
     host.end();
 }
 
+/// A container that leaves the network that its ports are published in keeps them in another.
+#[test]
+fn privileged_ports_move_with_the_default_route() {
+    let host = host!("moving");
+    host.ok("network create --subnet 10.74.1.0/24 one");
+    host.ok("network create --subnet 10.74.2.0/24 two");
+    host.start("--name web --network one -p 8080:80", &server(80, "hello"));
+    assert_eq!(await_call("127.0.0.1:8080"), "hello");
+    host.ok("network connect --gw-priority 5 two web");
+    assert!(host.inside("web", "busybox ip route").contains("default via 10.74.2.1"));
+    assert_eq!(await_call("127.0.0.1:8080"), "hello");
+    host.ok("network disconnect one web");
+    assert_eq!(host.ok("port web"), "80/tcp -> 0.0.0.0:8080");
+    assert_eq!(await_call("127.0.0.1:8080"), "hello");
+    host.ok("network connect one web");
+    host.ok("network disconnect two web");
+    assert!(host.inside("web", "busybox ip route").contains("default via 10.74.1.1"));
+    assert_eq!(await_call("127.0.0.1:8080"), "hello");
+    assert_eq!(host.ok("network reload"), "rules intact");
+    host.end();
+}
+
 #[test]
 fn privileged_all_exposed_ports() {
     let host = host!("exposed");
