@@ -6,7 +6,7 @@
 //! - [`write_layer`] makes a layer of an overlay's upper directory, [`changes`] lists what that
 //!   directory changes.
 //! - [`export`] and [`extract`] move plain tars out of and into trees that are in use, [`usage`]
-//!   adds a tree up.
+//!   adds a tree up, [`space`] the layers of an image with what they waste.
 //! - [`Members`] and [`MembersWriter`] read and write a tar as a box of files, such as an archive of
 //!   images.
 //! - [`Decoder`] and [`Encoder`] do the compression of layers.
@@ -46,6 +46,7 @@ mod path;
 mod recipe;
 mod remove;
 mod share;
+mod space;
 mod usage;
 mod walk;
 mod write;
@@ -61,5 +62,6 @@ pub use inherit::inherit_directories;
 pub use options::{Applied, ApplyOptions, Overlay, Ownership, Skipped};
 pub use recipe::assemble;
 pub use share::Share;
+pub use space::{Cache, Hidden, LayerSpace, space};
 pub use usage::{Usage, usage};
 pub use write::{WriteOptions, Written, write_layer};

@@ -21,6 +21,7 @@ mod fsck;
 mod gpu;
 mod history;
 mod image_inspect;
+mod image_layers;
 mod image_prune;
 mod images;
 mod import;
@@ -101,6 +102,7 @@ pub(crate) const ENTRIES: &[Entry] = &[
     entry::<rmi::Rmi>(),
     entry::<history::History>(),
     entry::<image_inspect::ImageInspect>(),
+    entry::<image_layers::ImageLayers>(),
     entry::<image_prune::ImagePrune>(),
     entry::<tag::Tag>(),
     entry::<save::Save>(),
