@@ -68,6 +68,13 @@ fn start(ambient: Ambient, server: Server, words: &[String]) -> Result<Exit> {
     }
 }
 
+/// Runs another command by its words, as if it had been typed; `None` where there is no such command.
+/// What goes wrong has been said.
+pub(crate) fn call(app: &App, words: &[String]) -> Option<Exit> {
+    let (entry, spelling, rest) = find(words)?;
+    Some(run(app, entry, spelling, rest))
+}
+
 /// The entry whose spelling begins `words`; the longest one.
 fn find(words: &[String]) -> Option<(&'static Entry, &'static str, &[String])> {
     for length in [2, 1] {

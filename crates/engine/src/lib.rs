@@ -47,6 +47,7 @@ mod usage;
 mod view;
 mod volume;
 mod watch;
+mod written;
 
 pub use commit::CommitRequest;
 pub use control::StopOptions;

@@ -265,12 +265,19 @@ impl Store {
     ///
     /// Errors: `NotFound`.
     pub fn snapshot_usage(&self, key: &SnapshotKey) -> Result<Usage> {
-        let upper = match fs::open_dir_at(&self.root, format!("{}/upper", path_of(key))) {
+        Ok(fs::usage(self.snapshot_upper(key)?)?)
+    }
+
+    /// The directory in which a snapshot's changes are.
+    ///
+    /// # Errors
+    /// `NotFound` without such a snapshot.
+    pub fn snapshot_upper(&self, key: &SnapshotKey) -> Result<OwnedFd> {
+        match fs::open_dir_at(&self.root, format!("{}/upper", path_of(key))) {
             Err(error) if error.errno() == Errno::NOENT => {
-                return Err(Error::not_found(format!("cannot measure {}: there is none", what(key))));
+                Err(Error::not_found(format!("cannot measure {}: there is none", what(key))))
             }
-            other => other?,
-        };
-        Ok(fs::usage(upper)?)
+            other => Ok(other?),
+        }
     }
 }

@@ -33,6 +33,7 @@ mod logout;
 mod logs;
 mod network;
 mod port;
+mod project;
 mod prune;
 mod ps;
 mod pull;
@@ -134,6 +135,12 @@ pub(crate) const ENTRIES: &[Entry] = &[
     entry::<system_df::SystemDf>(),
     entry::<system_prune::SystemPrune>(),
     entry::<fsck::SystemFsck>(),
+    entry::<project::Up>(),
+    entry::<project::Enter>(),
+    entry::<project::Down>(),
+    entry::<project::Status>(),
+    entry::<project::Init>(),
+    entry::<project::Code>(),
     entry::<doctor::Doctor>(),
     entry::<setup::Setup>(),
     entry::<config::ConfigShow>(),

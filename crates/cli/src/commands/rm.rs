@@ -44,7 +44,7 @@ impl Verb for Rm {
         let engine = app.engine()?;
         let options = RemoveContainerOptions { force: self.force, volumes: self.volumes };
         let exit = app.each(&self.containers, |text| {
-            let written = engine.written(text).map_or(0, |usage| usage.length);
+            let loss = loss(&engine, text);
             if let Some(keep) = &keep {
                 save(app, &engine, text, keep, self.force)?;
             }
@@ -56,16 +56,38 @@ impl Verb for Rm {
                 }
                 removed => removed?,
             };
-            if keep.is_none() && written >= WORTH_A_LINE {
-                let size = human::decimal(written);
+            if let Some(loss) = loss.filter(|_| keep.is_none()) {
                 app.say(&format!(
-                    "{text}: {size} that it had written are gone (`rm --keep IMAGE` saves them)"
+                    "{text}: {loss} that it had written are gone (`rm --keep IMAGE` saves them)"
                 ));
             }
             app.print_line(text)
         });
         engine.empty_trash_later();
         exit
+    }
+}
+
+/// How much a container has written and where most of it is, if it is worth a line.
+fn loss(engine: &Engine, text: &str) -> Option<String> {
+    let written = engine.written(text).ok()?.length;
+    if written < WORTH_A_LINE {
+        return None;
+    }
+    let places: Vec<String> = engine
+        .largest_written(text, 3)
+        .unwrap_or_default()
+        .into_iter()
+        .map(|(path, bytes)| format!("{path} {}", human::decimal(bytes)))
+        .collect();
+    let size = human::decimal(written);
+    Some(if places.is_empty() { size } else { format!("{size} ({})", places.join(", ")) })
+}
+
+/// Says what goes with a container that is about to be removed.
+pub(super) fn tell_loss(app: &App, engine: &Engine, text: &str) {
+    if let Some(loss) = loss(engine, text) {
+        app.say(&format!("{text}: {loss} that it had written go with it"));
     }
 }
 

@@ -110,7 +110,7 @@ fn hello(spec: &mut ContainerSpec, flags: &ContainerFlags, detach: bool) -> Resu
 }
 
 /// Makes the container, with its image pulled first where that is needed and wanted.
-fn create(
+pub(super) fn create(
     app: &App,
     engine: &Engine,
     flags: &ContainerFlags,
@@ -120,7 +120,6 @@ fn create(
     complete(&mut wanted.spec, engine.session());
     let cidfile = flags.cidfile.as_deref().map(|path| Cidfile::claim(app, path)).transpose()?;
     wanted.warnings.iter().for_each(|warning| app.warn(warning));
-    let mut wanted = wanted;
     apply_defaults(&mut wanted.spec, app.configuration(), flags.given())?;
     if flags.pull == "always" {
         pull(app, engine, &wanted.spec, flags.quiet)?;

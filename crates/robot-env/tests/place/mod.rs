@@ -195,6 +195,12 @@ impl Call {
     }
 }
 
+/// The image of busybox, where its program is installed.
+pub(crate) fn busybox_image() -> Option<robot_env_testkit::image::BuiltImage> {
+    let found = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find_map(|path| fs::read(path).ok());
+    found.map(image)
+}
+
 fn image(busybox: Vec<u8>) -> robot_env_testkit::image::BuiltImage {
     let mut entries = vec![
         Entry::directory("bin"),
