@@ -203,7 +203,7 @@ fn privileged_bad_builds_are_refused_and_leave_nothing() {
         assert!(done.code != 0 && done.err.contains(want), "{words:?}: {}", done.err);
     }
     for left in ["root/snapshots", "run/builds"] {
-        let left = fs::read_dir(place.directory.join(left)).map(|entries| entries.count());
+        let left = fs::read_dir(place.directory.join(left)).map(Iterator::count);
         assert_eq!(left.unwrap_or(0), 0);
     }
     assert!(place.run("images -q t").ok().is_empty());
