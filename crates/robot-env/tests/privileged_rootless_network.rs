@@ -86,7 +86,7 @@ fn privileged_containers_of_a_user_reach_each_other_and_the_outside() {
     let left: Vec<_> = std::fs::read_dir(user.home.join("run/networks")).unwrap().flatten().collect();
     let left: Vec<_> = left
         .iter()
-        .map(|entry| entry.file_name())
+        .map(std::fs::DirEntry::file_name)
         .filter(|n| !n.to_string_lossy().ends_with("lock"))
         .collect();
     assert!(left.is_empty() || left == ["forwarding"], "{left:?}");

@@ -164,6 +164,11 @@ fn privileged_a_killed_run_rm_leaves_no_container() {
     place.assert_empty();
 }
 
+fn claims_are_held(place: &Place) -> bool {
+    let file = std::fs::File::options().write(true).open(place.directory.join("run/claims.lock")).unwrap();
+    !robot_env_sys::lock::try_lock_exclusive(&file).unwrap()
+}
+
 /// A front that stands still between making and starting is waited for by nobody, and loses nothing.
 #[test]
 fn privileged_nothing_that_is_about_to_start_is_pruned() {
@@ -173,7 +178,14 @@ fn privileged_nothing_that_is_about_to_start_is_pruned() {
         let run = "run --rm --name web --network none busybox true";
         let mut front = until(&place, run, || record(&place).is_some()).expect("it runs on");
         let pid = rustix::process::Pid::from_child(&front);
-        rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+        let send = |signal| rustix::process::kill_process(pid, signal).unwrap();
+        send(rustix::process::Signal::STOP);
+        // The lock that keeps what a container is made of is let go right behind the record: not there.
+        while claims_are_held(&place) {
+            send(rustix::process::Signal::CONT);
+            std::thread::sleep(Duration::from_micros(100));
+            send(rustix::process::Signal::STOP);
+        }
         let made = record(&place).is_some_and(|path| !path.with_file_name("state.json").exists());
         if made {
             between += 1;
@@ -185,7 +197,7 @@ fn privileged_nothing_that_is_about_to_start_is_pruned() {
             }
             assert!(begun.elapsed() < Duration::from_secs(5), "nobody waits");
         }
-        rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+        send(rustix::process::Signal::CONT);
         assert_eq!(front.wait().unwrap().code(), Some(0), "round {round}");
     }
     assert!(between > 0, "no stop came between making and starting");
