@@ -94,6 +94,12 @@ CMD [\"cat\", \"/srv/greet\"]
     assert_eq!(prints(&place, "test:1", "cat /srv/files/s.txt"), "other");
     assert_eq!(build(&place, &directory, &["-q", "--no-cache"]).err.matches("CACHED").count(), 0);
 
+    // What builds keep goes with `system prune`; the image stays.
+    assert!(fs::read_dir(place.directory.join("root/cache")).unwrap().count() > 0);
+    place.run("system prune -f").ok();
+    assert_eq!(fs::read_dir(place.directory.join("root/cache")).unwrap().count(), 0);
+    assert_eq!(prints(&place, "test:1", "cat /srv/greet"), "hello robot");
+
     // The image goes out and comes back as any other.
     let registry = TestRegistry::start();
     let name = registry.name("built:1");

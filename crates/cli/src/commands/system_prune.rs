@@ -45,6 +45,12 @@ impl Verb for SystemPrune {
             prune::tell(app, "Volumes", &pruned.names)?;
             bytes += pruned.bytes;
         }
+        if !filters.has("label") && !filters.has("label!") && !filters.has("until") {
+            // Their layers go with those of the images.
+            for (key, _) in engine.store().cache_records()? {
+                engine.store().remove_cached(&key)?;
+            }
+        }
         let pruned = prune::images(app, &engine, self.all, &filters)?;
         prune::tell(app, "Images", &pruned.names)?;
         prune::finish(app, &engine, bytes + pruned.bytes)?;
@@ -58,6 +64,7 @@ impl SystemPrune {
             "WARNING! This will remove:",
             "  - all stopped containers",
             "  - all networks not used by at least one container",
+            "  - what builds keep to be faster the next time",
         ];
         if self.volumes {
             lines.push("  - all anonymous volumes not used by at least one container");
