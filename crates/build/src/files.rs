@@ -110,7 +110,7 @@ impl Build<'_> {
                     "`{text}` is not in the context `{}`",
                     directory.path.display()
                 ));
-                let all = Tree { ignore: None, ..Tree { root: tree.root, ignore: None, foreign: true } };
+                let all = Tree { ignore: None, root: tree.root, foreign: true };
                 if all.find(text).is_ok() {
                     out.with_hint("a line of .dockerignore keeps it out")
                 } else {

@@ -65,7 +65,7 @@ pub enum Secret {
 pub struct Built {
     /// The image.
     pub image: ImageId,
-    /// The digest of its manifest is made when it is pushed.
+    /// The names that it got.
     pub names: Vec<Reference>,
 }
 
@@ -81,8 +81,6 @@ pub trait Observer {
     fn done(&mut self, step: usize, time: Duration);
     /// It failed.
     fn failed(&mut self, step: usize);
-    /// Something that the user should hear.
-    fn warning(&mut self, text: &str);
 }
 
 /// Brings images here.

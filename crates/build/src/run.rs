@@ -87,7 +87,7 @@ impl Build<'_> {
             state.scope.variables().filter(|(name, _)| !PROXIES.contains(name)).collect();
         let mut wanted = Mounts::default();
         for mount in &mounts {
-            self.key_of(state, mount, &mut wanted).map_err(|error| self.at(shown.span, error))?;
+            self.key_of(mount, &mut wanted).map_err(|error| self.at(shown.span, error))?;
         }
         let what = (
             "run",
@@ -159,7 +159,7 @@ impl Build<'_> {
     }
 
     /// Adds to the key what the result of a step with this mount depends on.
-    fn key_of(&mut self, _state: &State, mount: &Mount, wanted: &mut Mounts) -> Result<()> {
+    fn key_of(&mut self, mount: &Mount, wanted: &mut Mounts) -> Result<()> {
         let key = match mount.kind {
             MountKind::Bind => {
                 let from = self.source(mount);

@@ -291,8 +291,8 @@ fn sections(name: &str, value: &Value, known: &[(&str, Shape)]) -> Vec<Wrong> {
     }
 }
 
-/// The kernel's resource limits.
-const LIMITS: [&str; 16] = [
+/// The names of the kernel's resource limits, as `--ulimit` has them.
+pub const LIMITS: [&str; 16] = [
     "as",
     "core",
     "cpu",

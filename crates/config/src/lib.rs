@@ -21,7 +21,7 @@ mod value;
 
 pub use configuration::{Configuration, RegistrySection, Runtime, Said, Setting};
 pub use finding::{Finding, Severity, nearest};
-pub use key::{KEYS, Key, Meaning, Shape};
+pub use key::{KEYS, Key, LIMITS, Meaning, Shape};
 pub use ranges::bytes_of as bytes;
-pub use source::{Format, Source, Sources, read_text};
+pub use source::{Format, Source, Sources, read_bytes, read_text};
 pub use value::{Data, Entry, Position, Value};

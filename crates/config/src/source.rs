@@ -84,11 +84,11 @@ impl Sources {
     }
 }
 
-/// The text of a file; `None` if there is no such file. Regular files of at most 1 MiB only.
+/// The bytes of a file; `None` if there is no such file. Regular files of at most `limit` bytes only.
 ///
 /// # Errors
-/// What the system says, or that it is no such file or not UTF-8.
-pub fn read_text(path: &Path) -> Result<Option<String>> {
+/// What the system says, or that it is no such file.
+pub fn read_bytes(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
     let what = || format!("cannot read file `{}`", path.display());
     // The type is looked at first, so that a FIFO is never waited for.
     match std::fs::metadata(path) {
@@ -101,14 +101,24 @@ pub fn read_text(path: &Path) -> Result<Option<String>> {
     }
     let mut bytes = Vec::new();
     std::fs::File::open(path)
-        .and_then(|file| file.take(FILE_LIMIT + 1).read_to_end(&mut bytes))
+        .and_then(|file| file.take(limit + 1).read_to_end(&mut bytes))
         .io_context(what)?;
-    if bytes.len() as u64 > FILE_LIMIT {
+    if bytes.len() as u64 > limit {
         return Err(
-            Error::invalid(what()).because(Error::invalid(format!("it is larger than {FILE_LIMIT} bytes")))
+            Error::invalid(what()).because(Error::invalid(format!("it is larger than {limit} bytes")))
         );
     }
-    String::from_utf8(bytes).context(Kind::InvalidInput, what).map(Some)
+    Ok(Some(bytes))
+}
+
+/// The text of a file; `None` if there is no such file. Regular files of at most 1 MiB only.
+///
+/// # Errors
+/// What the system says, or that it is no such file or not UTF-8.
+pub fn read_text(path: &Path) -> Result<Option<String>> {
+    let what = || format!("cannot read file `{}`", path.display());
+    let text = |bytes| String::from_utf8(bytes).context(Kind::InvalidInput, what);
+    read_bytes(path, FILE_LIMIT)?.map(text).transpose()
 }
 
 #[cfg(test)]

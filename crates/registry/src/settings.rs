@@ -1,44 +1,19 @@
 //! What the configuration says of registries. What cannot be understood becomes a warning with its
 //! place and is left out; the rest counts.
 
-use std::io::Read as _;
 use std::path::Path;
 
 use robot_env_config::{Configuration, Finding, Said};
-use robot_env_diag::{Context as _, Error, IoContext as _, Kind, Result};
+use robot_env_diag::{Context as _, Error, Kind, Result};
 
 use crate::address::{Origin, Scheme};
 use crate::mirror::Mirror;
 use crate::options::{ClientOptions, Network};
 
-/// The file's bytes; `None` if there is no such file. At most `limit` bytes, regular files only.
-pub(crate) fn read_bytes(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
-    let what = || format!("cannot read file `{}`", path.display());
-    // The type is looked at first, so that a FIFO is never waited for.
-    match std::fs::metadata(path) {
-        Ok(metadata) if metadata.is_file() => {}
-        Ok(_) => return Err(Error::invalid(what()).because(Error::invalid("it is not a regular file"))),
-        Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
-            return Ok(None);
-        }
-        Err(e) => return Err(e).io_context(what),
-    }
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)
-        .and_then(|file| file.take(limit + 1).read_to_end(&mut bytes))
-        .io_context(what)?;
-    if bytes.len() as u64 > limit {
-        return Err(
-            Error::invalid(what()).because(Error::invalid(format!("it is larger than {limit} bytes")))
-        );
-    }
-    Ok(Some(bytes))
-}
-
-/// Like [`read_bytes`], for a text.
+/// Like [`robot_env_config::read_bytes`], for a text.
 pub(crate) fn read_text(path: &Path, limit: u64) -> Result<Option<String>> {
     let what = || format!("cannot read file `{}`", path.display());
-    read_bytes(path, limit)?
+    robot_env_config::read_bytes(path, limit)?
         .map(|bytes| String::from_utf8(bytes).context(Kind::InvalidInput, what))
         .transpose()
 }

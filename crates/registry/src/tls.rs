@@ -24,7 +24,7 @@ pub(crate) const SYSTEM_BUNDLES: [&str; 5] = [
 const FILE_LIMIT: u64 = 16 * 1024 * 1024;
 
 fn read(path: &Path) -> Result<Option<Vec<u8>>> {
-    crate::settings::read_bytes(path, FILE_LIMIT)
+    robot_env_config::read_bytes(path, FILE_LIMIT)
 }
 
 fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> {

@@ -133,7 +133,7 @@ impl Verb for Build {
         let client = app.registry();
         let context = Context::open(app, &engine, &client, &self.context, self.file.as_deref())?;
         let request = self.request(app, &context, names)?;
-        let mut progress = Progress::new(style, app);
+        let mut progress = Progress::new(style);
         let built = interruptible(&client, || {
             let mut fetch =
                 Registries { app, engine: &engine, client: &client, quiet: style == Style::Quiet };

@@ -1,6 +1,7 @@
 //! Limits: `--memory`, `--cpus`, `--blkio-weight` and their kin, which `update` takes too.
 
 use clap::Args;
+use robot_env_config::LIMITS;
 use robot_env_diag::{Error, Result};
 use robot_env_spec::{DeviceRate, Resources, Ulimit};
 
@@ -207,32 +208,13 @@ fn rates(flag: &str, given: &[String], read: impl Fn(&str) -> Option<u64>) -> Re
         .collect()
 }
 
-const ULIMITS: [&str; 16] = [
-    "as",
-    "core",
-    "cpu",
-    "data",
-    "fsize",
-    "locks",
-    "memlock",
-    "msgqueue",
-    "nice",
-    "nofile",
-    "nproc",
-    "rss",
-    "rtprio",
-    "rttime",
-    "sigpending",
-    "stack",
-];
-
 /// Reads `--ulimit NAME=SOFT[:HARD]`.
 pub(crate) fn ulimit(text: &str) -> Result<Ulimit> {
     let bad = |why: String| Error::invalid(format!("invalid ulimit argument: `{text}`: {why}"));
     let (name, values) = text.split_once('=').ok_or_else(|| bad("it must be NAME=SOFT[:HARD]".into()))?;
-    if !ULIMITS.contains(&name) {
+    if !LIMITS.contains(&name) {
         return Err(bad(format!("there is no limit `{name}`"))
-            .with_hint(format!("the limits are {}", ULIMITS.join(", "))));
+            .with_hint(format!("the limits are {}", LIMITS.join(", "))));
     }
     let number = |value: &str| match value.parse::<i64>() {
         Ok(n) if n >= -1 => Ok(n),

@@ -45,7 +45,6 @@ pub(super) struct Progress {
     style: Style,
     begun: Instant,
     steps: HashMap<usize, Shown>,
-    warned: bool,
 }
 
 struct Shown {
@@ -61,8 +60,8 @@ struct Shown {
 const LAST: usize = 20;
 
 impl Progress {
-    pub(super) fn new(style: Style, _app: &App) -> Self {
-        Progress { style, begun: Instant::now(), steps: HashMap::new(), warned: false }
+    pub(super) fn new(style: Style) -> Self {
+        Progress { style, begun: Instant::now(), steps: HashMap::new() }
     }
 
     fn print(&mut self, number: usize, bytes: &[u8]) {
@@ -176,13 +175,6 @@ impl Observer for Progress {
                     }
                 }
             }
-        }
-    }
-
-    fn warning(&mut self, text: &str) {
-        self.warned = true;
-        if self.style != Style::Quiet {
-            line(&format!("WARNING: {text}"));
         }
     }
 }
