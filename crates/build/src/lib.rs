@@ -18,16 +18,22 @@
 //! RUN/builds/<name>/           a build at work, locked by it: secrets, scripts
 //! ```
 
+mod cache;
 mod copying;
 mod files;
 mod glob;
 mod history;
 mod index;
+mod output;
 mod request;
 mod run;
+mod session;
 mod solve;
 mod state;
 mod tree;
 
+pub use cache::{CacheSource, CacheTarget};
+pub use output::{Destination, Output};
 pub use request::{BuildRequest, Built, Fetch, Observer, Secret};
-pub use solve::{build, read};
+pub use session::build;
+pub use solve::read;

@@ -7,8 +7,12 @@ use std::time::Duration;
 
 use robot_env_diag::Result;
 use robot_env_engine::stream::Stream;
-use robot_env_oci::{ImageId, Platform, Reference};
+use robot_env_oci::{Digest, ImageId, Platform, Reference};
+use robot_env_registry::Client;
 use robot_env_spec::{ContainerSpec, NetworkMode};
+
+use crate::cache::{CacheSource, CacheTarget};
+use crate::output::Output;
 
 /// What is to be built.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +35,9 @@ pub struct BuildRequest {
     pub labels: BTreeMap<String, String>,
     /// What the image is for; `None`: this machine.
     pub platform: Option<Platform>,
+    /// What it is for, where that are several: one image each, and an index of them. It stands
+    /// before `platform`, and with one it is the same.
+    pub platforms: Vec<Platform>,
     /// Whether nothing is taken from the cache.
     pub no_cache: bool,
     /// Stages of which nothing is taken from the cache.
@@ -47,6 +54,14 @@ pub struct BuildRequest {
     pub agents: BTreeMap<String, PathBuf>,
     /// The names that the image gets.
     pub names: Vec<Reference>,
+    /// What becomes of the result; empty: an image of the store, named `names`.
+    pub outputs: Vec<Output>,
+    /// Whether all layers that the build makes become one.
+    pub squash: bool,
+    /// Caches of other builds.
+    pub cache_from: Vec<CacheSource>,
+    /// Where the cache of this one is put, too.
+    pub cache_to: Vec<CacheTarget>,
     /// What files and image say of the time, in seconds since the Unix epoch; `None`: what it is.
     pub epoch: Option<i64>,
 }
@@ -63,10 +78,16 @@ pub enum Secret {
 /// What was built.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Built {
-    /// The image.
+    /// The image; of several platforms the first one's. The store has it only if an output says so.
     pub image: ImageId,
-    /// The names that it got.
+    /// The names that it got in the store.
     pub names: Vec<Reference>,
+    /// All images, by platform, in the order of the request.
+    pub images: Vec<(Platform, ImageId)>,
+    /// The names that were pushed.
+    pub pushed: Vec<Reference>,
+    /// The digest of the manifest, or index, that was pushed or written last.
+    pub digest: Option<Digest>,
 }
 
 /// Hears what a build does. Steps have numbers, in the order in which they begin.
@@ -90,4 +111,9 @@ pub trait Fetch {
 
     /// What is at an http or https address.
     fn download(&mut self, address: &str) -> Result<Box<dyn Read>>;
+
+    /// The client with which images and caches are pushed, and caches read; `None`: that cannot be.
+    fn client(&self) -> Option<Client> {
+        None
+    }
 }

@@ -28,7 +28,8 @@ use serde::Serialize;
 
 use crate::history::created_by;
 use crate::index::Index;
-use crate::request::{BuildRequest, Built, Fetch, Observer};
+use crate::request::{BuildRequest, Fetch, Observer};
+use crate::session::Session;
 use crate::state::State;
 use crate::tree::Tree;
 
@@ -37,19 +38,22 @@ const LEASE: Duration = Duration::from_secs(24 * 60 * 60);
 /// What `ONBUILD` may trigger in all.
 const TRIGGERS: usize = 1000;
 
-/// Builds an image.
-///
-/// # Errors
-/// `InvalidInput` for a Dockerfile that is none, naming file, line and column; `NotFound` for a file
-/// or image that is not there; `Conflict` for a command that fails; those of pulling and running.
-/// Nothing of the build is left then but what the cache keeps.
-pub fn build(
+/// What a target came to: an image for one platform, which the store does not list yet. Its config
+/// and layers are there, for as long as a lease of this process lives.
+pub(crate) struct Solved {
+    pub(crate) config: Verified<ImageConfig>,
+    /// The layers that the build did not make.
+    pub(crate) base: Option<ChainId>,
+}
+
+/// Builds the target for one platform. See [`crate::build`].
+pub(crate) fn solve(
     engine: &Engine,
     request: &BuildRequest,
+    session: &Session,
     fetch: &mut dyn Fetch,
     observer: &mut dyn Observer,
-) -> Result<Built> {
-    engine.sweep_steps()?;
+) -> Result<Solved> {
     let _lease: Lease = engine.store().lease(LEASE)?;
     let file = read(request)?;
     let target_platform = request.platform.clone().unwrap_or_else(Platform::host);
@@ -81,6 +85,7 @@ pub fn build(
         temporary: Vec::new(),
         steps: 0,
         snapshots: 0,
+        session,
         fetch,
         observer,
     };
@@ -182,6 +187,7 @@ pub(crate) struct Build<'b> {
     temporary: Vec<ImageId>,
     steps: usize,
     snapshots: usize,
+    session: &'b Session,
     fetch: &'b mut dyn Fetch,
     pub(crate) observer: &'b mut dyn Observer,
 }
@@ -194,7 +200,7 @@ pub(crate) struct Shown {
 }
 
 impl<'b> Build<'b> {
-    fn run(&mut self, needed: &[usize], target: usize) -> Result<Built> {
+    fn run(&mut self, needed: &[usize], target: usize) -> Result<Solved> {
         for stage in needed {
             let state = self.stage(*stage)?;
             self.states[*stage] = Some(state);
@@ -202,11 +208,8 @@ impl<'b> Build<'b> {
         let Some(state) = self.states[target].take() else {
             return Err(Error::new(Kind::Internal, "the target was not built"));
         };
-        let image = self.image(state, true)?;
-        for name in &self.request.names {
-            self.store().tag(name, &image.id, None)?;
-        }
-        Ok(Built { image: image.id, names: self.request.names.clone() })
+        let base = state.base.clone();
+        Ok(Solved { config: self.config(state, true)?, base })
     }
 
     pub(crate) fn store(&self) -> &'b Store {
@@ -361,7 +364,7 @@ impl<'b> Build<'b> {
         if !shown.cache {
             return Ok(false);
         }
-        let Some(record) = self.store().cached(key)? else { return Ok(false) };
+        let Some(record) = self.session.cached(self.store(), key)? else { return Ok(false) };
         let step = self.begin(&shown.label);
         self.observer.cached(step);
         state.chain = record.chain;
@@ -388,6 +391,7 @@ impl<'b> Build<'b> {
             used: 0,
         };
         self.store().put_cached(key, &record)?;
+        self.session.note(key, &record);
         state.chain = chain;
         state.note(history, layer);
         Ok(())
@@ -602,7 +606,7 @@ impl<'b> Build<'b> {
 
     /// An image of a stage that goes when the build ends: to be mounted.
     pub(crate) fn temporary_image(&mut self, state: &State) -> Result<ImageId> {
-        let image = self.image(state.clone(), false)?;
+        let image = self.image(state.clone())?;
         self.temporary.push(image.id.clone());
         Ok(image.id)
     }
@@ -618,7 +622,14 @@ impl<'b> Build<'b> {
     }
 
     /// Puts the image of a state.
-    fn image(&self, state: State, last: bool) -> Result<ImageRecord> {
+    fn image(&self, state: State) -> Result<ImageRecord> {
+        let mut record = ImageRecord::new(&self.config(state, false)?);
+        record.origin = "build".into();
+        self.store().put_image(&record)
+    }
+
+    /// Puts the config of a state's image.
+    fn config(&self, state: State, last: bool) -> Result<Verified<ImageConfig>> {
         let store = self.store();
         let mut diff_ids = Vec::new();
         if let Some(chain) = &state.chain {
@@ -654,15 +665,7 @@ impl<'b> Build<'b> {
             ..ImageConfig::default()
         })?;
         store.put_content(config.digest(), config.bytes())?;
-        if last {
-            let id = ImageId(config.digest().clone());
-            if let Ok(Some(known)) = store.image(&id) {
-                return Ok(known);
-            }
-        }
-        let mut record = ImageRecord::new(&config);
-        record.origin = "build".into();
-        store.put_image(&record)
+        Ok(config)
     }
 }
 

@@ -22,6 +22,9 @@ pub(crate) struct State {
     pub(crate) scope: Scope,
     /// When the last layer was made, RFC 3339.
     pub(crate) created: String,
+    /// The layers of the image that the stage stands on, through other stages: what the build did
+    /// not make.
+    pub(crate) base: Option<ChainId>,
     /// Whether this stage said what the default command is.
     has_command: bool,
 }
@@ -49,7 +52,8 @@ impl State {
     ) -> State {
         let environment = config.env.iter().filter_map(|variable| variable.split_once('='));
         let scope = Scope::new(environment);
-        State { chain, platform, scope, config, author, history, created, has_command: false }
+        let base = chain.clone();
+        State { chain, platform, scope, config, author, history, created, base, has_command: false }
     }
 
     /// Another stage begins with this one's result.

@@ -6,9 +6,10 @@
 //! and compressed anew; where that gives another blob, or the image was made here, a new manifest
 //! is written and kept with the image. The manifest goes last.
 
-mod blob;
+pub(crate) mod blob;
 mod gzip;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -83,6 +84,47 @@ pub fn push(
         .within(|| format!("cannot push image `{}`", reference.familiar()))
 }
 
+/// Pushes images as one image for several platforms: each by its digest, and an index of them as
+/// `reference`. No name here changes.
+///
+/// Errors: those of [`push`].
+pub fn push_index(
+    store: &Store,
+    client: &Client,
+    reference: &Reference,
+    images: &[ImageRecord],
+    annotations: BTreeMap<String, String>,
+    observer: &dyn Observer,
+) -> Result<Pushed> {
+    let reference = reference.clone().or_latest();
+    let options = PushOptions::default();
+    Push { store, client, reference: &reference, options: &options, observer }
+        .index(images, annotations)
+        .within(|| format!("cannot push image `{}`", reference.familiar()))
+}
+
+/// Makes the config and the manifest of an artefact of its layers' blobs.
+pub type MakeDocuments<'a> = dyn FnMut(&[Descriptor]) -> Result<(Vec<u8>, Vec<u8>)> + 'a;
+
+/// Pushes layers that are no image: `make` is told their blobs, in the order of `chains`, and gives
+/// the config and the manifest.
+///
+/// Errors: those of [`push`].
+pub fn push_artefact(
+    store: &Store,
+    client: &Client,
+    reference: &Reference,
+    chains: &[ChainId],
+    make: &mut MakeDocuments<'_>,
+    observer: &dyn Observer,
+) -> Result<Pushed> {
+    let reference = reference.clone().or_latest();
+    let options = PushOptions::default();
+    Push { store, client, reference: &reference, options: &options, observer }
+        .artefact(chains, make)
+        .within(|| format!("cannot push `{}`", reference.familiar()))
+}
+
 struct Push<'a> {
     store: &'a Store,
     client: &'a Client,
@@ -104,16 +146,27 @@ impl Push<'_> {
         let record = self.store.image(&name.image)?.ok_or_else(|| {
             Error::new(Kind::Corrupt, format!("image `{}`, which it names, is missing", name.image.short()))
         })?;
+        let (bytes, descriptor) = self.image(&record, self.reference)?;
+        if name.manifest_digest.as_ref() != Some(&descriptor.digest) {
+            self.store.tag(self.reference, &record.id, Some(&descriptor.digest))?;
+        }
+        let reference = self.reference.clone();
+        Ok(Pushed { reference, digest: descriptor.digest, size: bytes.len() as u64 })
+    }
+
+    /// Sends an image, and its manifest as `reference`; a reference without a tag stands for the
+    /// manifest's digest.
+    fn image(&self, record: &ImageRecord, reference: &Reference) -> Result<(Vec<u8>, Descriptor)> {
         let config = self.store.config(&record.id)?;
+        let platform = &config.value().platform;
         if let Some(wanted) = &self.options.platform
-            && !config.value().platform.satisfies(wanted)
+            && !platform.satisfies(wanted)
         {
-            let offered = &config.value().platform;
             return Err(Error::not_found(format!(
-                "it is for platform `{offered}` only, and not for `{wanted}`"
+                "it is for platform `{platform}` only, and not for `{wanted}`"
             )));
         }
-        let known = self.known_manifest(&record, &config)?;
+        let known = self.known_manifest(record, &config)?;
         let layers = self.layers(&config, known.as_ref())?;
         let repository = self.reference.repository();
         self.observer.message(&format!("The push refers to repository [{repository}]"));
@@ -121,15 +174,52 @@ impl Push<'_> {
             self.observer.step(layer.item(), "Preparing", None);
         }
         let blobs = self.send(&layers)?;
-        self.send_config(&config, known.as_ref())?;
+        self.send_config(config.digest(), config.bytes(), known.is_some())?;
         let (bytes, kind) = self.manifest(&config, known, &blobs)?;
-        let digest = self.client.push_manifest(self.reference, &kind, &bytes)?;
-        let descriptor = Descriptor::new(kind, digest.clone(), bytes.len() as u64);
-        self.note(&record, &layers, &blobs, &bytes, descriptor)?;
-        if name.manifest_digest.as_ref() != Some(&digest) {
-            self.store.tag(self.reference, &record.id, Some(&digest))?;
+        let digest = match reference.tag() {
+            Some(_) => self.client.push_manifest(reference, &kind, &bytes)?,
+            None => {
+                let by_digest = Reference::with_digest(repository.clone(), Digest::of(&bytes));
+                self.client.push_manifest(&by_digest, &kind, &bytes)?
+            }
+        };
+        let descriptor = Descriptor::new(kind, digest, bytes.len() as u64);
+        self.note(record, &layers, &blobs, &bytes, descriptor.clone())?;
+        Ok((bytes, Descriptor { platform: Some(platform.clone()), ..descriptor }))
+    }
+
+    /// Sends images by their digests, and an index of them by the name.
+    fn index(&self, images: &[ImageRecord], annotations: BTreeMap<String, String>) -> Result<Pushed> {
+        let _lease = self.store.lease(LEASE)?;
+        let nameless = Reference::with_digest(self.reference.repository().clone(), Digest::of(b""));
+        let mut manifests = Vec::with_capacity(images.len());
+        for image in images {
+            manifests.push(self.image(image, &nameless)?.1);
         }
+        let index = crate::layout::index(manifests, annotations);
+        let bytes = crate::save::json(&index)?;
+        let digest = self.client.push_manifest(self.reference, media_type::OCI_INDEX, &bytes)?;
         Ok(Pushed { reference: self.reference.clone(), digest, size: bytes.len() as u64 })
+    }
+
+    /// Sends layers, and a document that is about them as their config and manifest.
+    fn artefact(&self, chains: &[ChainId], make: &mut MakeDocuments<'_>) -> Result<Pushed> {
+        let _lease = self.store.lease(LEASE)?;
+        let mut layers = Vec::with_capacity(chains.len());
+        for chain in chains {
+            let record = self.store.layer(chain)?.ok_or_else(|| missing(chain))?;
+            layers.push(Outgoing { record, wanted: None });
+        }
+        let blobs = self.send(&layers)?;
+        let (config, manifest) = make(&blobs)?;
+        self.send_config(&Digest::of(&config), &config, false)?;
+        let digest = self.client.push_manifest(self.reference, media_type::OCI_MANIFEST, &manifest)?;
+        let repository = self.reference.repository().to_string();
+        for (layer, blob) in layers.iter().zip(&blobs) {
+            let source = LayerSource { descriptor: blob.clone(), repository: repository.clone() };
+            let _ = self.store.add_source(&layer.record.chain_id, source);
+        }
+        Ok(Pushed { reference: self.reference.clone(), digest, size: manifest.len() as u64 })
     }
 
     /// The manifest with which the image came, if it is still here and describes it.
@@ -213,18 +303,13 @@ impl Push<'_> {
         blobs.ok_or_else(|| Error::new(Kind::Internal, "a thread that sends layers stopped"))
     }
 
-    fn send_config(
-        &self,
-        config: &Verified<ImageConfig>,
-        known: Option<&(Verified<Manifest>, String)>,
-    ) -> Result<()> {
+    fn send_config(&self, digest: &Digest, bytes: &[u8], perhaps_there: bool) -> Result<()> {
         let repository = self.reference.repository();
-        if known.is_some() && self.client.blob_exists(repository, config.digest())? {
+        if perhaps_there && self.client.blob_exists(repository, digest)? {
             return Ok(());
         }
-        let expected =
-            Expected { digest: Some(config.digest().clone()), size: Some(config.bytes().len() as u64) };
-        let mut open = || Ok(Box::new(config.bytes()) as Box<dyn std::io::Read>);
+        let expected = Expected { digest: Some(digest.clone()), size: Some(bytes.len() as u64) };
+        let mut open = || Ok(Box::new(bytes) as Box<dyn std::io::Read>);
         self.client.push_blob(repository, &expected, &mut open, &mut |_| {})?;
         Ok(())
     }
@@ -262,7 +347,7 @@ impl Push<'_> {
             ),
             layers: layers.collect(),
             subject: None,
-            annotations: std::collections::BTreeMap::new(),
+            annotations: BTreeMap::new(),
         };
         Ok((Verified::make(manifest)?.bytes().to_vec(), media_type::OCI_MANIFEST.to_owned()))
     }

@@ -4,16 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 
-use robot_env_diag::{Error, Kind, Result, Within};
-use robot_env_layer::{MembersWriter, assemble};
+use robot_env_diag::{Error, IoContext, Kind, Result, Within};
+use robot_env_layer::{Compression, MembersWriter, assemble};
 use robot_env_oci::{
-    AnyManifest, ChainId, Descriptor, Digest, Hasher, ImageConfig, Index, Manifest, Platform, Reference,
-    Verified, media_type,
+    Algorithm, AnyManifest, ChainId, Descriptor, DiffId, Digest, Hasher, ImageConfig, Index, Manifest,
+    Platform, Reference, Verified, media_type,
 };
 use robot_env_store::{ImageRecord, LayerRecord, Store};
 use serde::Serialize;
 
 use crate::archive::{IMAGE_NAME, REF_NAME, blob_path};
+use crate::sink::Sink;
 use crate::{Amount, Observer};
 
 /// What is saved of the images.
@@ -42,7 +43,10 @@ pub fn save<W: Write>(
     observer: &dyn Observer,
 ) -> Result<W> {
     let plan = Plan::of(store, texts, options)?;
-    plan.write(store, out, observer)
+    match plan.write(store, Sink::Archive(Box::new(MembersWriter::new(out))), observer)? {
+        Some(out) => Ok(out),
+        None => Err(Error::new(Kind::Internal, "an archive has no output")),
+    }
 }
 
 /// An image in `manifest.json`.
@@ -60,16 +64,24 @@ enum Blob {
     Layer(Box<LayerRecord>),
     /// A blob that the store keeps, of so many bytes.
     Kept(u64),
+    /// A layer that was compressed into a file without a name, of so many bytes.
+    Made(std::fs::File, u64),
 }
 
+/// What goes into an archive or layout.
 #[derive(Default)]
-struct Plan {
+pub(crate) struct Plan {
+    /// What `manifest.json` says; without any there is none.
     listed: Vec<Listed>,
-    descriptors: Vec<Descriptor>,
-    documents: BTreeMap<Digest, Vec<u8>>,
+    pub(crate) descriptors: Vec<Descriptor>,
+    pub(crate) documents: BTreeMap<Digest, Vec<u8>>,
+    /// How layers are compressed, where no manifest is kept.
+    compression: Option<Compression>,
     /// In the order in which they are written.
     blobs: Vec<(Digest, Blob)>,
     known: BTreeSet<Digest>,
+    /// The blobs of layers that were compressed.
+    compressed: BTreeMap<DiffId, Descriptor>,
 }
 
 impl Plan {
@@ -91,7 +103,17 @@ impl Plan {
         Ok(plan)
     }
 
-    fn add(
+    /// With layers compressed like this, where no manifest is kept.
+    pub(crate) fn new(compression: Option<Compression>) -> Plan {
+        Plan { compression, ..Plan::default() }
+    }
+
+    /// Leaves `manifest.json` out: what is written is an OCI layout only.
+    pub(crate) fn only_layout(&mut self) {
+        self.listed.clear();
+    }
+
+    pub(crate) fn add(
         &mut self,
         store: &Store,
         record: &ImageRecord,
@@ -110,12 +132,23 @@ impl Plan {
             layers.push(layer(store, chain)?);
         }
         let kept = match &record.manifest {
-            Some(descriptor) => kept_manifest(store, descriptor, &config, &layers)?,
-            None => None,
+            Some(descriptor) if self.compression.is_none() => {
+                kept_manifest(store, descriptor, &config, &layers)?
+            }
+            _ => None,
         };
-        let (descriptor, bytes, manifest) = match kept {
-            Some(kept) => kept,
-            None => new_manifest(&config, &layers)?,
+        let (descriptor, bytes, manifest) = match (kept, self.compression) {
+            (Some(kept), _) => kept,
+            (None, None | Some(Compression::None)) => {
+                let blobs = layers.iter().map(|layer| {
+                    Descriptor::new(media_type::OCI_LAYER, layer.diff_id.0.clone(), layer.tar_size)
+                });
+                new_manifest(&config, blobs.collect())?
+            }
+            (None, Some(compression)) => {
+                let blobs = layers.iter().map(|layer| self.compress(store, layer, compression));
+                new_manifest(&config, blobs.collect::<Result<_>>()?)?
+            }
         };
         for (record, blob) in layers.iter().zip(&manifest.layers) {
             if self.known.insert(blob.digest.clone()) {
@@ -148,10 +181,34 @@ impl Plan {
         Ok(())
     }
 
-    fn write<W: Write>(self, store: &Store, out: W, observer: &dyn Observer) -> Result<W> {
-        let mut archive = MembersWriter::new(out);
+    /// Compresses a layer into a file, unless that was done for another image.
+    fn compress(
+        &mut self,
+        store: &Store,
+        layer: &LayerRecord,
+        compression: Compression,
+    ) -> Result<Descriptor> {
+        if let Some(known) = self.compressed.get(&layer.diff_id) {
+            return Ok(known.clone());
+        }
+        let (file, descriptor) = compressed(store, layer, compression)?;
+        if self.known.insert(descriptor.digest.clone()) {
+            self.blobs.push((descriptor.digest.clone(), Blob::Made(file, descriptor.size)));
+        }
+        self.compressed.insert(layer.diff_id.clone(), descriptor.clone());
+        Ok(descriptor)
+    }
+
+    pub(crate) fn write<W: Write>(
+        self,
+        store: &Store,
+        mut archive: Sink<W>,
+        observer: &dyn Observer,
+    ) -> Result<Option<W>> {
         archive.file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
-        archive.file("manifest.json", &json(&self.listed)?)?;
+        if !self.listed.is_empty() {
+            archive.file("manifest.json", &json(&self.listed)?)?;
+        }
         let index = Index {
             schema_version: 2,
             media_type: Some(media_type::OCI_INDEX.into()),
@@ -162,12 +219,12 @@ impl Plan {
         for (digest, bytes) in &self.documents {
             archive.file(&blob_path(digest), bytes)?;
         }
-        for (digest, blob) in &self.blobs {
-            let size = match blob {
+        for (digest, blob) in self.blobs {
+            let size = match &blob {
                 Blob::Layer(record) => record.tar_size,
-                Blob::Kept(size) => *size,
+                Blob::Kept(size) | Blob::Made(_, size) => *size,
             };
-            archive.begin(&blob_path(digest), size)?;
+            archive.begin(&blob_path(&digest), size)?;
             let mut out = Checked {
                 inner: &mut archive,
                 hasher: Hasher::new(digest.algorithm()),
@@ -178,11 +235,16 @@ impl Plan {
             };
             match blob {
                 Blob::Layer(record) => write_layer(store, &record.chain_id, &mut out),
-                Blob::Kept(_) => write_kept(store, digest, &mut out),
+                Blob::Kept(_) => {
+                    let blob = store.open_blob(&digest)?;
+                    let blob = blob.ok_or_else(|| Error::new(Kind::Corrupt, "its blob is missing"))?;
+                    write_file(blob, &mut out)
+                }
+                Blob::Made(file, _) => write_file(file, &mut out),
             }
             .within(|| format!("cannot save layer `{}`", digest.short()))?;
             let Checked { hasher, amount, .. } = out;
-            if hasher.finish() != *digest || amount.done != size {
+            if hasher.finish() != digest || amount.done != size {
                 return Err(Error::new(
                     Kind::Corrupt,
                     format!("cannot save layer `{}`: it is damaged", digest.short()),
@@ -260,17 +322,58 @@ fn kept_manifest(
     )))
 }
 
-/// A manifest over the uncompressed layers.
-fn new_manifest(config: &Verified<ImageConfig>, layers: &[LayerRecord]) -> Result<Described> {
+/// A layer, compressed, in a file without a name that is read from its beginning.
+pub(crate) fn compressed(
+    store: &Store,
+    layer: &LayerRecord,
+    compression: Compression,
+) -> Result<(std::fs::File, Descriptor)> {
+    use rustix::fs::{Mode, OFlags};
+    let within = || "cannot make a temporary file in the store".to_owned();
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(store.root(), ".", flags, Mode::RUSR | Mode::WUSR);
+    let file = std::fs::File::from(file.io_context(within)?);
+    let (digest, size) = {
+        let buffered = io::BufWriter::new(&file);
+        let out = Counting { inner: buffered, hasher: Hasher::new(Algorithm::Sha256), size: 0 };
+        let mut out = crate::push::blob::pack(store, layer, compression, out)
+            .within(|| format!("cannot compress layer `{}`", layer.diff_id.short()))?;
+        out.flush().map_err(write_failed)?;
+        (out.hasher.finish(), out.size)
+    };
+    let descriptor = Descriptor::new(compression.media_type(), digest, size);
+    io::Seek::seek(&mut &file, io::SeekFrom::Start(0)).io_context(within)?;
+    Ok((file, descriptor))
+}
+
+/// Hashes and counts what is written.
+struct Counting<W> {
+    inner: W,
+    hasher: Hasher,
+    size: u64,
+}
+
+impl<W: Write> Write for Counting<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = self.inner.write(bytes)?;
+        self.hasher.update(&bytes[..n]);
+        self.size += n as u64;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+/// A manifest over these blobs.
+fn new_manifest(config: &Verified<ImageConfig>, layers: Vec<Descriptor>) -> Result<Described> {
     let manifest = Manifest {
         schema_version: 2,
         media_type: Some(media_type::OCI_MANIFEST.into()),
         artifact_type: None,
         config: Descriptor::new(media_type::OCI_CONFIG, config.digest().clone(), config.bytes().len() as u64),
-        layers: layers
-            .iter()
-            .map(|layer| Descriptor::new(media_type::OCI_LAYER, layer.diff_id.0.clone(), layer.tar_size))
-            .collect(),
+        layers,
         subject: None,
         annotations: BTreeMap::new(),
     };
@@ -286,9 +389,7 @@ fn write_layer(store: &Store, chain: &ChainId, out: &mut dyn Write) -> Result<()
     assemble(&mut recipe, tree.as_fd(), out).map(drop)
 }
 
-fn write_kept(store: &Store, digest: &Digest, out: &mut dyn Write) -> Result<()> {
-    let mut blob =
-        store.open_blob(digest)?.ok_or_else(|| Error::new(Kind::Corrupt, "its blob is missing"))?;
+fn write_file(mut blob: std::fs::File, out: &mut dyn Write) -> Result<()> {
     let mut buffer = vec![0; 256 * 1024];
     loop {
         let n = match io::Read::read(&mut blob, &mut buffer) {
@@ -301,7 +402,7 @@ fn write_kept(store: &Store, digest: &Digest, out: &mut dyn Write) -> Result<()>
     }
 }
 
-fn json(value: &impl Serialize) -> Result<Vec<u8>> {
+pub(crate) fn json(value: &impl Serialize) -> Result<Vec<u8>> {
     serde_json::to_vec(value)
         .map_err(|e| Error::new(Kind::Internal, "cannot serialise a document").because(e))
 }

@@ -201,6 +201,18 @@ impl Sender<'_> {
     }
 }
 
+/// Writes a layer's tar, compressed, into `out`, and gives it back. The tar is made from the layer's
+/// tree and recipe, and checked.
+pub(crate) fn pack<W: Write>(
+    store: &Store,
+    record: &LayerRecord,
+    compression: Compression,
+    out: W,
+) -> Result<W> {
+    let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
+    Tar { store, record, stop: &stop }.pack(compression, out, &done)
+}
+
 /// A layer's tar, made from its tree and recipe.
 struct Tar<'a> {
     store: &'a Store,
@@ -217,27 +229,30 @@ impl Tar<'_> {
         empty: &Receiver<Vec<u8>>,
         done: &AtomicU64,
     ) -> Result<()> {
+        let out = Packed { full, empty, piece: Vec::with_capacity(PIECE), stop: self.stop };
+        self.pack(compression, out, done)?.flush().map_err(robot_env_registry::error_of)
+    }
+
+    fn pack<W: Write>(&self, compression: Compression, out: W, done: &AtomicU64) -> Result<W> {
         let chain = &self.record.chain_id;
         let what = || format!("cannot read layer `{}`", chain.short());
         let recipe = self.store.open_recipe(chain)?.ok_or_else(|| {
             Error::new(Kind::Corrupt, what()).because(Error::new(Kind::Corrupt, "its recipe is missing"))
         })?;
         let tree = self.store.layer_dir(chain)?;
-        let out = Packed { full, empty, piece: Vec::with_capacity(PIECE), stop: self.stop };
         done.store(0, Ordering::Relaxed);
         let fill = |out: &mut dyn Write| -> Result<()> {
             let mut tar = HashedTar { out, hasher: Hasher::new(Algorithm::Sha256), done };
             assemble(recipe, tree.as_fd(), &mut tar).within(what)?;
             self.check(&tar.hasher.finish())
         };
-        let mut out = if compression == Compression::Gzip {
-            gzip(out, |out| fill(out))?
+        if compression == Compression::Gzip {
+            gzip(out, |out| fill(out))
         } else {
             let mut encoder = Encoder::new(out, compression)?;
             fill(&mut encoder)?;
-            encoder.finish()?
-        };
-        out.flush().map_err(robot_env_registry::error_of)
+            encoder.finish()
+        }
     }
 
     fn check(&self, digest: &Digest) -> Result<()> {
