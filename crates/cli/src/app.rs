@@ -333,7 +333,9 @@ impl App {
 
     /// Says a line on standard error. That it cannot be said is no failure of the command.
     pub fn say(&self, text: &str) {
-        let _ = writeln!(std::io::stderr().lock(), "{}", Escaped(text));
+        // One write: `Escaped` displays character by character, and standard error has no buffer.
+        let line = format!("{}\n", Escaped(text));
+        let _ = std::io::stderr().lock().write_all(line.as_bytes());
     }
 
     /// Warns on standard error, as Docker does.
@@ -349,7 +351,8 @@ impl App {
         if self.globals.loudness >= Loudness::Debug {
             text.push_str(&format!("\nkind: {:?}", error.kind()));
         }
-        let _ = writeln!(std::io::stderr().lock(), "{text}");
+        text.push('\n');
+        let _ = std::io::stderr().lock().write_all(text.as_bytes());
     }
 
     /// Does something for each of `names`; what fails is shown and does not stop the others.

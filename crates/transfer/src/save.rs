@@ -22,6 +22,8 @@ use crate::{Amount, Observer};
 pub struct SaveOptions {
     /// The platform that the images must have.
     pub platform: Option<Platform>,
+    /// Layers that whoever loads the archive has already: the archive names them and leaves them out.
+    pub present: BTreeSet<ChainId>,
 }
 
 /// Writes images as one archive that is a docker-archive and an OCI layout at once, as Docker 25 and
@@ -151,7 +153,7 @@ impl Plan {
             }
         };
         for (record, blob) in layers.iter().zip(&manifest.layers) {
-            if self.known.insert(blob.digest.clone()) {
+            if !options.present.contains(&record.chain_id) && self.known.insert(blob.digest.clone()) {
                 let content = if blob.digest == record.diff_id.0 {
                     Blob::Layer(Box::new(record.clone()))
                 } else {

@@ -385,7 +385,7 @@ pub(crate) async fn save(call: &Call<'_, '_>, name: Option<String>) -> Result<Re
     if texts.is_empty() {
         return Err(Failure::new(400, "no image was named"));
     }
-    let options = SaveOptions { platform: platform(call)? };
+    let options = SaveOptions { platform: platform(call)?, ..SaveOptions::default() };
     let server = call.server;
     let asked = texts.clone();
     server

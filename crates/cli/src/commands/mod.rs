@@ -42,6 +42,7 @@ mod rm;
 mod rmi;
 mod run;
 mod save;
+mod send;
 mod serve;
 mod setup;
 mod start;
@@ -108,6 +109,8 @@ pub(crate) const ENTRIES: &[Entry] = &[
     entry::<tag::Tag>(),
     entry::<save::Save>(),
     entry::<load::Load>(),
+    entry::<send::Send>(),
+    entry::<send::ContainerSend>(),
     entry::<import::Import>(),
     entry::<login::Login>(),
     entry::<logout::Logout>(),

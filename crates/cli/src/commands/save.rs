@@ -31,7 +31,7 @@ impl Verb for Save {
     const SPELLINGS: &'static [&'static str] = &["save", "image save"];
 
     fn run(self, app: &App) -> Result<Exit> {
-        let options = SaveOptions { platform: platform(app, self.platform)? };
+        let options = SaveOptions { platform: platform(app, self.platform)?, ..SaveOptions::default() };
         if self.output.is_none() && app.ambient().stdout_is_terminal {
             return Err(Error::invalid("cowardly refusing to save to a terminal")
                 .with_hint("name a file with -o FILE, or redirect the output"));

@@ -170,6 +170,11 @@ impl Call {
         self
     }
 
+    pub(crate) fn args(mut self, args: &[&str]) -> Call {
+        self.0.args(args);
+        self
+    }
+
     pub(crate) fn run(mut self) -> Done {
         Done::of(&self.0.output().expect("the program is there"))
     }

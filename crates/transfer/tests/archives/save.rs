@@ -84,7 +84,7 @@ fn ids_save_without_names_and_unknown_ones_fail_before_anything_is_written() {
     ] {
         assert_eq!(saved(&place, texts).unwrap_err().kind(), kind, "{texts:?}");
     }
-    let options = SaveOptions { platform: Some("linux/s390x".parse().unwrap()) };
+    let options = SaveOptions { platform: Some("linux/s390x".parse().unwrap()), ..SaveOptions::default() };
     let error = save(&place.store, &["robot:1".into()], Vec::new(), &options, &()).unwrap_err();
     assert_eq!(error.kind(), Kind::NotFound);
 }
@@ -144,5 +144,33 @@ fn skopeo_both_ways() {
                 back.assert_whole(&small());
             }
         }
+    }
+}
+
+#[test]
+fn layers_that_are_there_are_left_out() {
+    let image = second();
+    let from = Place::new();
+    from.load(&archive(Layout::Oci, &[(&image, &["other:x"])])).unwrap();
+    let chains = |place: &Place| place.store.layers().unwrap();
+    let partial = |present: &[robot_env_oci::ChainId]| {
+        let options = SaveOptions { present: present.iter().cloned().collect(), ..SaveOptions::default() };
+        save(&from.store, &["other:x".into()], Vec::new(), &options, &()).unwrap()
+    };
+    let all = chains(&from);
+    assert_eq!(all.len(), 2);
+    for way in WAYS {
+        for kept in &all {
+            // The other side has one of the two, whichever.
+            let to = Place::new();
+            to.load(&saved(&from, &["other:x"]).unwrap()).unwrap();
+            let bytes = partial(std::slice::from_ref(kept));
+            assert!(bytes.len() < saved(&from, &["other:x"]).unwrap().len());
+            to.load_by(&bytes, way, &LoadOptions::default()).unwrap();
+            to.assert_whole(&image);
+        }
+        // What is neither there nor in the archive is said.
+        let error = Place::new().load_by(&partial(&all), way, &LoadOptions::default()).unwrap_err();
+        assert_eq!(error.kind(), Kind::Corrupt, "{way:?} {error}");
     }
 }
