@@ -31,10 +31,9 @@ fn proc_path(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
-/// Makes a detached overlay mount. Kernels from 6.5 take one layer at a time; older ones one text,
-/// in which the layers are short paths below `/proc/self/fd`.
+/// Makes a detached overlay mount. Kernels from 6.7 take one layer at a time; older ones one text
+/// ([`overlay_by_text`]).
 pub fn overlay(request: &OverlayRequest<'_>) -> CallResult<OwnedFd> {
-    let name = || format!("overlay({} lowers, upper: {})", request.lowers.len(), request.upper.is_some());
     // A single lower layer without an upper one is no overlay: a read-only bind is the same.
     if request.upper.is_none() && request.lowers.len() == 1 {
         let tree = clone_tree(request.lowers[0], "", false)?;
@@ -47,19 +46,16 @@ pub fn overlay(request: &OverlayRequest<'_>) -> CallResult<OwnedFd> {
         )?;
         return Ok(tree);
     }
-    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).call(|| "fsopen(overlay)".into())?;
-    let set = |key: &str, value: &str| {
-        fsconfig_set_string(context.as_fd(), key, value).call(|| format!("fsconfig(overlay, {key}={value})"))
-    };
-    set("source", "overlay")?;
-    let mut one_by_one = true;
+    let context = overlay_context()?;
+    // Before 6.5 overlay collects whatever it is told and looks at it when the mount is made. A key
+    // that no kernel knows tells such a kernel apart, without a line in its log.
+    if fsconfig_set_flag(context.as_fd(), "no-such-option").is_ok() {
+        return overlay_by_text(request);
+    }
     for (index, lower) in request.lowers.iter().enumerate() {
         match fsconfig_set_string(context.as_fd(), "lowerdir+", proc_path(*lower).as_str()) {
             Ok(()) => {}
-            Err(Errno::INVAL) if index == 0 => {
-                one_by_one = false;
-                break;
-            }
+            Err(Errno::INVAL) if index == 0 => return overlay_by_text(request),
             Err(errno) => {
                 return Err(CallError::new(
                     format!("fsconfig(overlay, lowerdir+={})", proc_path(*lower)),
@@ -68,9 +64,21 @@ pub fn overlay(request: &OverlayRequest<'_>) -> CallResult<OwnedFd> {
             }
         }
     }
-    if !one_by_one {
-        return overlay_by_text(request);
-    }
+    overlay_finish(&context, request)
+}
+
+fn overlay_context() -> CallResult<OwnedFd> {
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).call(|| "fsopen(overlay)".into())?;
+    fsconfig_set_string(context.as_fd(), "source", "overlay")
+        .call(|| "fsconfig(overlay, source=overlay)".into())?;
+    Ok(context)
+}
+
+/// What comes after the lower layers.
+fn overlay_finish(context: &OwnedFd, request: &OverlayRequest<'_>) -> CallResult<OwnedFd> {
+    let set = |key: &str, value: &str| {
+        fsconfig_set_string(context.as_fd(), key, value).call(|| format!("fsconfig(overlay, {key}={value})"))
+    };
     if let Some((upper, work)) = request.upper {
         set("upperdir", &proc_path(upper))?;
         set("workdir", &proc_path(work))?;
@@ -83,6 +91,7 @@ pub fn overlay(request: &OverlayRequest<'_>) -> CallResult<OwnedFd> {
             }
         }
     }
+    let name = || format!("overlay({} lowers, upper: {})", request.lowers.len(), request.upper.is_some());
     fsconfig_create(context.as_fd()).call(name)?;
     fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
         .call(|| "fsmount(overlay)".into())
@@ -105,52 +114,55 @@ fn options(request: &OverlayRequest<'_>) -> Vec<&'static str> {
     options
 }
 
-/// The form for kernels before 6.5: mount(2) in a mount namespace of a helper thread would be seen
-/// by nobody, so the mount is made on a private directory below `/proc/self/fd` of the upper's work
-/// directory, cloned into a descriptor and detached again.
+/// The form for kernels before 6.7: all lower layers in one text.
 fn overlay_by_text(request: &OverlayRequest<'_>) -> CallResult<OwnedFd> {
-    let back = rustix::fs::open(".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .call(|| "open(.)".into())?;
+    // The longest value that fsconfig(2) takes.
+    const LONGEST: usize = 255;
+    let lowers: Vec<String> = request.lowers.iter().map(|fd| proc_path(*fd)).collect();
+    let lowers = lowers.join(":");
+    if lowers.len() <= LONGEST {
+        let context = overlay_context()?;
+        fsconfig_set_string(context.as_fd(), "lowerdir", lowers.as_str())
+            .call(|| format!("fsconfig(overlay, lowerdir={lowers})"))?;
+        return overlay_finish(&context, request);
+    }
+    // A working directory of its own for the short paths; the other threads keep theirs.
+    std::thread::scope(|scope| {
+        let alone = scope.spawn(|| {
+            crate::namespace::unshare(libc::CLONE_FS)?;
+            overlay_by_mounting(request)
+        });
+        alone.join().unwrap_or_else(|_| Err(CallError::new("mount(overlay): a thread died", Errno::IO)))
+    })
+}
+
+/// The form for so many layers that fsconfig(2) doesn't take their names: mount(2) takes a page. The
+/// mount is made on the work directory (on a layer, if there is none), cloned into a descriptor and
+/// detached again. Changes the thread's working directory.
+fn overlay_by_mounting(request: &OverlayRequest<'_>) -> CallResult<OwnedFd> {
     // "fd/12" instead of "/proc/self/fd/12": all of the text must fit into one page.
     rustix::process::chdir("/proc/self").call(|| "chdir(/proc/self)".into())?;
-    let result = (|| {
-        let short = |fd: BorrowedFd<'_>| format!("fd/{}", fd.as_raw_fd());
-        let lowers: Vec<String> = request.lowers.iter().map(|fd| short(*fd)).collect();
-        let mut text = format!("lowerdir={}", lowers.join(":"));
-        if let Some((upper, work)) = request.upper {
-            text.push_str(&format!(",upperdir={},workdir={}", short(upper), short(work)));
-        }
-        for option in options(request) {
-            text.push(',');
-            text.push_str(option);
-        }
-        let data = CString::new(text.clone()).map_err(|_| CallError::new("mount(overlay)", Errno::INVAL))?;
-        let target = request.upper.map_or_else(|| proc_path(request.lowers[0]), |(_, work)| proc_path(work));
-        let describe = || format!("mount(overlay -> {target}, {text})");
-        rustix::mount::mount(
-            "overlay",
-            target.as_str(),
-            "overlay",
-            MountFlags::empty(),
-            Some(data.as_c_str()),
-        )
-        .call(describe)?;
-        // The descriptor of the directory is below the new mount; its path leads to the mount.
-        let path = rustix::fs::readlink(target.as_str(), Vec::new()).call(|| format!("readlink({target})"));
-        let tree = path.and_then(|path| {
-            let tree = open_tree(
-                CWD,
-                path.as_c_str(),
-                OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
-            )
+    let short = |fd: BorrowedFd<'_>| format!("fd/{}", fd.as_raw_fd());
+    let lowers: Vec<String> = request.lowers.iter().map(|fd| short(*fd)).collect();
+    let mut text = format!("lowerdir={}", lowers.join(":"));
+    if let Some((upper, work)) = request.upper {
+        text.push_str(&format!(",upperdir={},workdir={}", short(upper), short(work)));
+    }
+    for option in options(request) {
+        text.push(',');
+        text.push_str(option);
+    }
+    let data = CString::new(text.clone()).map_err(|_| CallError::new("mount(overlay)", Errno::INVAL))?;
+    let target = request.upper.map_or_else(|| proc_path(request.lowers[0]), |(_, work)| proc_path(work));
+    rustix::mount::mount("overlay", target.as_str(), "overlay", MountFlags::empty(), Some(data.as_c_str()))
+        .call(|| format!("mount(overlay -> {target}, {text})"))?;
+    // The descriptor of the directory is below the new mount; its path leads to the mount.
+    let path = rustix::fs::readlink(target.as_str(), Vec::new()).call(|| format!("readlink({target})"))?;
+    let tree =
+        open_tree(CWD, path.as_c_str(), OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
             .call(|| format!("open_tree({})", path.to_string_lossy()));
-            let _ = rustix::mount::unmount(path.as_c_str(), UnmountFlags::DETACH);
-            tree
-        })?;
-        Ok(tree)
-    })();
-    rustix::process::fchdir(&back).call(|| "fchdir(back)".into())?;
-    result
+    let _ = rustix::mount::unmount(path.as_c_str(), UnmountFlags::DETACH);
+    tree
 }
 
 /// Makes a detached mount of a file system that the kernel makes (`proc`, `tmpfs`, ...). `options`
@@ -404,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn privileged_overlays_are_made_in_both_ways() {
+    fn privileged_overlays_are_made_in_every_way() {
         alone(|| {
             let directory = std::env::temp_dir().join(format!("re-overlay-{}", std::process::id()));
             for (round, count) in [(0, 1), (1, 2), (2, 60)] {
