@@ -196,8 +196,12 @@ pub(crate) async fn start(call: &mut Call<'_, '_>, id: &str) -> Result<Reply> {
         privileged: config.privileged,
         attach: Some(hello),
     };
-    let wiring =
-        Wiring { tty, stdin: hello.stdin, keys: stream::detach_keys(config.detach_keys.as_deref())? };
+    let wiring = Wiring {
+        tty,
+        plain: tty,
+        stdin: hello.stdin,
+        keys: stream::detach_keys(config.detach_keys.as_deref())?,
+    };
     let started = server.blocking_error(move |engine| engine.exec(&container, request)).await;
     let id = id.to_owned();
     match started {

@@ -90,11 +90,16 @@ impl Filters {
 
     /// The moment of `until`: a moment, or a span before now.
     pub(crate) fn until(&self, now: Timestamp) -> Result<Option<Timestamp>> {
-        let Some(text) = self.values("until").last() else { return Ok(None) };
+        self.moment("until", now)
+    }
+
+    /// The moment of a key: a moment, or a span before now.
+    pub(crate) fn moment(&self, key: &str, now: Timestamp) -> Result<Option<Timestamp>> {
+        let Some(text) = self.values(key).last() else { return Ok(None) };
         if let Some(span) = span(text) {
             return Ok(now.checked_sub(span).ok());
         }
-        moment(text).map(Some).ok_or_else(|| Failure::new(400, format!("invalid filter 'until={text}'")))
+        moment(text).map(Some).ok_or_else(|| Failure::new(400, format!("invalid filter '{key}={text}'")))
     }
 }
 

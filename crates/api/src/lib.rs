@@ -9,7 +9,9 @@
 //! and command lines work on one store, and each sees the events of all. What it alone knows are the
 //! processes that were made with `exec` through it: see [`exec`]. On disk is only its socket.
 
+mod build;
 mod containers;
+mod credentials;
 mod exec;
 mod failure;
 mod filters;
@@ -30,6 +32,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use robot_env_config::Configuration;
 use robot_env_diag::{Error, IoContext, Kind, Result};
 use robot_env_engine::Engine;
 use robot_env_registry::ClientOptions;
@@ -52,6 +55,8 @@ pub struct ServeOptions {
     pub idle: Option<Duration>,
     /// How registries are talked to; the credentials are those that a request brings.
     pub registry: ClientOptions,
+    /// What it says of every container.
+    pub configuration: Configuration,
     /// The engine's version.
     pub version: &'static str,
     /// The directories of programs: where other OCI runtimes are looked for.

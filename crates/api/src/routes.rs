@@ -8,7 +8,7 @@ use crate::failure::{Failure, Result};
 use crate::http::{Body, Head, Method, Reply};
 use crate::query::Query;
 use crate::server::Server;
-use crate::{containers, exec, images, networks, swarm, system, volumes};
+use crate::{build, containers, exec, images, networks, swarm, system, volumes};
 
 /// The most bytes of a JSON document.
 const DOCUMENT: usize = 4 << 20;
@@ -123,6 +123,8 @@ async fn route(call: &mut Call<'_, '_>, path: &str) -> Result<Reply> {
         (Get, ["info"]) => system::info(call).await,
         (Get, ["events"]) => system::events(call).await,
         (Get, ["system", "df"]) => system::disk_usage(call).await,
+        (Post, ["build"]) => build::build(call).await,
+        (Post, ["build", "prune"]) => build::prune(call).await,
         (Post, ["auth"]) => images::login(call).await,
 
         (Get, ["containers", "json"]) => containers::list(call).await,
@@ -148,6 +150,9 @@ async fn route(call: &mut Call<'_, '_>, path: &str) -> Result<Reply> {
         (Post, ["containers", id @ .., "rename"]) => containers::rename(call, &name(id)).await,
         (Post, ["containers", id @ .., "update"]) => containers::update(call, &name(id)).await,
         (Post, ["containers", id @ .., "attach"]) => containers::attach::answer(call, &name(id)).await,
+        (Get, ["containers", id @ .., "attach", "ws"]) => {
+            containers::attach::websocket(call, &name(id)).await
+        }
         (Post, ["containers", id @ .., "exec"]) => exec::create(call, &name(id)).await,
         (Delete, ["containers", id @ ..]) if !id.is_empty() => containers::remove(call, &name(id)).await,
         (Post, ["commit"]) => images::commit(call).await,
@@ -157,7 +162,7 @@ async fn route(call: &mut Call<'_, '_>, path: &str) -> Result<Reply> {
         (Get, ["exec", id, "json"]) => exec::inspect(call, id),
 
         (Get, ["images", "json"]) => images::list(call).await,
-        (Get, ["images", "search"]) => images::search(call),
+        (Get, ["images", "search"]) => images::search(call).await,
         (Get, ["images", "get"]) => images::transfer::save(call, None).await,
         (Post, ["images", "create"]) => images::transfer::create(call).await,
         (Post, ["images", "load"]) => images::transfer::load(call).await,
@@ -198,6 +203,8 @@ mod tests {
         for path in ["/a", "/volumes", "/v1/a", "/v1.x/a", "/v1.41", "/v1.41a/b", "/version"] {
             assert_eq!(versioned(path), None, "{path}");
         }
+        assert_eq!(NEWEST.to_string(), robot_env_wire::API_VERSION);
+        assert_eq!(OLDEST.to_string(), robot_env_wire::MIN_API_VERSION);
         assert!(Version(1, 9) < OLDEST && Version(1, 51) == NEWEST && Version(2, 0) > NEWEST);
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use robot_env_config::Configuration;
 use robot_env_diag::Result as EngineResult;
 use robot_env_engine::Engine;
 use robot_env_registry::ClientOptions;
@@ -29,6 +30,7 @@ pub(crate) struct Server {
     /// Clients that have attached to containers which do not run yet.
     pub(crate) waiting: Waiting,
     pub(crate) registry: ClientOptions,
+    pub(crate) configuration: Configuration,
     pub(crate) version: &'static str,
     pub(crate) path: String,
     fields: Vec<(&'static str, String)>,
@@ -52,6 +54,7 @@ impl Server {
             execs: Execs::default(),
             waiting: Waiting::default(),
             registry: options.registry,
+            configuration: options.configuration,
             version: options.version,
             path: options.path,
             fields,

@@ -54,6 +54,8 @@ pub(crate) fn detach_keys(text: Option<&str>) -> Result<Vec<u8>> {
 pub(crate) struct Wiring {
     /// Whether the process has a terminal.
     pub(crate) tty: bool,
+    /// Whether output goes out as it is: with a terminal, or to a client that knows no frames.
+    pub(crate) plain: bool,
     /// Whether the client's bytes are its input.
     pub(crate) stdin: bool,
     /// The keys that detach; with a terminal and input only.
@@ -119,7 +121,7 @@ impl Wire {
             loop {
                 match receive(from, decoder).await {
                     Ok(Some(Frame::Output(stream, bytes))) => {
-                        if output.write_all(&piece(stream, &bytes, wiring.tty)).await.is_err() {
+                        if output.write_all(&piece(stream, &bytes, wiring.plain)).await.is_err() {
                             return End::Gone;
                         }
                     }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use robot_env_build::CachedStep;
 use robot_env_engine::record::State;
 use robot_env_engine::{DiskUsage, Engine, Event};
 use robot_env_spec::{CgroupVersion, HostFacts};
@@ -309,7 +310,7 @@ fn matches(event: &Event, filters: &Filters) -> bool {
 /// `GET /system/df`
 pub(crate) async fn disk_usage(call: &Call<'_, '_>) -> Result<Reply> {
     let kinds: Vec<String> = call.query.all("type").map(str::to_owned).collect();
-    let (usage, summaries) = call
+    let (usage, summaries, cached) = call
         .server
         .blocking(|engine| {
             let usage = engine.disk_usage()?;
@@ -322,13 +323,28 @@ pub(crate) async fn disk_usage(call: &Call<'_, '_>) -> Result<Reply> {
                     Ok(ContainerSummary::new(container, &engine.places(container)?, Some(sizes), now))
                 })
                 .collect::<robot_env_diag::Result<Vec<_>>>()?;
-            Ok((usage, summaries))
+            Ok((usage, summaries, robot_env_build::cached_steps(engine.store())?))
         })
         .await?;
-    Ok(Reply::json(200, &usage_shape(&usage, &summaries, &kinds)))
+    Ok(Reply::json(200, &usage_shape(&usage, &summaries, &cached, &kinds)))
 }
 
-fn usage_shape(usage: &DiskUsage, containers: &[ContainerSummary], kinds: &[String]) -> Value {
+/// A step that builds keep.
+fn cached_shape(step: &CachedStep) -> Value {
+    let used = Timestamp::from_second(step.used as i64).unwrap_or(Timestamp::UNIX_EPOCH);
+    json!({
+        "ID": step.id(), "Type": "regular", "Description": step.description,
+        "Shared": step.shared, "Size": step.bytes, "CreatedAt": step.created,
+        "LastUsedAt": rfc3339(used),
+    })
+}
+
+fn usage_shape(
+    usage: &DiskUsage,
+    containers: &[ContainerSummary],
+    cached: &[CachedStep],
+    kinds: &[String],
+) -> Value {
     let wanted = |kind: &str| kinds.is_empty() || kinds.iter().any(|other| other == kind);
     let mut out = json!({ "LayersSize": usage.layers, "Images": null, "Containers": null, "Volumes": null, "BuildCache": null, "BuilderSize": 0 });
     if wanted("image") {
@@ -355,7 +371,8 @@ fn usage_shape(usage: &DiskUsage, containers: &[ContainerSummary], kinds: &[Stri
         out["Volumes"] = volumes.collect();
     }
     if wanted("build-cache") {
-        out["BuildCache"] = json!([]);
+        out["BuildCache"] = cached.iter().map(cached_shape).collect();
+        out["BuilderSize"] = cached.iter().map(|step| step.bytes).sum::<u64>().into();
     }
     out
 }

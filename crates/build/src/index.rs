@@ -16,7 +16,8 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use robot_env_diag::{IoContext, Result};
-use robot_env_oci::{Algorithm, Hasher};
+use robot_env_engine::Engine;
+use robot_env_oci::{Algorithm, Digest, Hasher};
 use rustix::fs::{Mode, OFlags, Stat};
 
 const HEADER: &[u8] = b"robot-env context index 1\n";
@@ -36,6 +37,13 @@ pub(crate) struct Index {
     /// Those that were asked for; only they are kept.
     used: HashMap<Key, Content>,
     changed: bool,
+}
+
+/// Where what is known of the files of a context is kept: by the context's path, links followed.
+pub(crate) fn path_of(engine: &Engine, context: &Path) -> PathBuf {
+    let context = fs::canonicalize(context).unwrap_or_else(|_| context.to_owned());
+    let digest = Digest::of(context.as_os_str().as_encoded_bytes());
+    engine.paths().root().join("build/index").join(digest.hex())
 }
 
 impl Index {

@@ -13,6 +13,7 @@
 //! # On disk
 //! ```text
 //! ROOT/cache/<key>.json        robot_env_store::CacheRecord
+//! ROOT/build/contexts/<name>/  files of a build that came over a wire, locked by it: see `source`
 //! ROOT/build/index/<digest>    what files of a context contain: see `index`
 //! ROOT/build/mounts/<digest>/  cache mounts
 //! RUN/builds/<name>/           a build at work, locked by it: secrets, scripts
@@ -24,16 +25,20 @@ mod files;
 mod glob;
 mod history;
 mod index;
+mod kept;
 mod output;
 mod request;
 mod run;
 mod session;
 mod solve;
+mod source;
 mod state;
 mod tree;
 
 pub use cache::{CacheSource, CacheTarget};
+pub use kept::{CachedStep, cached_steps};
 pub use output::{Destination, Output};
 pub use request::{BuildRequest, Built, Fetch, Observer, Secret};
 pub use session::build;
 pub use solve::read;
+pub use source::{ContextRoom, Files, Origin, Recipe, is_address};

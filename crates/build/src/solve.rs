@@ -157,8 +157,7 @@ impl Context {
         let root = open_directory(&path)
             .map_err(Error::from)
             .within(|| format!("cannot open context `{}`", path.display()))?;
-        let digest = Digest::of(path.as_os_str().as_encoded_bytes());
-        let index = Index::open(engine.paths().root().join("build/index").join(digest.hex()));
+        let index = Index::open(crate::index::path_of(engine, &path));
         Ok(Context { directory: Rc::new(Directory { root, ignore: Ignore::parse(ignore)?, path }), index })
     }
 }

@@ -70,6 +70,8 @@ pub struct ServeRequest {
     pub idle: Option<Duration>,
     /// How registries are talked to, without credentials of this user.
     pub registry: ClientOptions,
+    /// What it says of every container.
+    pub configuration: Configuration,
     /// The directories of programs, like `PATH`.
     pub path: String,
     /// Called with the socket's path when it accepts requests.
@@ -118,6 +120,7 @@ impl App {
             activated,
             idle,
             registry,
+            configuration: self.configuration().clone(),
             path: self.ambient.variable("PATH").unwrap_or_default().to_owned(),
             ready: |path| {
                 let address = Escaped(&path.to_string_lossy()).to_string();

@@ -35,6 +35,7 @@ fn serve(request: ServeRequest) -> Result<()> {
         activated: request.activated,
         idle: request.idle,
         registry: request.registry,
+        configuration: request.configuration,
         version: env!("CARGO_PKG_VERSION"),
         path: request.path,
         ready: request.ready,

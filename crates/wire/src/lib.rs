@@ -1,7 +1,7 @@
 //! Docker's JSON: what `inspect` prints and the API sends, made from the engine's types.
 //!
 //! Field names, their order, and what is `null`, empty or left out are those of the Docker Engine
-//! API 1.50: clients depend on all of them. It deliberately knows no file, no terminal and no HTTP;
+//! API 1.51: clients depend on all of them. It deliberately knows no file, no terminal and no HTTP;
 //! every function here is pure. Nothing on disk, no lock.
 
 mod config;
@@ -46,7 +46,7 @@ pub use time::{ZERO, rfc3339};
 pub use volume::Volume;
 
 /// The version of the API whose shapes these are.
-pub const API_VERSION: &str = "1.50";
+pub const API_VERSION: &str = "1.51";
 /// The oldest version of the API whose clients understand them.
 pub const MIN_API_VERSION: &str = "1.24";
 

@@ -9,13 +9,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use robot_env_engine::attach::Attachment;
-use robot_env_engine::record::State;
+use robot_env_engine::record::{ContainerRecord, State};
 use robot_env_engine::stream::Hello;
 use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::failure::{Failure, Result};
-use crate::http::{Reply, Upgraded};
+use crate::http::{Input, Reply, Upgraded, websocket};
 use crate::hub::Listener;
 use crate::routes::Call;
 use crate::server::Server;
@@ -104,8 +105,56 @@ enum Source {
     Nothing,
 }
 
+/// A client's streams once they are connected.
+struct Attached {
+    id: String,
+    record: ContainerRecord,
+    /// What was logged before.
+    logged: Vec<u8>,
+    source: Source,
+    wiring: Wiring,
+}
+
 /// `POST /containers/{id}/attach`
 pub(crate) async fn answer(call: &Call<'_, '_>, name: &str) -> Result<Reply> {
+    let server = call.server;
+    let attached = attach(call, name, false).await?;
+    let protocol = call.head.upgrade();
+    let kind = if protocol.is_some() { stream::kind(attached.wiring.tty, call.version) } else { stream::RAW };
+    Ok(Reply::takeover(
+        protocol,
+        kind,
+        Box::new(move |mut client| Box::pin(async move { attached.connect(server, &mut client).await })),
+    ))
+}
+
+/// `GET /containers/{id}/attach/ws`: the same in the frames of a websocket, without Docker's own.
+pub(crate) async fn websocket(call: &Call<'_, '_>, name: &str) -> Result<Reply> {
+    let server = call.server;
+    let Some(accept) = websocket::accept(call.head) else {
+        return Err(Failure::new(400, "cannot attach by a websocket: the request asks for none"));
+    };
+    let attached = attach(call, name, true).await?;
+    let (near, far) = UnixStream::pair()?;
+    let reply = Reply::takeover(
+        Some("websocket"),
+        stream::RAW,
+        Box::new(move |mut client| {
+            Box::pin(async move {
+                let (half, mut output) = near.into_split();
+                let plain = async move {
+                    let mut input = Input::new(half);
+                    attached.connect(server, &mut Upgraded { input: &mut input, output: &mut output }).await;
+                };
+                // The frames' side ends after the other has, and ends it when the client goes.
+                tokio::join!(websocket::pump(&mut client, far), plain);
+            })
+        }),
+    );
+    Ok(reply.with("Sec-WebSocket-Accept", accept))
+}
+
+async fn attach(call: &Call<'_, '_>, name: &str, plain: bool) -> Result<Attached> {
     let (server, query) = (call.server, &call.query);
     let keys = stream::detach_keys(query.text("detachKeys"))?;
     // Before the look, so that a start after it is heard of.
@@ -150,32 +199,27 @@ pub(crate) async fn answer(call: &Call<'_, '_>, name: &str) -> Result<Reply> {
             ..robot_env_engine::LogOptions::default()
         };
         let text = id.clone();
-        server.blocking(move |engine| super::logs::all(engine, &text, options, tty)).await?
+        server.blocking(move |engine| super::logs::all(engine, &text, options, tty || plain)).await?
     } else {
         Vec::new()
     };
     server.engine.tell(&container.record, "attach", &[]);
-    let protocol = call.head.upgrade();
-    let kind = if protocol.is_some() { stream::kind(tty, call.version) } else { stream::RAW };
-    let wiring = Wiring { tty, stdin: hello.stdin, keys };
-    let record = container.record;
-    Ok(Reply::takeover(
-        protocol,
-        kind,
-        Box::new(move |mut client| {
-            Box::pin(async move {
-                if client.output.write_all(&logged).await.is_err() {
-                    return;
-                }
-                let Some(mut wire) = seated(server, &id, source, &mut client).await else { return };
-                // Sizes come by a request of their own.
-                let (_sizes, mut sizes) = mpsc::channel(1);
-                if wire.connect(&mut client, &wiring, &mut sizes).await == End::Detached {
-                    server.engine.tell(&record, "detach", &[]);
-                }
-            })
-        }),
-    ))
+    let wiring = Wiring { tty, plain: tty || plain, stdin: hello.stdin, keys };
+    Ok(Attached { id, record: container.record, logged, source, wiring })
+}
+
+impl Attached {
+    async fn connect(self, server: &'static Server, client: &mut Upgraded<'_>) {
+        if client.output.write_all(&self.logged).await.is_err() {
+            return;
+        }
+        let Some(mut wire) = seated(server, &self.id, self.source, client).await else { return };
+        // Sizes come by a request of their own.
+        let (_sizes, mut sizes) = mpsc::channel(1);
+        if wire.connect(client, &self.wiring, &mut sizes).await == End::Detached {
+            server.engine.tell(&self.record, "detach", &[]);
+        }
+    }
 }
 
 /// Waits until the container has started; `None` when the client goes before, or the start fails.

@@ -270,7 +270,7 @@ fn port(key: &str, binding: &PortRequest) -> Result<PortSpec> {
     Ok(PortSpec { host, host_ports, port: port.parse().map_err(|_| wrong())?, protocol: protocol.to_owned() })
 }
 
-fn host_entry(text: &str) -> Result<HostEntry> {
+pub(crate) fn host_entry(text: &str) -> Result<HostEntry> {
     match text.split_once([':', '=']) {
         Some((name, address)) if !name.is_empty() && !address.is_empty() => {
             let address = address.trim_start_matches('[').trim_end_matches(']');
@@ -341,7 +341,7 @@ fn capability(text: &str) -> String {
 }
 
 /// The security options, whose profiles are texts here, and what is not masked.
-fn security(host: &HostConfigRequest) -> Result<SecuritySpec> {
+pub(crate) fn security(host: &HostConfigRequest) -> Result<SecuritySpec> {
     let mut out = SecuritySpec { as_given: host.security_opt.clone(), ..SecuritySpec::default() };
     for option in &host.security_opt {
         let (key, value) = match option.split_once('=').or_else(|| option.split_once(':')) {

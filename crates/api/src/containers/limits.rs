@@ -15,7 +15,7 @@ fn text(value: &str) -> Option<String> {
 }
 
 /// cgroup limits.
-pub(super) fn resources(wanted: &ResourcesRequest) -> Result<Resources> {
+pub(crate) fn resources(wanted: &ResourcesRequest) -> Result<Resources> {
     let rates = |devices: &[DeviceNumber]| {
         devices.iter().map(|device| DeviceRate { path: device.path.clone(), rate: device.rate }).collect()
     };
@@ -56,7 +56,7 @@ pub(super) fn resources(wanted: &ResourcesRequest) -> Result<Resources> {
 }
 
 /// Resource limits of the process.
-pub(super) fn ulimits(wanted: &ResourcesRequest) -> Result<Vec<Ulimit>> {
+pub(crate) fn ulimits(wanted: &ResourcesRequest) -> Result<Vec<Ulimit>> {
     let limits = wanted.ulimits.iter().map(|limit| {
         if limit.soft > limit.hard && limit.hard != -1 {
             return Err(Failure::new(

@@ -1,10 +1,10 @@
 //! `/containers`: what is done to containers, as Docker's paths name it.
 
 pub(crate) mod attach;
-mod conversion;
+pub(crate) mod conversion;
 pub(crate) use self::conversion::endpoint;
 pub(crate) mod files;
-mod limits;
+pub(crate) mod limits;
 pub(crate) mod list;
 pub(crate) mod logs;
 mod mounts;
@@ -14,7 +14,8 @@ pub(crate) mod wait;
 use robot_env_diag::Kind;
 use robot_env_engine::record::State;
 use robot_env_engine::{
-    Container, CreateRequest, Engine, RemoveContainerOptions, StopOptions, UpdateRequest,
+    Container, CreateRequest, Engine, Given, RemoveContainerOptions, StopOptions, UpdateRequest,
+    apply_defaults,
 };
 use robot_env_wire::{ContainerFacts, ContainerInspect, CreateContainer, UpdateContainer};
 use serde_json::json;
@@ -30,8 +31,13 @@ use crate::server::Server;
 pub(crate) async fn create(call: &mut Call<'_, '_>) -> Result<Reply> {
     let wanted: CreateContainer = call.document().await?;
     let platform = call.query.text("platform").map(str::parse).transpose()?;
+    let given = Given {
+        log_driver: !wanted.host_config.log_config.kind.is_empty(),
+        ipc: !wanted.host_config.ipc_mode.is_empty(),
+    };
     let (mut spec, mut warnings) = conversion::spec(wanted)?;
     spec.platform = platform;
+    apply_defaults(&mut spec, &call.server.configuration, given)?;
     let name = call.query.text("name").map(|name| name.strip_prefix('/').unwrap_or(name).to_owned());
     let created = call.server.blocking(move |engine| engine.create(CreateRequest { spec, name })).await?;
     warnings.extend(created.warnings);

@@ -9,8 +9,9 @@ mod body;
 mod connection;
 mod head;
 mod reply;
+pub(crate) mod websocket;
 
-pub(crate) use body::Body;
+pub(crate) use body::{BlockingBody, Body, Input};
 pub(crate) use connection::{Handler, serve_connection};
 pub(crate) use head::{Head, Method, percent_decode};
 pub(crate) use reply::{Feed, Reply, Stream, Upgraded, channel};

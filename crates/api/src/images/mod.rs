@@ -87,6 +87,7 @@ pub(crate) async fn list(call: &Call<'_, '_>) -> Result<Reply> {
         let (before, since) = (moment("before")?, moment("since")?);
         let names = store.names()?;
         let usage = if shared { Some(engine.disk_usage()?) } else { None };
+        let in_use = engine.images_in_use()?;
         let mut found = store.images()?;
         let parents: Vec<_> = found.iter().filter_map(|record| record.parent.clone()).collect();
         found.sort_by_key(|record| std::cmp::Reverse(created(record)));
@@ -122,9 +123,9 @@ pub(crate) async fn list(call: &Call<'_, '_>) -> Result<Reply> {
             let used = usage
                 .as_ref()
                 .and_then(|usage| usage.images.iter().find(|image| image.image.id == record.id));
-            let (containers, shared) =
-                (used.map(|used| used.containers as i64), used.map(|used| used.shared as i64));
-            out.push(summary(&record, &own, containers, shared, labels));
+            let containers = in_use.get(&record.id).copied().unwrap_or(0) as i64;
+            let shared = used.map(|used| used.shared as i64);
+            out.push(summary(&record, &own, Some(containers), shared, labels));
         }
         Ok(out)
     });
@@ -308,8 +309,44 @@ fn prune_images(
 }
 
 /// `GET /images/search`
-pub(crate) fn search(_call: &Call<'_, '_>) -> Result<Reply> {
-    Err(Failure::new(501, "searching for images is not supported: registries have no common way of it"))
+pub(crate) async fn search(call: &Call<'_, '_>) -> Result<Reply> {
+    let Some(term) = call.query.text("term").map(str::to_owned) else {
+        return Err(Failure::new(400, "\"term\" must not be empty"));
+    };
+    let filters = Filters::of(&call.query, &["is-automated", "is-official", "stars"])?;
+    let (official, automated) = (filters.truth("is-official")?, filters.truth("is-automated")?);
+    let stars = match filters.values("stars") {
+        [] => 0,
+        all => {
+            let least = all.iter().map(|text| text.parse::<u64>().ok());
+            let least: Option<Vec<u64>> = least.collect();
+            least
+                .and_then(|all| all.into_iter().max())
+                .ok_or_else(|| Failure::new(400, format!("invalid filter 'stars={}'", all.join(","))))?
+        }
+    };
+    let limit = match call.query.number("limit")? {
+        None | Some(0) => 25,
+        Some(limit @ 1..=100) => limit as usize,
+        Some(limit) => {
+            return Err(Failure::new(400, format!("limit {limit} is outside the range of [1, 100]")));
+        }
+    };
+    let client = Client::new(call.server.registry.clone());
+    let found = call.server.blocking(move |_| client.search(&term, limit)).await?;
+    let fits = found.into_iter().filter(|image| {
+        image.stars >= stars
+            && official.is_none_or(|wanted| image.official == wanted)
+            // Nothing is built by Docker Hub any more.
+            && automated != Some(true)
+    });
+    let shape = fits.map(|image| {
+        json!({
+            "name": image.name, "description": image.description, "star_count": image.stars,
+            "is_official": image.official, "is_automated": false,
+        })
+    });
+    Ok(Reply::json(200, &shape.collect::<Vec<_>>()))
 }
 
 /// `POST /commit`

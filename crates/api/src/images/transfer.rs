@@ -7,33 +7,28 @@ use std::io::{Read, Write};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
-use base64::alphabet::URL_SAFE;
-use base64::engine::DecodePaddingMode;
-use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use jiff::Timestamp;
 use robot_env_diag::{Error, Result as EngineResult};
 use robot_env_oci::{Platform, Reference};
-use robot_env_registry::{Client, Credentials};
+use robot_env_registry::Client;
 use robot_env_transfer::{
     Amount, ArchiveSource, Change, ImportOptions, LoadOptions, Observer, PullOptions, PushOptions,
     SaveOptions, Unpacker, ownership,
 };
-use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use crate::containers::files::FeedWriter;
+use crate::credentials;
 use crate::failure::{Failure, Result, text_of};
 use crate::http::{Feed, Reply, Stream, channel};
 use crate::routes::Call;
-use crate::server::Server;
 
 /// How often a layer's progress is told.
 const OFTEN: Duration = Duration::from_millis(100);
 
 /// Tells a client of progress, a line each.
-struct Teller {
+pub(crate) struct Teller {
     feed: Feed,
     /// When each item was last told of while bytes moved.
     last: Mutex<Vec<(String, String, Instant)>>,
@@ -42,7 +37,7 @@ struct Teller {
 }
 
 impl Teller {
-    fn line(&self, value: &Value) {
+    pub(crate) fn line(&self, value: &Value) {
         if let Some(began) = self.began.lock().ok().and_then(|mut began| began.take()) {
             let _ = began.send(());
         }
@@ -50,7 +45,7 @@ impl Teller {
         let _ = self.feed.blocking_send(format!("{value}\r\n").into_bytes());
     }
 
-    fn status(&self, text: &str) {
+    pub(crate) fn status(&self, text: &str) {
         self.line(&json!({ "status": text }));
     }
 
@@ -114,17 +109,20 @@ fn bar(amount: Amount) -> String {
     format!("[{head:<50}]  {:>6}/{}", size(amount.done), size(amount.total))
 }
 
+/// How often whatever goes on without its client is told to end.
+const INSIST: Duration = Duration::from_millis(200);
+
 /// Runs something that tells of its progress. An error before the first line is the answer itself.
-async fn told(
-    server: &'static Server,
+/// When the client goes, `end` is called until the work has ended.
+pub(crate) async fn told(
     id: String,
-    client: Option<Client>,
+    end: impl Fn() + Send + Sync + 'static,
     work: impl FnOnce(&Teller) -> EngineResult<()> + Send + 'static,
 ) -> Result<Reply> {
     let (feed, stream): (Feed, Stream) = channel();
     let (began, begins) = oneshot::channel();
     let watched = feed.clone();
-    let working = tokio::task::spawn_blocking(move || {
+    let mut working = tokio::task::spawn_blocking(move || {
         let teller = Teller { feed, last: Mutex::default(), began: Mutex::new(Some(began)), id };
         let done = work(&teller);
         let silent = teller.began.lock().is_ok_and(|began| began.is_some());
@@ -137,64 +135,34 @@ async fn told(
             Ok(()) => Ok(()),
         }
     });
-    let _ = server;
     if begins.await.is_err() {
         // It ended before it said anything.
         match working.await {
             Ok(done) => done?,
             Err(_) => return Err(Failure::new(500, "the engine has failed unexpectedly")),
         }
-    } else if let Some(client) = client {
-        // A client that goes takes its pull with it.
-        tokio::spawn(async move {
-            let finished = async { drop(working.await) };
-            tokio::select! {
-                () = finished => {}
-                () = watched.closed() => client.cancel(),
-            }
-        });
         return Ok(Reply::stream("application/json", stream));
     }
-    drop(watched);
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = &mut working => return,
+            () = watched.closed() => {}
+        }
+        let end = std::sync::Arc::new(end);
+        while !working.is_finished() {
+            let end = end.clone();
+            let _ = tokio::task::spawn_blocking(move || end()).await;
+            let _ = tokio::time::timeout(INSIST, &mut working).await;
+        }
+    });
     Ok(Reply::stream("application/json", stream))
 }
 
 /// The client of registries, with the credentials that a request brings.
 fn registry(call: &Call<'_, '_>, reference: &Reference) -> Result<Client> {
-    #[derive(Default, Deserialize)]
-    #[serde(default)]
-    struct Given {
-        username: String,
-        password: String,
-        auth: String,
-        identitytoken: String,
-    }
     let mut options = call.server.registry.clone();
-    if let Some(text) = call.head.field("x-registry-auth").filter(|text| !text.is_empty()) {
-        let wrong = || Failure::new(400, "invalid X-Registry-Auth header");
-        let config = GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
-        let standard = text.replace('+', "-").replace('/', "_");
-        let bytes = GeneralPurpose::new(&URL_SAFE, config).decode(standard).map_err(|_| wrong())?;
-        let mut given: Given = serde_json::from_slice(&bytes).map_err(|_| wrong())?;
-        if given.username.is_empty() && !given.auth.is_empty() {
-            let pair = GeneralPurpose::new(&URL_SAFE, config)
-                .decode(given.auth.replace('+', "-").replace('/', "_"))
-                .ok()
-                .and_then(|bytes| String::from_utf8(bytes).ok());
-            if let Some((user, password)) = pair.as_deref().and_then(|pair| pair.split_once(':')) {
-                (given.username, given.password) = (user.to_owned(), password.to_owned());
-            }
-        }
-        let credentials = if !given.identitytoken.is_empty() {
-            Some(Credentials::IdentityToken(given.identitytoken))
-        } else if !given.username.is_empty() {
-            Some(Credentials::Password { username: given.username, password: given.password })
-        } else {
-            None
-        };
-        if let Some(credentials) = credentials {
-            options.given.insert(reference.repository().domain().to_owned(), credentials);
-        }
+    if let Some(given) = credentials::of_request(call.head.field("x-registry-auth"))? {
+        options.given.insert(reference.repository().domain().to_owned(), given);
     }
     Ok(Client::new(options))
 }
@@ -230,29 +198,33 @@ pub(crate) async fn create(call: &mut Call<'_, '_>) -> Result<Reply> {
         .tag()
         .map_or_else(|| reference.digest().map(ToString::to_string).unwrap_or_default(), str::to_owned);
     let canceller = client.clone();
-    told(server, id, Some(canceller), move |teller| {
-        let references = if all {
-            let tags = client.tags(reference.repository())?;
-            tags.iter()
-                .map(|tag| Reference::with_tag(reference.repository().clone(), tag))
-                .collect::<EngineResult<Vec<_>>>()?
-        } else {
-            vec![reference]
-        };
-        for reference in references {
-            let pulled =
-                robot_env_transfer::pull(server.engine.store(), &client, &reference, &options, teller)?;
-            let name = pulled.reference.familiar();
-            server.engine.tell_of("image", "pull", &name, [("name".to_owned(), name.clone())].into());
-            teller.status(&format!("Digest: {}", pulled.digest));
-            teller.status(&if pulled.newer {
-                format!("Status: Downloaded newer image for {name}")
+    told(
+        id,
+        move || canceller.cancel(),
+        move |teller| {
+            let references = if all {
+                let tags = client.tags(reference.repository())?;
+                tags.iter()
+                    .map(|tag| Reference::with_tag(reference.repository().clone(), tag))
+                    .collect::<EngineResult<Vec<_>>>()?
             } else {
-                format!("Status: Image is up to date for {name}")
-            });
-        }
-        Ok(())
-    })
+                vec![reference]
+            };
+            for reference in references {
+                let pulled =
+                    robot_env_transfer::pull(server.engine.store(), &client, &reference, &options, teller)?;
+                let name = pulled.reference.familiar();
+                server.engine.tell_of("image", "pull", &name, [("name".to_owned(), name.clone())].into());
+                teller.status(&format!("Digest: {}", pulled.digest));
+                teller.status(&if pulled.newer {
+                    format!("Status: Downloaded newer image for {name}")
+                } else {
+                    format!("Status: Image is up to date for {name}")
+                });
+            }
+            Ok(())
+        },
+    )
     .await
 }
 
@@ -285,14 +257,18 @@ async fn import(call: &mut Call<'_, '_>) -> Result<Reply> {
     }
     let client = Client::new(server.registry.clone());
     let canceller = client.clone();
-    told(server, String::new(), Some(canceller), move |teller| {
-        let source: Box<dyn Read + Send> = Box::new(client.download(&source)?);
-        let unpacker = Unpacker::new(server.engine.store(), ownership());
-        let image = robot_env_transfer::import(&unpacker, source, &options, teller)?;
-        done(image.id.to_string(), options.reference.as_ref());
-        teller.status(&image.id.to_string());
-        Ok(())
-    })
+    told(
+        String::new(),
+        move || canceller.cancel(),
+        move |teller| {
+            let source: Box<dyn Read + Send> = Box::new(client.download(&source)?);
+            let unpacker = Unpacker::new(server.engine.store(), ownership());
+            let image = robot_env_transfer::import(&unpacker, source, &options, teller)?;
+            done(image.id.to_string(), options.reference.as_ref());
+            teller.status(&image.id.to_string());
+            Ok(())
+        },
+    )
     .await
 }
 
@@ -326,7 +302,7 @@ pub(crate) async fn push(call: &mut Call<'_, '_>, name: &str) -> Result<Reply> {
         return Err(Failure::new(404, format!("An image does not exist locally with the tag: {name}")));
     }
     let canceller = client.clone();
-    told(server, String::new(), Some(canceller), move |teller| {
+    told(String::new(), move || canceller.cancel(), move |teller| {
         for reference in &references {
             let pushed = robot_env_transfer::push(server.engine.store(), &client, reference, &options, teller)?;
             let tag = pushed.reference.tag().unwrap_or_default();

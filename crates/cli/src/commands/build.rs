@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use robot_env_build::{BuildRequest, Built, Fetch, Secret};
+use robot_env_build::{BuildRequest, Built, Fetch, Files, Origin, Recipe, Secret, is_address};
 use robot_env_diag::{Error, IoContext, Kind, Result};
 use robot_env_engine::Engine;
 use robot_env_oci::{Platform, Reference};
@@ -12,17 +12,19 @@ use robot_env_registry::Client;
 use robot_env_spec::{ContainerSpec, NetworkMode};
 use robot_env_transfer::{PullOptions, PushOptions, ownership};
 
+use super::load::standard_input;
 use super::pull;
 use crate::app::App;
 use crate::container_flags::{self, LimitFlags, csv};
 use crate::interrupt::interruptible;
 use crate::verb::{Exit, Verb};
 
-mod context;
 mod progress;
 
-use context::Context;
 use progress::{Progress, Style};
+
+/// The largest Dockerfile that is read from standard input, in bytes.
+const LIMIT: u64 = 16 << 20;
 
 /// Build an image from a Dockerfile
 #[derive(Args)]
@@ -131,8 +133,12 @@ impl Verb for Build {
         let names: Vec<Reference> = names.into_iter().map(Reference::or_latest).collect();
         let engine = app.engine()?;
         let client = app.registry();
-        let context = Context::open(app, &engine, &client, &self.context, self.file.as_deref())?;
-        let request = self.request(app, &context, names)?;
+        let files = {
+            let mut fetch =
+                Registries { app, engine: &engine, client: &client, quiet: style == Style::Quiet };
+            interruptible(&client, || self.files(app, &engine, &mut fetch))?
+        };
+        let request = self.request(app, &files, names)?;
         let mut progress = Progress::new(style);
         let built = interruptible(&client, || {
             let mut fetch =
@@ -140,7 +146,7 @@ impl Verb for Build {
             robot_env_build::build(&engine, &request, &mut fetch, &mut progress)
         });
         progress.end(built.as_ref().ok());
-        drop(context);
+        drop(files);
         engine.empty_trash_later();
         let built = built?;
         self.tell(app, &engine, &client, &built)?;
@@ -166,7 +172,7 @@ impl Build {
         Ok(())
     }
 
-    fn request(&self, app: &App, context: &Context, names: Vec<Reference>) -> Result<BuildRequest> {
+    fn request(&self, app: &App, files: &Files, names: Vec<Reference>) -> Result<BuildRequest> {
         let ambient = app.ambient();
         let mut arguments = BTreeMap::new();
         for word in &self.build_arg {
@@ -233,10 +239,10 @@ impl Build {
             ..ContainerSpec::default()
         };
         Ok(BuildRequest {
-            dockerfile: context.dockerfile.clone(),
-            file_name: context.file_name.clone(),
-            context: context.directory.clone(),
-            ignore: context.ignore.clone(),
+            dockerfile: files.dockerfile.clone(),
+            file_name: files.file_name.clone(),
+            context: files.context.clone(),
+            ignore: files.ignore.clone(),
             contexts,
             target: self.target.clone().filter(|name| !name.is_empty()),
             arguments,
@@ -257,6 +263,50 @@ impl Build {
             names,
             epoch,
         })
+    }
+
+    /// Where the files and the Dockerfile are.
+    fn files(&self, app: &App, engine: &Engine, fetch: &mut dyn Fetch) -> Result<Files> {
+        let (source, here) = (self.context.as_str(), &app.ambient().directory);
+        let local = source != "-" && !is_address(source);
+        let recipe = match self.file.as_deref() {
+            None => Recipe::Default,
+            Some("-") if source == "-" => {
+                return Err(Error::invalid(
+                    "invalid argument: can't use stdin for both build context and dockerfile",
+                ));
+            }
+            Some("-") => {
+                let mut text = String::new();
+                standard_input()?
+                    .take(LIMIT)
+                    .read_to_string(&mut text)
+                    .io_context(|| "cannot read the Dockerfile from standard input".into())?;
+                Recipe::Text(text)
+            }
+            // Relative to where the user is for a local context, else inside it.
+            Some(file) if local => Recipe::Path { path: here.join(file), shown: file.to_owned() },
+            Some(file) => Recipe::Path { path: file.into(), shown: file.to_owned() },
+        };
+        if !local {
+            let mut input;
+            let origin = if source == "-" {
+                input = standard_input()?;
+                Origin::Stream(&mut input)
+            } else {
+                Origin::Address(source)
+            };
+            return Files::gather(engine, fetch, origin, recipe);
+        }
+        let directory = here.join(source);
+        let found = fs::metadata(&directory).io_context(|| format!("cannot use `{source}` as a context"))?;
+        if !found.is_dir() {
+            return Err(Error::invalid(format!("cannot use `{source}` as a context: it is no directory"))
+                .with_hint(format!(
+                    "name the directory that holds it, and the Dockerfile by `-f {source}`"
+                )));
+        }
+        Files::gather(engine, fetch, Origin::Directory(directory), recipe)
     }
 
     fn tell(&self, app: &App, engine: &Engine, client: &Client, built: &Built) -> Result<()> {

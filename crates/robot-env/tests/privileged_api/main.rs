@@ -1,153 +1,18 @@
 //! `serve`: the Docker Engine API, as its clients speak it, over the built program's socket.
 
+#[path = "../place/mod.rs"]
 mod place;
+
+mod builds;
+mod served;
 
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::process::Child;
 use std::time::{Duration, Instant};
 
 use place::Place;
 use serde_json::{Value, json};
-
-/// A server of a place.
-struct Served<'p> {
-    place: &'p Place,
-    socket: PathBuf,
-    child: Child,
-}
-
-/// An answer.
-#[derive(Debug)]
-struct Answer {
-    status: u16,
-    head: String,
-    body: Vec<u8>,
-}
-
-impl Answer {
-    #[track_caller]
-    fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
-    }
-
-    #[track_caller]
-    fn status(self, want: u16) -> Answer {
-        assert_eq!(self.status, want, "{} {}", self.head, String::from_utf8_lossy(&self.body));
-        self
-    }
-}
-
-impl<'p> Served<'p> {
-    fn new(place: &'p Place, flags: &[&str]) -> Served<'p> {
-        let socket = place.directory.join("api.sock");
-        let mut args = vec!["serve", "--socket", socket.to_str().unwrap()];
-        args.extend(flags);
-        let child = place.command(&args).spawn();
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while UnixStream::connect(&socket).is_err() {
-            assert!(Instant::now() < deadline, "the server does not listen");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Served { place, socket, child }
-    }
-
-    fn connect(&self) -> UnixStream {
-        let stream = UnixStream::connect(&self.socket).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-        stream
-    }
-
-    /// Sends bytes as they are, and reads until the server closes.
-    fn raw(&self, bytes: &[u8]) -> Vec<u8> {
-        let mut stream = self.connect();
-        stream.write_all(bytes).unwrap();
-        let mut all = Vec::new();
-        stream.read_to_end(&mut all).unwrap();
-        all
-    }
-
-    fn ask(&self, method: &str, path: &str, document: Option<Value>) -> Answer {
-        let text = document.map(|document| document.to_string()).unwrap_or_default();
-        let kind = if text.is_empty() { "" } else { "Content-Type: application/json\r\n" };
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n{kind}Content-Length: {}\r\n\r\n{text}",
-            text.len()
-        );
-        parse(&self.raw(head.as_bytes()))
-    }
-
-    #[track_caller]
-    fn get(&self, path: &str) -> Value {
-        self.ask("GET", path, None).status(200).json()
-    }
-
-    #[track_caller]
-    fn create(&self, name: &str, document: Value) -> String {
-        let answer = self.ask("POST", &format!("/v1.45/containers/create?name={name}"), Some(document));
-        answer.status(201).json()["Id"].as_str().unwrap().to_owned()
-    }
-
-    /// Makes a request whose connection becomes a stream, and reads the answer's head.
-    #[track_caller]
-    fn hijack(&self, path: &str, document: Option<Value>, upgrade: bool) -> (u16, UnixStream) {
-        let text = document.map(|document| document.to_string()).unwrap_or_default();
-        let more = if upgrade { "Connection: Upgrade\r\nUpgrade: tcp\r\n" } else { "" };
-        let mut stream = self.connect();
-        let head = format!(
-            "POST {path} HTTP/1.1\r\nHost: docker\r\n{more}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{text}",
-            text.len()
-        );
-        stream.write_all(head.as_bytes()).unwrap();
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            let mut byte = [0u8];
-            assert_eq!(stream.read(&mut byte).unwrap(), 1, "{}", String::from_utf8_lossy(&head));
-            head.push(byte[0]);
-        }
-        let text = String::from_utf8(head).unwrap();
-        (text.split(' ').nth(1).unwrap().parse().unwrap(), stream)
-    }
-}
-
-impl Drop for Served<'_> {
-    fn drop(&mut self) {
-        let _ = rustix::process::kill_process(
-            rustix::process::Pid::from_child(&self.child),
-            rustix::process::Signal::TERM,
-        );
-        let _ = self.child.wait();
-        let _ = self.place;
-    }
-}
-
-fn parse(bytes: &[u8]) -> Answer {
-    let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").unwrap_or_else(|| {
-        panic!("no head: {}", String::from_utf8_lossy(bytes));
-    });
-    let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    let mut rest = &bytes[end + 4..];
-    let mut body = Vec::new();
-    if head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
-        loop {
-            let line = rest.iter().position(|byte| *byte == b'\n').expect("a chunk's length");
-            let text = std::str::from_utf8(&rest[..line]).unwrap().trim();
-            let length = usize::from_str_radix(text, 16).unwrap();
-            rest = &rest[line + 1..];
-            if length == 0 {
-                break;
-            }
-            body.extend_from_slice(&rest[..length]);
-            rest = &rest[length + 2..];
-        }
-    } else {
-        body = rest.to_vec();
-    }
-    Answer { status, head, body }
-}
+use served::{Served, parse};
 
 /// The two streams of framed output.
 fn unframed(mut bytes: &[u8]) -> (String, String) {
@@ -489,4 +354,77 @@ fn privileged_an_idle_server_ends_and_leaves_containers_alone() {
     assert_eq!(place.field("stays", "{{.State.Running}}"), "true");
     let again = Served::new(&place, &[]);
     assert_eq!(again.get("/containers/json").as_array().unwrap().len(), 1);
+}
+
+/// A tar of files with these names and contents.
+fn tar_of_files(files: &[(&str, &str)]) -> Vec<u8> {
+    let mut all = Vec::new();
+    for (name, content) in files {
+        let mut one = tar_of(name, content.as_bytes());
+        one.truncate(512 + content.len().div_ceil(512) * 512);
+        all.extend(one);
+    }
+    all.resize(all.len() + 1024, 0);
+    all
+}
+
+/// A tar of one symbolic link.
+fn tar_of_link(name: &str, to: &str) -> Vec<u8> {
+    let mut tar = tar_of(name, b"");
+    tar[156] = b'2';
+    tar[157..157 + to.len()].copy_from_slice(to.as_bytes());
+    let sum: u32 = tar[..148].iter().chain(&tar[156..512]).map(|b| u32::from(*b)).sum::<u32>() + 8 * 32;
+    tar[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    tar
+}
+
+/// A client's frame of a websocket.
+fn masked(kind: u8, content: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x80 | kind, 0x80 | content.len() as u8, 1, 2, 3, 4];
+    frame.extend(content.iter().zip([1u8, 2, 3, 4].iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    frame
+}
+
+#[test]
+fn privileged_a_websocket_attaches() {
+    let Some(place) = Place::new("api-websocket") else { return };
+    let server = Served::new(&place, &[]);
+    let mut document = busybox("read a; echo got $a; read b; echo then $b");
+    document["OpenStdin"] = true.into();
+    let id = server.create("ws", document);
+    let plain = server.ask("GET", "/containers/ws/attach/ws?stream=1&stdout=1", None).status(400);
+    assert!(plain.json()["message"].as_str().unwrap().contains("websocket"), "{plain:?}");
+    let mut stream = server.connect();
+    let head = "GET /v1.44/containers/ws/attach/ws?stream=1&stdin=1&stdout=1&stderr=1 HTTP/1.1\r\nHost: x\r\n\
+        Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0u8];
+        assert_eq!(stream.read(&mut byte).unwrap(), 1);
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8(head).unwrap();
+    assert!(head.starts_with("HTTP/1.1 101 ") && head.contains("Upgrade: websocket\r\n"), "{head}");
+    assert!(head.contains("Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"), "{head}");
+    server.ask("POST", "/containers/ws/start", None).status(204);
+    stream.write_all(&[masked(9, b"there?"), masked(1, b"one\n"), masked(2, b"two\n")].concat()).unwrap();
+    let mut all = Vec::new();
+    stream.read_to_end(&mut all).unwrap();
+    // A pong, what the process said (in a frame or two), the end.
+    let mut texts = Vec::new();
+    let mut kinds = Vec::new();
+    let mut rest = &all[..];
+    while let [kind, length, more @ ..] = rest {
+        let (content, next) = more.split_at(usize::from(*length));
+        if *kind == 0x82 {
+            texts.extend_from_slice(content);
+        }
+        kinds.push(*kind);
+        rest = next;
+    }
+    assert_eq!(String::from_utf8(texts).unwrap(), "got one\nthen two\n");
+    assert!(kinds.contains(&0x8a) && kinds.last() == Some(&0x88), "{kinds:x?}");
+    server.ask("DELETE", &format!("/containers/{id}"), None).status(204);
 }

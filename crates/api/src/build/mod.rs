@@ -1,0 +1,177 @@
+//! `/build`: images from Dockerfiles, in the words of Docker's classic builder; `/build/prune`.
+
+mod classic;
+mod request;
+
+use std::io::Read;
+
+use jiff::Timestamp;
+use robot_env_build::{Built, Fetch, Files, Origin, Recipe};
+use robot_env_diag::{Kind, Result as EngineResult};
+use robot_env_dockerfile::{Dockerfile, Position};
+use robot_env_engine::Engine;
+use robot_env_oci::{Platform, Reference};
+use robot_env_registry::Client;
+use robot_env_store::CollectOptions;
+use robot_env_transfer::{PullOptions, ownership};
+use serde_json::json;
+
+use self::classic::Classic;
+use self::request::Parameters;
+use crate::credentials;
+use crate::failure::{Failure, Result};
+use crate::filters::Filters;
+use crate::http::Reply;
+use crate::images::transfer::told;
+use crate::routes::Call;
+
+/// Brings base images and downloads, and tells of neither: in the classic stream a pull is part of
+/// its `FROM`.
+struct Registries {
+    engine: &'static Engine,
+    client: Client,
+}
+
+impl Fetch for Registries {
+    fn fetch(
+        &mut self,
+        reference: &Reference,
+        platform: Option<&Platform>,
+        _always: bool,
+    ) -> EngineResult<()> {
+        let options = PullOptions { platform: platform.cloned(), ownership: ownership() };
+        let pulled = robot_env_transfer::pull(self.engine.store(), &self.client, reference, &options, &())?;
+        let name = pulled.reference.familiar();
+        self.engine.tell_of("image", "pull", &name, [("name".to_owned(), name.clone())].into());
+        Ok(())
+    }
+
+    fn download(&mut self, address: &str) -> EngineResult<Box<dyn Read>> {
+        Ok(Box::new(self.client.download(address)?))
+    }
+}
+
+/// `POST /build`
+pub(crate) async fn build(call: &mut Call<'_, '_>) -> Result<Reply> {
+    let parameters = Parameters::of(&call.query)?;
+    let server = call.server;
+    let mut options = server.registry.clone();
+    options.given.extend(credentials::of_build(call.head.field("x-registry-config"))?);
+    let client = Client::new(options);
+    let mut fetch = Registries { engine: &server.engine, client: client.clone() };
+    let recipe = match &parameters.dockerfile {
+        None => Recipe::Default,
+        Some(name) => Recipe::Path { path: name.into(), shown: name.clone() },
+    };
+    let named = parameters.dockerfile.clone().unwrap_or_else(|| "Dockerfile".to_owned());
+    let files = match parameters.remote.clone() {
+        Some(address) => {
+            if !robot_env_build::is_address(&address) {
+                return Err(Failure::new(
+                    400,
+                    format!("remote URL \"{address}\" is no http, https or git address"),
+                ));
+            }
+            server
+                .blocking_error(move |engine| {
+                    Files::gather(engine, &mut fetch, Origin::Address(&address), recipe)
+                })
+                .await
+        }
+        None => {
+            let work = move |mut body: crate::http::BlockingBody| {
+                Files::gather(&server.engine, &mut fetch, Origin::Stream(&mut body), recipe)
+            };
+            call.body.feed(work).await
+        }
+    };
+    let files = files.map_err(|error| match error.kind() {
+        Kind::NotFound => Failure::new(500, format!("Cannot locate specified Dockerfile: {named}")),
+        _ => error.into(),
+    })?;
+    let file = parse(&files, &named)?;
+    let quiet = parameters.quiet;
+    let request = parameters.request(&files);
+    let downloads = client.clone();
+    let end = move || downloads.cancel();
+    let reply = told(String::new(), end, move |teller| {
+        let mut fetch = Registries { engine: &server.engine, client };
+        let mut classic = Classic::new(teller, &server.engine, &file, request.target.as_deref(), quiet);
+        let built = robot_env_build::build(&server.engine, &request, &mut fetch, &mut classic);
+        match built {
+            Ok(built) => {
+                classic.end(&built);
+                tell_of(&server.engine, &built);
+            }
+            Err(error) => classic.failed_build(&error),
+        }
+        drop(files);
+        server.engine.empty_trash_later();
+        Ok(())
+    });
+    reply.await
+}
+
+/// Reads the Dockerfile, so that a mistake in it has a status of its own.
+fn parse(files: &Files, named: &str) -> Result<Dockerfile> {
+    if files.dockerfile.trim().is_empty() {
+        return Err(Failure::new(400, format!("the Dockerfile ({named}) cannot be empty")));
+    }
+    Dockerfile::parse(&files.dockerfile).map_err(|fault| {
+        let line = Position::at(&files.dockerfile, fault.span.start).line;
+        Failure::new(400, format!("dockerfile parse error line {line}: {}", fault.message))
+    })
+}
+
+fn tell_of(engine: &Engine, built: &Built) {
+    let id = built.image.to_string();
+    for name in &built.names {
+        engine.tell_of("image", "tag", &id, [("name".to_owned(), name.familiar())].into());
+    }
+}
+
+/// The keys of the filters of what builds keep.
+const KEYS: &[&str] =
+    &["description", "id", "inuse", "parent", "private", "shared", "type", "unused-for", "until"];
+
+/// `POST /build/prune`
+pub(crate) async fn prune(call: &Call<'_, '_>) -> Result<Reply> {
+    let filters = Filters::of(&call.query, KEYS)?;
+    if let Some(key) =
+        ["inuse", "parent", "private", "shared", "type"].into_iter().find(|key| filters.has(key))
+    {
+        return Err(Failure::new(501, format!("cannot filter what builds keep by `{key}`")));
+    }
+    let mut keep = None;
+    for key in ["reserved-space", "keep-storage"] {
+        keep = keep.or(call.query.number(key)?);
+    }
+    let keep = keep.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0);
+    let now = Timestamp::now();
+    let before = match filters.until(now)? {
+        Some(until) => Some(until),
+        None => filters.moment("unused-for", now)?,
+    };
+    let done = call.server.blocking(move |engine| {
+        let store = engine.store();
+        let all = robot_env_build::cached_steps(store)?;
+        let mut bytes: u64 = all.iter().map(|step| step.bytes).sum();
+        let mut gone = Vec::new();
+        for step in all {
+            let fits = before.is_none_or(|before| step.used as i64 <= before.as_second())
+                && filters.any("id", |id| step.id() == id)
+                && filters.any("description", |text| step.description.contains(text));
+            // The least used ones go until what is left is small enough.
+            if fits && (keep == 0 || bytes > keep) && store.remove_cached(&step.key)? {
+                bytes = bytes.saturating_sub(step.bytes);
+                gone.push(step.id());
+            }
+        }
+        let collected = store.collect(&CollectOptions::default())?;
+        Ok((gone, collected.bytes))
+    });
+    let (gone, bytes) = done.await?;
+    call.server.empty_trash_later();
+    let gone = Some(gone).filter(|gone| !gone.is_empty());
+    Ok(Reply::json(200, &json!({ "CachesDeleted": gone, "SpaceReclaimed": bytes })))
+}
