@@ -73,7 +73,10 @@ impl<'t> Classic<'t> {
         }
         self.kept.push_str(text);
         if self.kept.len() > 2 * KEPT {
-            let from = self.kept.ceil_char_boundary(self.kept.len() - KEPT);
+            let mut from = self.kept.len() - KEPT;
+            while !self.kept.is_char_boundary(from) {
+                from += 1;
+            }
             self.kept.drain(..from);
         }
     }

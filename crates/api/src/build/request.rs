@@ -200,10 +200,7 @@ mod tests {
             (Some(4096), Some(8 << 20), Some(-1))
         );
         assert_eq!((run.ulimits[0].soft, run.ulimits[0].hard), (1, 2));
-        assert_eq!(
-            Parameters::of(&Query::parse("buildargs=null&cachefrom=null&labels=")).unwrap().quiet,
-            false
-        );
+        assert!(!Parameters::of(&Query::parse("buildargs=null&cachefrom=null&labels=")).unwrap().quiet);
     }
 
     #[test]
