@@ -187,6 +187,7 @@ pub(crate) async fn start(call: &mut Call<'_, '_>, id: &str) -> Result<Reply> {
         }
     };
     let request = ExecRequest {
+        gui: false,
         id: Some(id.to_owned()),
         args: config.cmd.clone(),
         env: config.env.clone().unwrap_or_default(),

@@ -19,6 +19,9 @@ use robot_env_transfer::Observer;
 use crate::ambient::Ambient;
 use crate::progress::Progress;
 
+/// How long what is removed can come back, where the configuration says nothing.
+const UNDO_TIME: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// How much is said beside a command's own output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Loudness {
@@ -213,13 +216,19 @@ impl App {
     /// The engine on both roots; they are made where they are missing.
     pub(crate) fn engine(&self) -> Result<Engine> {
         let Place { roots, identity, groups } = self.place()?;
-        Engine::open(&EngineOptions {
+        let engine = Engine::open(&EngineOptions {
             root: roots.data.clone(),
             run_root: roots.run.clone(),
             rootless: identity.is_rootless(),
             single_id: identity.single_id,
-        })
-        .map(|engine| engine.with_session(self.session(identity, groups)))
+        })?;
+        let undo = self.configuration().time("undo-time").unwrap_or(UNDO_TIME);
+        let engine = engine.with_session(self.session(identity, groups)).with_undo(undo);
+        // What is missing then is found missing by the command itself.
+        if engine.expire_removed().is_ok_and(|count| count > 0) {
+            engine.empty_trash_later();
+        }
+        Ok(engine)
     }
 
     /// What of the user's desktop and identity containers may get.

@@ -227,6 +227,11 @@ impl Configuration {
         ranges::bytes(&self.setting(key)?.value)
     }
 
+    /// A key's time.
+    pub fn time(&self, key: &str) -> Option<std::time::Duration> {
+        ranges::duration(&self.setting(key)?.value)
+    }
+
     /// A key's section of texts; numbers and truth values as they were written.
     pub fn map(&self, key: &str) -> Vec<(String, String)> {
         let entries = self.setting(key).and_then(|setting| setting.value.entries()).unwrap_or_default();

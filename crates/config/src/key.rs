@@ -30,6 +30,8 @@ pub enum Shape {
     Number,
     /// Bytes: a number, or a text like `64M`.
     Bytes,
+    /// A time: 0, or a text like `24h`.
+    Time,
     /// A list of texts.
     Texts,
     /// A list of IP addresses.
@@ -87,6 +89,12 @@ pub const KEYS: &[Key] = &[
     used("registry-mirrors", Shape::Texts, "[]", "mirrors of docker.io, in the order they are asked"),
     used("insecure-registries", Shape::Texts, "[]", "hosts and networks that may speak plain http"),
     own("registry", Shape::Registries, "{}", "mirrors and insecurity of any registry"),
+    own(
+        "undo-time",
+        Shape::Time,
+        "\"24h\"",
+        "how long what was removed can come back by `undo`; 0: not at all",
+    ),
     used("proxies", Shape::Proxies, "{}", "proxies for pulls and pushes"),
     used("default-runtime", Shape::Text, "\"robot-env\"", "the OCI runtime where --runtime is not given"),
     used("runtimes", Shape::Runtimes, "{}", "OCI runtimes by name"),
@@ -200,6 +208,7 @@ impl Shape {
             Shape::Word(words) => format!("one of {}", words.join(", ")),
             Shape::Number => "a whole number from 0 on".into(),
             Shape::Bytes => "a size like \"64M\"".into(),
+            Shape::Time => "0 or a time like \"24h\" or \"1h30m\"".into(),
             Shape::Texts => "a list of texts".into(),
             Shape::Addresses => "a list of IP addresses".into(),
             Shape::Map => "a section of texts".into(),
@@ -225,6 +234,7 @@ impl Shape {
             Shape::Word(words) => value.text().is_some_and(|word| words.contains(&word)),
             Shape::Number => value.integer().is_some_and(|number| number >= 0),
             Shape::Bytes => ranges::bytes(value).is_some(),
+            Shape::Time => ranges::duration(value).is_some(),
             Shape::Texts => return texts(value, &|_| true),
             Shape::Addresses => return texts(value, &|text| text.parse::<std::net::IpAddr>().is_ok()),
             Shape::Map => {

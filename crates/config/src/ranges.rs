@@ -1,5 +1,7 @@
 //! Sizes and the like, as Docker writes them.
 
+use std::time::Duration;
+
 use crate::value::{Data, Value};
 
 /// Bytes of a text like `64M`, `1.5g` or `100kb` (powers of 1024).
@@ -30,6 +32,33 @@ pub(crate) fn bytes(value: &Value) -> Option<u64> {
     (0.0..9e18).contains(&bytes).then_some(bytes as u64)
 }
 
+/// A time: 0, or a text of numbers with the units d, h, m and s, like `24h` or `1h30m`.
+pub(crate) fn duration(value: &Value) -> Option<Duration> {
+    let text = match &value.data {
+        Data::Integer(0) => return Some(Duration::ZERO),
+        Data::Text(text) => text.trim(),
+        _ => return None,
+    };
+    if text == "0" {
+        return Some(Duration::ZERO);
+    }
+    let (mut seconds, mut rest) = (0u64, text);
+    while !rest.is_empty() {
+        let at = rest.find(|c: char| !c.is_ascii_digit())?;
+        let unit = match rest.as_bytes()[at] {
+            b'd' => 86400,
+            b'h' => 3600,
+            b'm' => 60,
+            b's' => 1,
+            _ => return None,
+        };
+        seconds = seconds.checked_add(rest[..at].parse::<u64>().ok()?.checked_mul(unit)?)?;
+        rest = &rest[at + 1..];
+    }
+    // A hundred years are for ever.
+    (!text.is_empty() && seconds <= 100 * 366 * 86400).then(|| Duration::from_secs(seconds))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -37,6 +66,27 @@ mod tests {
 
     fn text(text: &str) -> Value {
         Value { at: Position::default(), data: Data::Text(text.into()) }
+    }
+
+    #[test]
+    fn times() {
+        for (written, want) in [
+            ("24h", Some(86400)),
+            ("1h30m", Some(5400)),
+            ("2d", Some(172_800)),
+            ("90s", Some(90)),
+            ("0", Some(0)),
+            ("", None),
+            ("24", None),
+            ("h", None),
+            ("-1h", None),
+            ("1.5h", None),
+            ("1x", None),
+            ("99999999999999999999d", None),
+            ("99999999d", None),
+        ] {
+            assert_eq!(duration(&text(written)).map(|time| time.as_secs()), want, "{written}");
+        }
     }
 
     #[test]

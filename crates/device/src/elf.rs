@@ -9,6 +9,7 @@ const HEADERS: u64 = 64;
 /// Bytes of a dynamic section, and of a name, that are read.
 const DYNAMIC: u64 = 64 << 10;
 const NAME: usize = 512;
+const PAGE: usize = 4096;
 
 /// What a shared library says about itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,7 +26,7 @@ impl Elf {
     /// Reads a file's headers; `None` where it is no little-endian ELF file.
     pub fn read(path: &Path) -> Option<Elf> {
         let file = File::open(path).ok()?;
-        let source = Source(&file);
+        let source = Source::new(&file)?;
         let ident = source.bytes(0, 64).filter(|bytes| bytes.len() >= 52)?;
         if ident.get(..4)? != b"\x7fELF" || ident[5] != 1 {
             return None;
@@ -51,22 +52,40 @@ impl Elf {
     }
 }
 
-struct Source<'a>(&'a File);
+/// A file whose first page, where the headers are, is read at once.
+struct Source<'a> {
+    file: &'a File,
+    head: Vec<u8>,
+}
 
-impl Source<'_> {
+impl<'a> Source<'a> {
+    fn new(file: &'a File) -> Option<Self> {
+        Some(Source { file, head: read(file, 0, PAGE)? })
+    }
+
+    /// So many bytes from there on, fewer where the file ends.
     fn bytes(&self, offset: u64, length: usize) -> Option<Vec<u8>> {
-        let mut out = vec![0; length];
-        let mut filled = 0;
-        while filled < length {
-            match self.0.read_at(&mut out[filled..], offset.checked_add(filled as u64)?) {
-                Ok(0) => break,
-                Ok(n) => filled += n,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(_) => return None,
-            }
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        if start.checked_add(length).is_some_and(|end| end <= self.head.len()) || self.head.len() < PAGE {
+            let rest = self.head.get(start..).unwrap_or_default();
+            return Some(rest[..length.min(rest.len())].to_vec());
         }
-        out.truncate(filled);
-        Some(out)
+        read(self.file, offset, length)
+    }
+}
+
+/// A regular file gives all that is asked for, up to its end.
+fn read(file: &File, offset: u64, length: usize) -> Option<Vec<u8>> {
+    let mut out = vec![0; length];
+    loop {
+        match file.read_at(&mut out, offset) {
+            Ok(count) => {
+                out.truncate(count);
+                return Some(out);
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(_) => return None,
+        }
     }
 }
 

@@ -90,10 +90,39 @@ pub fn gui(root: &HostRoot, session: &Session, request: &Request<'_>) -> Result<
             "no display: neither DISPLAY nor WAYLAND_DISPLAY leads to one now; windows of later `exec`s from a desktop will show".into(),
         );
     }
-    edits.mounts.push(bind(request.place, PLACE, true));
     if root.is_directory(SOCKETS) {
         edits.mounts.push(bind(root.real(SOCKETS).to_string_lossy(), SOCKETS, true));
     }
+    surround(root, session, request, edits);
+    Ok(out)
+}
+
+/// An X server that is the container's own, as `:number` of the host, known by its cookie. It shares
+/// neither the user's windows nor sound.
+pub fn isolated(
+    root: &HostRoot,
+    session: &Session,
+    request: &Request<'_>,
+    number: u32,
+    cookie: &[u8],
+) -> Gui {
+    let mut out = Gui::default();
+    let name = format!("Xauthority-{}", request.uid);
+    out.edits.env.push(format!("DISPLAY=:{number}"));
+    out.edits.env.push(format!("XAUTHORITY={PLACE}/{name}"));
+    out.files.push(PrivateFile { name, bytes: xauth::write(&[xauth::cookie(cookie)]) });
+    if !request.for_exec {
+        let socket = format!("{SOCKETS}/X{number}");
+        out.edits.mounts.push(bind(root.real(&socket).to_string_lossy(), socket, true));
+        surround(root, session, request, &mut out.edits);
+    }
+    out
+}
+
+/// What every display has beside it: the private files' place, fonts, the GPU's nodes, and what X
+/// cannot do across an IPC namespace.
+fn surround(root: &HostRoot, session: &Session, request: &Request<'_>, edits: &mut SpecEdits) {
+    edits.mounts.push(bind(request.place, PLACE, true));
     if root.is_directory(FONTS) {
         edits.mounts.push(bind(root.real(FONTS).to_string_lossy(), "/usr/local/share/fonts/host", true));
     }
@@ -114,7 +143,14 @@ pub fn gui(root: &HostRoot, session: &Session, request: &Request<'_>) -> Result<
     } else if !has_gpu && root.device("/dev/nvidiactl").is_none() {
         edits.env_defaults.push("LIBGL_ALWAYS_SOFTWARE=1".into());
     }
-    Ok(out)
+}
+
+/// Whether the session's X display is one of this host's, so that a nested server can show itself in it.
+pub fn has_local_display(root: &HostRoot, session: &Session) -> bool {
+    session.get("DISPLAY").is_some_and(|text| match parse_display(text) {
+        Ok(Display::Local(number)) => root.exists(&format!("{SOCKETS}/X{number}")),
+        _ => false,
+    })
 }
 
 /// X11: variables, and a cookie. Whether there is a display.
@@ -301,6 +337,22 @@ mod tests {
         let exec = gui(&root, &all, &Request { for_exec: true, uid: 0, ..request() }).unwrap();
         assert!(exec.edits.mounts.is_empty() && exec.edits.devices.is_empty());
         assert!(exec.files.iter().any(|file| file.name == "Xauthority-0"));
+    }
+
+    #[test]
+    fn a_display_of_its_own_has_nothing_of_the_users() {
+        let place = place("isolated-gui");
+        let root = HostRoot::fixture(place.path());
+        let all = session(&[("DISPLAY", ":0"), ("WAYLAND_DISPLAY", "wayland-0")]);
+        assert!(has_local_display(&root, &all));
+        assert!(!has_local_display(&root, &session(&[("DISPLAY", ":7")])));
+        let made = isolated(&root, &all, &request(), 12, b"fedcba9876543210");
+        assert_eq!(made.edits.env, ["DISPLAY=:12", "XAUTHORITY=/run/robot-env/gui/Xauthority-1000"]);
+        let targets: Vec<&str> = made.edits.mounts.iter().map(|m| m.target.as_str()).collect();
+        assert_eq!(targets, ["/tmp/.X11-unix/X12", PLACE, "/usr/local/share/fonts/host"]);
+        assert_eq!(xauth::parse(&made.files[0].bytes)[0].data, b"fedcba9876543210");
+        let exec = isolated(&root, &all, &Request { for_exec: true, uid: 0, ..request() }, 12, b"x");
+        assert!(exec.edits.mounts.is_empty() && exec.files[0].name == "Xauthority-0");
     }
 
     #[test]

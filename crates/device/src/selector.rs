@@ -218,7 +218,12 @@ fn of_class(root: &HostRoot, class: Class) -> Vec<Present> {
         }
         _ => {
             let subsystem = class.subsystem();
-            for name in root.names(&format!("/sys/class/{subsystem}")) {
+            // Consoles are no ports; there are 64 of them.
+            let is_console = |name: &str| {
+                name.strip_prefix("tty").is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_digit()))
+            };
+            let wanted = |name: &str| class != Class::Serial || !is_console(name);
+            for name in root.names_where(&format!("/sys/class/{subsystem}"), wanted) {
                 let place = format!("/sys/class/{subsystem}/{name}");
                 if class == Class::Serial && !is_port(root, &name, &place) {
                     continue;

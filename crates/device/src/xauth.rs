@@ -54,6 +54,17 @@ pub fn parse(mut bytes: &[u8]) -> Vec<Entry> {
     out
 }
 
+/// A cookie that is good for every host and display.
+pub fn cookie(data: &[u8]) -> Entry {
+    Entry {
+        family: WILD,
+        address: Vec::new(),
+        number: Vec::new(),
+        name: b"MIT-MAGIC-COOKIE-1".to_vec(),
+        data: data.to_vec(),
+    }
+}
+
 /// The bytes of a file with these entries.
 pub fn write(entries: &[Entry]) -> Vec<u8> {
     let mut out = Vec::new();

@@ -3,7 +3,9 @@
 
 mod identity;
 pub(crate) mod live;
+pub(crate) mod nested;
 pub(crate) mod realtime;
+mod show;
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -35,6 +37,8 @@ pub(crate) struct Start<'a> {
     pub(crate) session: &'a Session,
     /// The container's run directory.
     pub(crate) run: &'a Path,
+    /// An X server of the container's own, once there is one.
+    pub(crate) display: std::cell::OnceCell<nested::NestedDisplay>,
 }
 
 pub(crate) use identity::Exec;

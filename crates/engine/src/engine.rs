@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use robot_env_device::Session;
 use robot_env_diag::{Error, Kind, Result};
@@ -41,6 +42,10 @@ pub struct Engine {
     pub(crate) rootless: bool,
     pub(crate) single_id: bool,
     pub(crate) session: Session,
+    /// How long what is removed is kept.
+    pub(crate) undo: Duration,
+    /// See [`crate::Removed::batch`].
+    pub(crate) batch: String,
     /// The network namespace of an ordinary user, held for the container that this process cares for.
     pub(crate) user_network: Mutex<Option<Arc<OwnedFd>>>,
     /// Monitors that this process has started and not reaped.
@@ -61,6 +66,8 @@ impl Engine {
             rootless: options.rootless,
             single_id: options.single_id,
             session: Session::default(),
+            undo: Duration::ZERO,
+            batch: crate::undo::new_batch(),
             user_network: Mutex::default(),
             monitors: Mutex::new(Vec::new()),
         })

@@ -29,6 +29,8 @@ pub struct ExecRequest {
     pub tty: bool,
     /// Whether it gets every capability.
     pub privileged: bool,
+    /// Whether it gets the session's display even where the container was started without one.
+    pub gui: bool,
     /// The streams to attach; `None`: it is left to itself.
     pub attach: Option<Hello>,
 }
@@ -100,6 +102,7 @@ impl Engine {
             user: request.user,
             tty: request.tty,
             privileged: request.privileged,
+            gui: request.gui,
             session: self.session.clone(),
         };
         let command = order.args.join(" ");

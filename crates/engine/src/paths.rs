@@ -14,6 +14,7 @@ use robot_env_spec::ContainerId;
 /// ROOT/containers/by-name/<name>     a symbolic link that says the id (in base64)
 /// ROOT/volumes/<name>/{volume.json, _data/}
 /// ROOT/networks/<name>.json
+/// ROOT/removed/<until>-<id>/           what can come back: see `undo.rs`
 /// RUN/containers/<id>/{monitor.lock, attach.sock, config.json, rootfs/,
 ///                      hosts, hostname, resolv.conf}
 /// RUN/networks/{<id>.json, lock, rest.lock, forwarding}
@@ -75,6 +76,11 @@ impl Paths {
     /// All volumes.
     pub fn volumes(&self) -> PathBuf {
         self.root.join("volumes")
+    }
+
+    /// What was removed and can come back.
+    pub fn removed(&self) -> PathBuf {
+        self.root.join("removed")
     }
 
     /// Builds that are at work, each a directory that its process holds locked.

@@ -81,14 +81,7 @@ impl Engine {
     /// stay, and so does a container that was made a moment ago: somebody is about to start it.
     pub fn prune_containers(&self, wanted: impl Fn(&Container) -> bool) -> Result<Pruned> {
         let mut pruned = Pruned::default();
-        for container in self.containers()? {
-            let starts = container.state.state == State::Created
-                && (Timestamp::now().duration_since(container.record.created).unsigned_abs() < A_MOMENT
-                    || (container.record.starts_at_once
-                        && self.records.try_lock(&container.record.id).is_ok_and(|free| free.is_none())));
-            if starts || container.state.state.is_active() || !wanted(&container) {
-                continue;
-            }
+        for container in self.prunable(wanted)? {
             let id = container.record.id.as_str();
             let bytes = self.sizes(&container)?.0;
             match self.remove(id, RemoveContainerOptions::default()) {
@@ -104,6 +97,19 @@ impl Engine {
         Ok(pruned)
     }
 
+    /// What [`Engine::prune_containers`] would remove now.
+    pub fn prunable(&self, wanted: impl Fn(&Container) -> bool) -> Result<Vec<Container>> {
+        let mut all = self.containers()?;
+        all.retain(|container| {
+            let starts = container.state.state == State::Created
+                && (Timestamp::now().duration_since(container.record.created).unsigned_abs() < A_MOMENT
+                    || (container.record.starts_at_once
+                        && self.records.try_lock(&container.record.id).is_ok_and(|free| free.is_none())));
+            !starts && !container.state.state.is_active() && wanted(container)
+        });
+        Ok(all)
+    }
+
     /// Removes the volumes that no container has and that `wanted` takes, with what is in them.
     pub fn prune_volumes(&self, wanted: impl Fn(&Volume) -> bool) -> Result<Pruned> {
         // Nobody is about to be given one.
@@ -116,7 +122,7 @@ impl Engine {
                 continue;
             }
             let bytes = volume_bytes(&volume);
-            self.discard_volume(&volume.name)?;
+            self.discard_volume(&volume.name, true)?;
             pruned.names.push(volume.name);
             pruned.bytes += bytes;
         }
@@ -207,19 +213,30 @@ impl Engine {
     /// Held as long as the file is open, and never while a container is waited for or put right:
     /// one that removes itself claims, too.
     pub(crate) fn claim(&self, exclusive: bool) -> Result<File> {
+        let file = self.open_claims()?;
+        let locked = if exclusive { lock::lock_exclusive(&file) } else { lock::lock_shared(&file) };
+        locked.map_err(Error::from).within(|| format!("cannot lock `{}`", self.paths.claims().display()))?;
+        Ok(file)
+    }
+
+    /// [`Engine::claim`], exclusive, if nobody has claimed; `None` otherwise.
+    pub(crate) fn try_claim(&self) -> Result<Option<File>> {
+        let file = self.open_claims()?;
+        let free = lock::try_lock_exclusive(&file).map_err(Error::from);
+        let free = free.within(|| format!("cannot lock `{}`", self.paths.claims().display()))?;
+        Ok(free.then_some(file))
+    }
+
+    fn open_claims(&self) -> Result<File> {
         let path = self.paths.claims();
-        let fail = || format!("cannot lock `{}`", path.display());
-        let file = OpenOptions::new()
+        OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
             .mode(0o600)
             .open(&path)
-            .io_context(fail)?;
-        let locked = if exclusive { lock::lock_exclusive(&file) } else { lock::lock_shared(&file) };
-        locked.map_err(Error::from).within(fail)?;
-        Ok(file)
+            .io_context(|| format!("cannot lock `{}`", path.display()))
     }
 }
 
@@ -238,7 +255,7 @@ fn images_of(containers: &[Container]) -> BTreeMap<ImageId, usize> {
 }
 
 /// Bytes of a volume's files; 0 for one that cannot be read.
-fn volume_bytes(volume: &Volume) -> u64 {
+pub(crate) fn volume_bytes(volume: &Volume) -> u64 {
     let measure = || -> Result<u64> {
         let directory = sys_fs::open_directory(&volume.path)?;
         Ok(robot_env_layer::usage(directory.as_fd())?.bytes)

@@ -54,7 +54,13 @@ impl Engine {
             }
             self.clean_after_kill(&id);
             if options.volumes {
-                self.discard_anonymous_volumes(&container.record);
+                self.discard_anonymous_volumes(&container.record, true);
+            }
+            if self.keep_container(&container.record) {
+                self.records.free_name(&container.record.name, &id);
+                let _ = fs::remove_dir_all(self.paths.container_run(&id));
+                self.tell(&container.record, "destroy", &[]);
+                return Ok(());
             }
             self.take_away(&container.record)
         });
@@ -143,11 +149,12 @@ impl Engine {
 
     /// Removes a container that has ended and wanted to be removed then.
     pub(crate) fn remove_dead(&self, record: &ContainerRecord) -> Result<()> {
-        self.discard_anonymous_volumes(record);
+        self.discard_anonymous_volumes(record, false);
         self.take_away(record)
     }
 
-    pub(crate) fn discard_anonymous_volumes(&self, record: &ContainerRecord) {
+    /// With `undo`, they are kept like what is removed by hand.
+    pub(crate) fn discard_anonymous_volumes(&self, record: &ContainerRecord, undo: bool) {
         let mut anonymous = record.mounts.iter().filter(|mount| mount.anonymous).peekable();
         if anonymous.peek().is_none() {
             return;
@@ -162,7 +169,7 @@ impl Engine {
         for name in anonymous.filter_map(|mount| mount.volume.as_deref()) {
             // `--volumes-from` may have given it to another one.
             if users.get(name).is_none_or(|ids| ids.iter().all(|id| id == record.id.as_str())) {
-                let _ = self.discard_volume(name);
+                let _ = self.discard_volume(name, undo);
             }
         }
     }
@@ -251,11 +258,16 @@ impl Engine {
             let directory = self.paths.containers().join(id);
             directory.exists() && !directory.join("container.json").exists()
         });
-        for key in self.store.snapshot_keys()? {
-            if let Ok(id) = key.as_str().parse::<ContainerId>()
-                && !self.paths.container(&id).exists()
-            {
-                let _ = self.store.remove_snapshot(&key);
+        {
+            // Nobody brings one back meanwhile.
+            let _claim = self.claim(true)?;
+            for key in self.store.snapshot_keys()? {
+                if let Ok(id) = key.as_str().parse::<ContainerId>()
+                    && !self.paths.container(&id).exists()
+                    && !self.is_kept(&id)
+                {
+                    let _ = self.store.remove_snapshot(&key);
+                }
             }
         }
         for entry in fs::read_dir(self.paths.names()).into_iter().flatten().flatten() {
@@ -270,6 +282,8 @@ impl Engine {
 
     /// Deletes what was removed, in a process of its own that nobody waits for.
     pub fn empty_trash_later(&self) {
+        // What cannot go now goes the next time.
+        let _ = self.expire_removed();
         if self.store.trash_is_empty().unwrap_or(true) {
             return;
         }

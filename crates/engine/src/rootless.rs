@@ -56,7 +56,7 @@ mod ranges;
 mod record;
 mod refusal;
 mod roots;
-mod seed;
+pub(crate) mod seed;
 
 use std::ffi::OsStr;
 use std::fs;

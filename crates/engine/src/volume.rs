@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::create::random;
 use crate::engine::Engine;
 use crate::paths::make_directory;
+use crate::prune::volume_bytes;
 use crate::record::ContainerRecord;
 use crate::records::{read_json, write_json};
 use crate::rootfs::Rootfs;
@@ -152,7 +153,7 @@ impl Engine {
             return Err(Error::new(Kind::Conflict, format!("remove {name}: volume is in use - [{user}]")));
         }
         self.check_records().within(|| format!("cannot remove volume `{name}`"))?;
-        self.discard_volume(name)
+        self.discard_volume(name, true)
     }
 
     /// Which containers have which volumes, by id.
@@ -168,10 +169,18 @@ impl Engine {
     }
 
     /// Takes a volume away without asking: into the store's trash, at once. The caller has claimed
-    /// all volumes.
-    pub(crate) fn discard_volume(&self, name: &str) -> Result<()> {
+    /// all volumes. With `undo`, it is kept as long as the engine keeps what is removed.
+    pub(crate) fn discard_volume(&self, name: &str, undo: bool) -> Result<()> {
         let fail = || format!("cannot remove volume `{name}`");
         let directory = self.paths.volumes().join(name);
+        if undo
+            && !self.undo.is_zero()
+            && let Ok(volume) = self.volume(name)
+            && self.keep_volume(name, &directory, volume_bytes(&volume))
+        {
+            self.tell_of("volume", "destroy", name, BTreeMap::from([("driver".into(), "local".into())]));
+            return Ok(());
+        }
         let trash: String = random::<16>()?.iter().map(|byte| format!("{byte:02x}")).collect();
         match fs::rename(&directory, self.paths.root().join("trash").join(trash)) {
             // Somebody has put it on a file system of its own; its record goes first: half of a

@@ -22,6 +22,8 @@ impl Engine {
     /// `NotFound` without such a container; otherwise what the file system says.
     pub fn largest_written(&self, text: &str, count: usize) -> Result<Vec<(String, u64)>> {
         let upper = self.store.snapshot_upper(&snapshot_key(&self.records.find(text)?))?;
+        // That one names the directory and cannot be read.
+        let upper = rustix::fs::openat(&upper, ".", FLAGS, Mode::empty()).call(|| "open(upper)".into())?;
         let mut places = BTreeMap::new();
         add(upper, "", 0, &mut places)?;
         let mut all: Vec<(String, u64)> = places.into_iter().filter(|(_, bytes)| *bytes > 0).collect();
@@ -31,10 +33,10 @@ impl Engine {
     }
 }
 
+const FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
 /// Adds up a directory by descriptor; links are not followed.
 fn add(directory: OwnedFd, path: &str, depth: usize, places: &mut BTreeMap<String, u64>) -> Result<()> {
-    const FLAGS: OFlags =
-        OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
     let entries = Dir::read_from(&directory).call(|| format!("open(upper{path})"))?;
     for entry in entries {
         let entry = entry.call(|| format!("getdents(upper{path})"))?;

@@ -107,6 +107,7 @@ fn prepare(context: Context<'_>) -> Result<Infallible> {
         cgroup: context.cgroup,
         hierarchies: context.hierarchies,
         own_pids: has_new(LinuxNamespaceType::Pid),
+        place: None,
         deferred: Vec::new(),
     };
     for entry in spec.mounts().iter().flatten() {

@@ -76,6 +76,8 @@ pub enum GuiMode {
     None,
     /// The user's display.
     Shared,
+    /// An X server of the container's own, in a window of the user's display where there is one.
+    Isolated,
 }
 
 /// `--home[=ro|private]`.

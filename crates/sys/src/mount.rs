@@ -241,6 +241,13 @@ pub fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> CallResult<()> {
     .call(|| "move_mount()".into())
 }
 
+/// Moves a detached mount onto the entry `name` of a directory, whatever that is: a link is not
+/// followed.
+pub fn attach_at(mount: BorrowedFd<'_>, directory: BorrowedFd<'_>, name: &str) -> CallResult<()> {
+    move_mount(mount, "", directory, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .call(|| format!("move_mount({name})"))
+}
+
 #[repr(C)]
 struct MountAttr {
     set: u64,

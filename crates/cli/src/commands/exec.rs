@@ -25,6 +25,9 @@ pub(crate) struct Exec {
     /// Read environment variables from a file
     #[arg(long, value_name = "FILE")]
     env_file: Vec<String>,
+    /// Show its windows on your display, even where the container was started without --gui
+    #[arg(long)]
+    gui: bool,
     /// Pass standard input on to it
     #[arg(short, long)]
     interactive: bool,
@@ -74,6 +77,7 @@ impl Verb for Exec {
                 user: self.user,
                 tty: self.tty,
                 privileged: self.privileged,
+                gui: self.gui,
                 attach: hello,
             },
         )?;

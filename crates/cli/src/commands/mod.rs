@@ -51,6 +51,7 @@ mod system_df;
 mod system_prune;
 mod tag;
 mod top;
+mod undo;
 mod version;
 mod volume;
 
@@ -88,6 +89,7 @@ pub(crate) const ENTRIES: &[Entry] = &[
     entry::<control::Unpause>(),
     entry::<control::Wait>(),
     entry::<rm::Rm>(),
+    entry::<undo::Undo>(),
     entry::<control::Rename>(),
     entry::<control::Update>(),
     entry::<port::Port>(),

@@ -2,9 +2,9 @@
 
 use clap::Args;
 use robot_env_diag::{Kind, Result};
-use robot_env_engine::{Engine, ImageRemoval, Pruned};
+use robot_env_engine::{Container, Engine, ImageRemoval, Pruned};
 
-use super::rmi;
+use super::{rm, rmi};
 use crate::app::App;
 use crate::filter::Filters;
 use crate::format::human;
@@ -27,13 +27,17 @@ impl Verb for ContainerPrune {
 
     fn run(self, app: &App) -> Result<Exit> {
         let filters = Filters::parse(&self.filter, &["label", "label!", "until"])?;
-        let question =
-            "WARNING! This will remove all stopped containers.\nAre you sure you want to continue?";
         filters.until(app.now())?;
-        if !self.force && !app.confirm(question)? {
-            return Ok(Exit::SUCCESS);
-        }
         let engine = app.engine()?;
+        if !self.force {
+            let losses = container_losses(app, &engine, &filters)?;
+            let question = format!(
+                "WARNING! This will remove all stopped containers.\n{losses}Are you sure you want to continue?"
+            );
+            if !app.confirm(&question)? {
+                return Ok(Exit::SUCCESS);
+            }
+        }
         let pruned = containers(app, &engine, &filters)?;
         tell(app, "Containers", &pruned.names)?;
         finish(app, &engine, pruned.bytes)?;
@@ -43,11 +47,40 @@ impl Verb for ContainerPrune {
 
 /// Removes the containers that do not run and that the filters `label` and `until` let through.
 pub(super) fn containers(app: &App, engine: &Engine, filters: &Filters) -> Result<Pruned> {
+    engine.prune_containers(takes(app, filters)?)
+}
+
+/// Whether the filters `label` and `until` let a container through.
+fn takes(app: &App, filters: &Filters) -> Result<impl Fn(&Container) -> bool> {
     let until = filters.until(app.now())?;
-    engine.prune_containers(|container| {
+    Ok(move |container: &Container| {
         let record = &container.record;
         filters.labels(&record.spec.labels) && until.is_none_or(|until| record.created <= until)
     })
+}
+
+/// What the containers that would be removed have written, a line each.
+pub(super) fn container_losses(app: &App, engine: &Engine, filters: &Filters) -> Result<String> {
+    let mut lines = String::new();
+    for container in engine.prunable(takes(app, filters)?)? {
+        if let Some(loss) = rm::loss(engine, container.record.id.as_str()) {
+            lines.push_str(&format!("  {} has written {loss}\n", container.record.name));
+        }
+    }
+    Ok(lines)
+}
+
+/// What is in the volumes that would be removed, a line each.
+pub(super) fn volume_losses(engine: &Engine, all: bool, filters: &Filters) -> Result<String> {
+    let mut lines = String::new();
+    for usage in engine.volume_usage()? {
+        let volume = &usage.volume;
+        let goes = usage.containers == 0 && (all || volume.anonymous) && filters.labels(&volume.labels);
+        if goes && usage.bytes > 0 {
+            lines.push_str(&format!("  {} has {}\n", volume.name, human::decimal(usage.bytes)));
+        }
+    }
+    Ok(lines)
 }
 
 /// Removes the volumes that no container has: the anonymous ones, or `all`.
@@ -101,6 +134,16 @@ pub(super) fn tell(app: &App, what: &str, names: &[String]) -> Result<()> {
 /// Says how much space comes back, and gives it back when the command has ended.
 pub(super) fn finish(app: &App, engine: &Engine, bytes: u64) -> Result<()> {
     app.print_line(&format!("Total reclaimed space: {}", human::decimal(bytes)))?;
+    let all = engine.removed();
+    let own = all.iter().filter(|removed| removed.batch == engine.batch());
+    let kept: u64 = own.map(|removed| removed.bytes).sum();
+    if kept > 0 {
+        let (program, time) = (app.program(), human::duration(engine.undo_time().as_secs() as i64));
+        let size = human::decimal(kept);
+        app.say(&format!(
+            "{size} of it can come back for {time}: `{program} undo`; `{program} undo --discard` frees it now"
+        ));
+    }
     engine.sweep()?;
     engine.empty_trash_later();
     Ok(())

@@ -45,6 +45,7 @@ impl Verb for Rm {
         let options = RemoveContainerOptions { force: self.force, volumes: self.volumes };
         let exit = app.each(&self.containers, |text| {
             let loss = loss(&engine, text);
+            let id = engine.container(text).ok().map(|container| container.record.id);
             if let Some(keep) = &keep {
                 save(app, &engine, text, keep, self.force)?;
             }
@@ -57,9 +58,17 @@ impl Verb for Rm {
                 removed => removed?,
             };
             if let Some(loss) = loss.filter(|_| keep.is_none()) {
-                app.say(&format!(
-                    "{text}: {loss} that it had written are gone (`rm --keep IMAGE` saves them)"
-                ));
+                if id.is_some_and(|id| engine.is_kept(&id)) {
+                    let time = human::duration(engine.undo_time().as_secs() as i64);
+                    app.say(&format!(
+                        "{text}: {loss} that it had written can come back for {time}: `{} undo {text}`",
+                        app.program()
+                    ));
+                } else {
+                    app.say(&format!(
+                        "{text}: {loss} that it had written are gone (`rm --keep IMAGE` saves them)"
+                    ));
+                }
             }
             app.print_line(text)
         });
@@ -69,26 +78,20 @@ impl Verb for Rm {
 }
 
 /// How much a container has written and where most of it is, if it is worth a line.
-fn loss(engine: &Engine, text: &str) -> Option<String> {
+pub(super) fn loss(engine: &Engine, text: &str) -> Option<String> {
     let written = engine.written(text).ok()?.length;
     if written < WORTH_A_LINE {
         return None;
     }
-    let places: Vec<String> = engine
-        .largest_written(text, 3)
-        .unwrap_or_default()
-        .into_iter()
-        .map(|(path, bytes)| format!("{path} {}", human::decimal(bytes)))
-        .collect();
-    let size = human::decimal(written);
-    Some(if places.is_empty() { size } else { format!("{size} ({})", places.join(", ")) })
+    Some(size_and_places(written, &engine.largest_written(text, 3).unwrap_or_default()))
 }
 
-/// Says what goes with a container that is about to be removed.
-pub(super) fn tell_loss(app: &App, engine: &Engine, text: &str) {
-    if let Some(loss) = loss(engine, text) {
-        app.say(&format!("{text}: {loss} that it had written go with it"));
-    }
+/// `1.2GB (/root/ws 1.1GB, /var/log 90MB)`
+pub(super) fn size_and_places(bytes: u64, places: &[(String, u64)]) -> String {
+    let places: Vec<String> =
+        places.iter().map(|(path, bytes)| format!("{path} {}", human::decimal(*bytes))).collect();
+    let size = human::decimal(bytes);
+    if places.is_empty() { size } else { format!("{size} ({})", places.join(", ")) }
 }
 
 /// Makes an image of what the container has written; one that runs is killed first, so that nothing

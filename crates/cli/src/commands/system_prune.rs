@@ -32,10 +32,16 @@ impl Verb for SystemPrune {
             return Err(Error::invalid("the \"until\" filter is not supported with \"--volumes\""));
         }
         filters.until(app.now())?;
-        if !self.force && !app.confirm(&self.question())? {
-            return Ok(Exit::SUCCESS);
-        }
         let engine = app.engine()?;
+        if !self.force {
+            let mut losses = prune::container_losses(app, &engine, &filters)?;
+            if self.volumes {
+                losses.push_str(&prune::volume_losses(&engine, false, &filters)?);
+            }
+            if !app.confirm(&self.question(&losses))? {
+                return Ok(Exit::SUCCESS);
+            }
+        }
         let pruned = prune::containers(app, &engine, &filters)?;
         prune::tell(app, "Containers", &pruned.names)?;
         let mut bytes = pruned.bytes;
@@ -59,7 +65,7 @@ impl Verb for SystemPrune {
 }
 
 impl SystemPrune {
-    fn question(&self) -> String {
+    fn question(&self, losses: &str) -> String {
         let mut lines = vec![
             "WARNING! This will remove:",
             "  - all stopped containers",
@@ -80,6 +86,9 @@ impl SystemPrune {
             for filter in &self.filter {
                 text.push_str(&format!("\n  - {filter}"));
             }
+        }
+        if !losses.is_empty() {
+            text.push_str(&format!("\n\n  What was written would go, too:\n{}", losses.trim_end()));
         }
         text.push_str("\n\nAre you sure you want to continue?");
         text

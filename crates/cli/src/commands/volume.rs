@@ -193,14 +193,17 @@ impl Verb for VolumePrune {
     fn run(self, app: &App) -> Result<Exit> {
         let filters = Filters::parse(&self.filter, &["all", "label", "label!"])?;
         let all = self.all || filters.truth("all")?.unwrap_or(false);
-        let question = format!(
-            "WARNING! This will remove {} not used by at least one container.\nAre you sure you want to continue?",
-            if all { "all local volumes" } else { "anonymous local volumes" }
-        );
-        if !self.force && !app.confirm(&question)? {
-            return Ok(Exit::SUCCESS);
-        }
         let engine = app.engine()?;
+        if !self.force {
+            let question = format!(
+                "WARNING! This will remove {} not used by at least one container.\n{}Are you sure you want to continue?",
+                if all { "all local volumes" } else { "anonymous local volumes" },
+                prune::volume_losses(&engine, all, &filters)?
+            );
+            if !app.confirm(&question)? {
+                return Ok(Exit::SUCCESS);
+            }
+        }
         let pruned = prune::volumes(&engine, all, &filters)?;
         prune::tell(app, "Volumes", &pruned.names)?;
         prune::finish(app, &engine, pruned.bytes)?;

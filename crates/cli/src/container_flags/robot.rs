@@ -26,7 +26,8 @@ pub(crate) struct RobotFlags {
     /// Mount your git configuration, read-only
     #[arg(long)]
     gitconfig: bool,
-    /// Show windows on your display, with sound and the GPU's nodes
+    /// Show windows on your display, with sound and the GPU's nodes; `isolated`: on an X server of the
+    /// container's own
     #[arg(long, value_name = "MODE", num_args = 0..=1, require_equals = true, default_missing_value = "shared")]
     gui: Option<String>,
     /// Your home directory at the same path: rw, ro, or private for one of the containers' own
@@ -65,9 +66,10 @@ pub(super) fn robot(flags: &ContainerFlags) -> Result<RobotSpec> {
         gui: match wanted.gui.as_deref() {
             None | Some("" | "none") => GuiMode::None,
             Some("shared") => GuiMode::Shared,
+            Some("isolated") => GuiMode::Isolated,
             Some(other) => {
                 return Err(Error::invalid(format!(
-                    "invalid mode `{other}` for --gui: it must be shared or none"
+                    "invalid mode `{other}` for --gui: it must be shared, isolated or none"
                 )));
             }
         },

@@ -225,7 +225,7 @@ impl Driver {
         let directories = directories(root);
         let mut versions: BTreeSet<String> = BTreeSet::new();
         let listed: Vec<(&String, Vec<String>)> =
-            directories.iter().map(|directory| (directory, root.names(directory))).collect();
+            directories.iter().map(|place| (place, root.names_where(place, may_be_of_a_driver))).collect();
         for (_, names) in &listed {
             for name in names {
                 let version =
@@ -410,6 +410,12 @@ impl Driver {
 pub(super) fn real_source(root: &HostRoot, path: &str) -> String {
     let real = root.resolve(path).unwrap_or_else(|| path.to_owned());
     root.real(&real).to_string_lossy().into_owned()
+}
+
+/// Whether a file among a distribution's libraries may be one of a driver: those have a version with a
+/// dot, and most others have one without.
+fn may_be_of_a_driver(name: &str) -> bool {
+    name.split_once(".so.").is_some_and(|(_, version)| version.contains('.') || version.starts_with('4'))
 }
 
 /// Directories that may have libraries: those that are usual, and those of the loader's cache that

@@ -17,6 +17,8 @@ use robot_env_sys::fs as sys_fs;
 use rustix::fs::OFlags;
 
 use super::Start;
+use super::nested::{self, NestedDisplay};
+use super::show;
 use crate::engine::Engine;
 use crate::record::ContainerRecord;
 
@@ -59,6 +61,30 @@ impl Start<'_> {
             write_files(&place, &made.files, resolved.user.uid)?;
             edits.merge(made.edits);
         }
+        if robot.gui == GuiMode::Isolated {
+            self.isolate(&root, host, resolved, edits)
+                .within(|| "cannot give the container a display".into())?;
+        }
+        Ok(())
+    }
+
+    fn isolate(
+        &self,
+        root: &HostRoot,
+        host: &HostFacts,
+        resolved: &Resolved,
+        edits: &mut SpecEdits,
+    ) -> Result<()> {
+        let place = self.run.join(PLACE);
+        crate::paths::make_directory(&place, 0o711)?;
+        let display = NestedDisplay::start(root, self.session, self.run, &self.record.name)?;
+        let made = request(self.record, &resolved.user, host, &place, false, |request| {
+            Ok(gui::isolated(root, self.session, request, display.number, &display.cookie))
+        })?;
+        write_files(&place, &made.files, resolved.user.uid)?;
+        edits.merge(made.edits);
+        edits.warnings.extend(display.warning.clone());
+        let _ = self.display.set(display);
         Ok(())
     }
 
@@ -265,15 +291,30 @@ pub(crate) struct Exec<'a> {
     pub(crate) session: &'a Session,
     /// The container's plan.
     pub(crate) container: &'a Spec,
+    /// Its first process.
+    pub(crate) pid: i32,
+    /// Whether a display is wanted even where the container was started without one.
+    pub(crate) gui: bool,
 }
 
 impl Exec<'_> {
     /// The variables of the display, for the session that asks now. The cookie is written anew.
     pub(crate) fn environment(&self, user: &ResolvedUser, host: &HostFacts) -> Result<Vec<String>> {
-        if self.record.spec.robot.gui != GuiMode::Shared {
-            return Ok(Vec::new());
+        let run = self.engine.paths.container_run(&self.record.id);
+        let place = run.join(PLACE);
+        match self.record.spec.robot.gui {
+            GuiMode::None if !self.gui => return Ok(Vec::new()),
+            GuiMode::None => return self.show(user, host, &place),
+            GuiMode::Shared => {}
+            GuiMode::Isolated => {
+                let Some((number, cookie)) = nested::noted(&run) else { return Ok(Vec::new()) };
+                let made = request(self.record, user, host, &place, true, |request| {
+                    Ok(gui::isolated(&HostRoot::system(), self.session, request, number, &cookie))
+                })?;
+                write_files(&place, &made.files, user.uid)?;
+                return Ok(made.edits.env);
+            }
         }
-        let place = self.engine.paths.container_run(&self.record.id).join(PLACE);
         let made = request(self.record, user, host, &place, true, |request| {
             gui::gui(&HostRoot::system(), self.session, request)
         })?;
@@ -282,6 +323,23 @@ impl Exec<'_> {
             Err(error) if error.kind() == Kind::NotFound => return Ok(Vec::new()),
             written => written?,
         }
+        self.reachable(user, made.edits.env)
+    }
+
+    /// A display for a container that was started without one.
+    fn show(&self, user: &ResolvedUser, host: &HostFacts, place: &Path) -> Result<Vec<String>> {
+        crate::paths::make_directory(place, 0o711)?;
+        let made = request(self.record, user, host, place, false, |request| {
+            gui::gui(&HostRoot::system(), self.session, request)
+        })?;
+        write_files(place, &made.files, user.uid)?;
+        show::mount_directories(self.pid, &made.edits)?;
+        let defaults = made.edits.env_defaults.iter().cloned();
+        self.reachable(user, defaults.chain(made.edits.env.iter().cloned()).collect())
+    }
+
+    /// The variables that lead somewhere in the container.
+    fn reachable(&self, user: &ResolvedUser, variables: Vec<String>) -> Result<Vec<String>> {
         // Sockets of a desktop are there only if they were at the start.
         let mounted = |target: &str| {
             self.container.mounts().iter().flatten().any(|mount| mount.destination() == Path::new(target))
@@ -295,6 +353,6 @@ impl Exec<'_> {
             Some(("XDG_RUNTIME_DIR", path)) => mounted(path),
             _ => true,
         };
-        Ok(made.edits.env.into_iter().filter(is_there).collect())
+        Ok(variables.into_iter().filter(is_there).collect())
     }
 }

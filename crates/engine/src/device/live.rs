@@ -280,26 +280,12 @@ impl<'a> Live<'a> {
             Ok(_) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno).io_context(|| format!("open({})", device.path)),
         }
-        self.in_their_mounts(|| {
+        in_mounts_of(self.pid, || {
             let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
                 .io_context(|| "cannot open the container's root".into())?;
             let target = sys_fs::open_in_root(root.as_fd(), &device.path, OFlags::PATH | OFlags::NOFOLLOW)?;
             Ok(mount::attach(tree.as_fd(), target.as_fd())?)
         })
-    }
-
-    /// Does something in the container's mount namespace, where a mount can only be changed. This
-    /// process has one thread.
-    fn in_their_mounts<T>(&self, act: impl FnOnce() -> Result<T>) -> Result<T> {
-        let own = namespace::open("/proc/self/ns/mnt")?;
-        let here = rustix::fs::open(".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .io_context(|| "cannot open the working directory".into())?;
-        let theirs = namespace::open(&format!("/proc/{}/ns/mnt", self.pid))?;
-        namespace::join(theirs.as_fd(), libc::CLONE_NEWNS)?;
-        let done = act();
-        namespace::join(own.as_fd(), libc::CLONE_NEWNS)?;
-        let _ = rustix::process::fchdir(&here);
-        done
     }
 
     /// Takes a node away, and the right to use its device where no other node of it is left.
@@ -326,7 +312,7 @@ impl<'a> Live<'a> {
             return Ok(());
         }
         if self.engine.rootless {
-            let _ = self.in_their_mounts(|| Ok(mount::detach(path)?));
+            let _ = in_mounts_of(self.pid, || Ok(mount::detach(path)?));
         }
         let root = self.root()?;
         let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
@@ -369,6 +355,20 @@ impl<'a> Live<'a> {
         }
         failure.map_or(Ok(()), Err)
     }
+}
+
+/// Does something in the mount namespace of a container's process, where a mount can only be changed. This
+/// process has one thread.
+pub(super) fn in_mounts_of<T>(pid: i32, act: impl FnOnce() -> Result<T>) -> Result<T> {
+    let own = namespace::open("/proc/self/ns/mnt")?;
+    let here = rustix::fs::open(".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .io_context(|| "cannot open the working directory".into())?;
+    let theirs = namespace::open(&format!("/proc/{}/ns/mnt", pid))?;
+    namespace::join(theirs.as_fd(), libc::CLONE_NEWNS)?;
+    let done = act();
+    namespace::join(own.as_fd(), libc::CLONE_NEWNS)?;
+    let _ = rustix::process::fchdir(&here);
+    done
 }
 
 impl Engine {

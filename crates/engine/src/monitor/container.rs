@@ -1,5 +1,6 @@
 //! The monitor of a container.
 
+use std::cell::OnceCell;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use robot_env_sys::{mount, namespace, process, socket};
 use rustix::fs::{FileType, Mode, OFlags};
 
 use crate::device::live::Hotplug;
+use crate::device::nested::NestedDisplay;
 use crate::device::{self, Start};
 use crate::engine::{Engine, cgroup_path};
 use crate::launch::{Answer, Orders};
@@ -48,6 +50,8 @@ struct Started {
     /// The same by a clock that nobody sets.
     began: Instant,
     warnings: Vec<String>,
+    /// The X server that is its own.
+    display: Option<NestedDisplay>,
 }
 
 /// A process that waits to become the container's program.
@@ -205,13 +209,21 @@ impl Monitor {
         let (engine, record) = (&self.engine, &self.record);
         let Ground { hierarchies, host } = ground;
         let rootfs = Rootfs::of(engine, record)?;
-        let start = Start { engine, record, rootfs: &rootfs, session: &self.session, run: &self.run };
+        let start = Start {
+            engine,
+            record,
+            rootfs: &rootfs,
+            session: &self.session,
+            run: &self.run,
+            display: OnceCell::new(),
+        };
         let mut edits = start.edits()?;
         let mut resolved = engine.resolve_start(record, &rootfs, &host, joined)?;
         self.mount_parts()?;
         self.mount_images(&mut resolved.mounts)?;
         self.mount_shared_memory(&mut resolved.mounts)?;
         start.identify(&host, &mut resolved, &mut edits)?;
+        let display = start.display.into_inner();
         device::apply(&edits, &rootfs, &host, &mut resolved)?;
         let mut planned = plan(&record.spec, &record.image_config, &host, &resolved)?;
         planned.warnings.extend(edits.warnings.iter().cloned());
@@ -233,7 +245,9 @@ impl Monitor {
         let tty = record.spec.tty;
         let (console, mut io) = streams(tty, record.spec.stdin_open, record.spec.stdin_once)?;
         if let Some(name) = external {
-            return self.make_external(name, console, io, rootfs, planned.warnings);
+            let mut ready = self.make_external(name, console, io, rootfs, planned.warnings)?;
+            ready.process.display = display;
+            return Ok(ready);
         }
         let path = resolved.cgroup_path.clone();
         let seccomp_cache = engine.paths.seccomp();
@@ -263,6 +277,7 @@ impl Monitor {
             started: Timestamp::now(),
             began: Instant::now(),
             warnings: planned.warnings,
+            display,
         };
         Ok(Ready { gate: Gate::Own(created), process })
     }
@@ -304,6 +319,7 @@ impl Monitor {
             started: Timestamp::now(),
             began: Instant::now(),
             warnings,
+            display: None,
         };
         Ok(Ready { gate: Gate::External(external), process })
     }
@@ -392,7 +408,7 @@ impl Monitor {
             match decision {
                 restart::Decision::Stay => {
                     if self.record.spec.auto_remove {
-                        self.engine.discard_anonymous_volumes(&self.record);
+                        self.engine.discard_anonymous_volumes(&self.record, false);
                         let gone = self.engine.unpublish(&self.record);
                         audience.dismiss(&notice);
                         if gone.is_ok() {
@@ -545,6 +561,9 @@ impl Monitor {
                 std::thread::sleep(Duration::from_millis(1));
             }
             cgroup.remove();
+        }
+        if let Some(display) = &started.display {
+            display.end();
         }
         process::reap_others(0);
         if !started.joined.places().is_empty() {

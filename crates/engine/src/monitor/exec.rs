@@ -33,6 +33,8 @@ pub(crate) struct ExecOrder {
     pub(crate) tty: bool,
     pub(crate) stdin: bool,
     pub(crate) privileged: bool,
+    #[serde(default)]
+    pub(crate) gui: bool,
     pub(crate) session: Session,
 }
 
@@ -81,6 +83,8 @@ fn make(
         record: &container.record,
         session: &order.session,
         container: &place.spec,
+        pid: place.process.pid,
+        gui: order.gui,
     };
     let env = exec.environment(&user, &ground.host)?;
     let overrides = ProcessOverrides {

@@ -111,7 +111,7 @@ fn with_ranges(request: &Enter<'_>, user: u32, group: u32) -> Result<Result<Seed
 }
 
 /// The program in `PATH` or where distributions put it.
-pub(super) fn find(program: &str, path: Option<&OsStr>) -> Option<PathBuf> {
+pub(crate) fn find(program: &str, path: Option<&OsStr>) -> Option<PathBuf> {
     std::env::split_paths(path.unwrap_or_default())
         .chain(DIRECTORIES.map(PathBuf::from))
         .filter(|directory| directory.is_absolute())

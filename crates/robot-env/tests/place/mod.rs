@@ -63,6 +63,9 @@ impl Place {
             return None;
         };
         let place = Place { directory: TemporaryDirectory::new(name) };
+        // What tests remove is gone, but where undoing is what they try.
+        fs::create_dir_all(place.directory.join("config/robot-env")).unwrap();
+        fs::write(place.directory.join("config/robot-env/config.toml"), "undo-time = \"0\"\n").unwrap();
         let registry = TestRegistry::start();
         registry.put_image("busybox", "latest", &image(busybox));
         let from = registry.name("busybox:latest");
@@ -76,6 +79,7 @@ impl Place {
         let mut command = Command::new(program());
         command.arg("--root").arg(self.directory.join("root"));
         command.arg("--run-root").arg(self.directory.join("run"));
+        command.env("XDG_CONFIG_HOME", self.directory.join("config"));
         command.args(args).stdin(Stdio::null());
         Call(command)
     }

@@ -13,6 +13,7 @@ use crate::app::App;
 use crate::command_line::Flags;
 use crate::commands::rm;
 use crate::failure::Class;
+use crate::format::human;
 use crate::verb::{Exit, Verb};
 
 /// Make, start and enter this project's container
@@ -116,8 +117,17 @@ fn on_host(app: &App, place: &Place, command: &[String]) -> Result<()> {
 }
 
 fn remove(app: &App, place: &Place, name: &str) -> Result<()> {
-    rm::tell_loss(app, &place.engine, name);
-    place.engine.remove(name, RemoveContainerOptions { force: false, volumes: true })?;
+    let loss = rm::loss(&place.engine, name);
+    let id = place.engine.remove(name, RemoveContainerOptions { force: false, volumes: true })?;
+    if let Some(loss) = loss {
+        let undo = if place.engine.is_kept(&id) {
+            let time = human::duration(place.engine.undo_time().as_secs() as i64);
+            format!("can come back for {time}: `{} undo {name}`", app.program())
+        } else {
+            "are gone with it".to_owned()
+        };
+        app.say(&format!("{name}: {loss} that it had written {undo}"));
+    }
     place.engine.empty_trash_later();
     Ok(())
 }

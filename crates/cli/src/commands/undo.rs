@@ -1,0 +1,145 @@
+use clap::Args;
+use robot_env_diag::{Error, Escaped, Result};
+use robot_env_engine::{Engine, Removed, RemovedKind};
+
+use super::rm::size_and_places;
+use crate::app::App;
+use crate::format::{Column, List, Style, Value, human};
+use crate::verb::{Exit, Verb};
+
+/// Bring back what was removed: containers with what they had written, and volumes
+///
+/// Without names, all that the last command removed. What is removed is kept for `undo-time` of the
+/// configuration (24h), or until the disk gets full; containers of `run --rm` and empty ones are not.
+#[derive(Args)]
+pub(crate) struct Undo {
+    /// List what can come back
+    #[arg(short, long)]
+    list: bool,
+    /// Let it go for good and free its space: all, or what is named
+    #[arg(long, conflicts_with = "list")]
+    discard: bool,
+    /// How the list is printed: a Go template, json or table
+    #[arg(long, value_name = "FORMAT", requires = "list")]
+    format: Option<String>,
+    /// Names or ids of containers and volumes that were removed
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+}
+
+impl Verb for Undo {
+    const SPELLINGS: &'static [&'static str] = &["undo", "container undo"];
+
+    fn run(self, app: &App) -> Result<Exit> {
+        let engine = app.engine()?;
+        let all = engine.removed();
+        if self.list {
+            return list(app, &all, self.format.as_deref());
+        }
+        let chosen: Vec<Removed> = if !self.names.is_empty() {
+            self.names.iter().map(|name| find(&all, name)).collect::<Result<_>>()?
+        } else if self.discard {
+            all
+        } else {
+            let Some(last) = all.first() else {
+                return Err(Error::not_found("there is nothing to bring back"));
+            };
+            all.iter().filter(|removed| removed.batch == last.batch).cloned().collect()
+        };
+        if self.discard {
+            return discard(app, &engine, &chosen);
+        }
+        let mut exit = Exit::SUCCESS;
+        // Containers first: their volumes come with them.
+        let (containers, volumes): (Vec<_>, Vec<_>) =
+            chosen.into_iter().partition(|removed| removed.kind == RemovedKind::Container);
+        for removed in containers.iter().chain(&volumes) {
+            if removed.kind == RemovedKind::Volume && back_already(&engine, removed) {
+                app.print_line(&removed.name)?;
+                continue;
+            }
+            match engine.undo(removed) {
+                Ok(name) => {
+                    if name != removed.name {
+                        app.say(&format!("{} is back as {name}: its name is taken", removed.name));
+                    }
+                    app.print_line(&name)?;
+                }
+                Err(error) => {
+                    app.show(&error);
+                    exit = Exit::FAILURE;
+                }
+            }
+        }
+        Ok(exit)
+    }
+}
+
+/// Whether a volume came back with a container.
+fn back_already(engine: &Engine, removed: &Removed) -> bool {
+    engine.volume(&removed.id).is_ok() && !engine.removed().contains(removed)
+}
+
+/// What was removed last of what has this name, or an id that begins so.
+fn find(all: &[Removed], text: &str) -> Result<Removed> {
+    let name = text.strip_prefix('/').unwrap_or(text);
+    let by_name = all.iter().find(|removed| removed.name == name);
+    let mut by_id = all.iter().filter(|removed| !name.is_empty() && removed.id.starts_with(name));
+    let found = match (by_name, by_id.next(), by_id.next()) {
+        (Some(found), _, _) | (None, Some(found), None) => found,
+        (None, Some(_), Some(_)) => {
+            return Err(Error::invalid(format!("cannot bring `{text}` back: several ids begin so")));
+        }
+        (None, None, _) => {
+            return Err(Error::not_found(format!(
+                "cannot bring `{text}` back: nothing of that name is kept"
+            ))
+            .with_hint("`undo --list` lists what can come back"));
+        }
+    };
+    Ok(found.clone())
+}
+
+fn discard(app: &App, engine: &Engine, chosen: &[Removed]) -> Result<Exit> {
+    for removed in chosen {
+        engine.let_go(removed)?;
+        app.print_line(&removed.name)?;
+    }
+    let bytes = chosen.iter().map(|removed| removed.bytes).sum();
+    app.say(&format!("{} are free now", human::decimal(bytes)));
+    engine.empty_trash_later();
+    Ok(Exit::SUCCESS)
+}
+
+const TABLE: &str = "{{.Name}}\t{{.Kind}}\t{{.Removed}}\t{{.TimeLeft}}\t{{.Size}}";
+const COLUMNS: &[Column] = &[
+    ("Name", "NAME"),
+    ("ID", "ID"),
+    ("Kind", "KIND"),
+    ("Removed", "REMOVED"),
+    ("TimeLeft", "TIME LEFT"),
+    ("Size", "SIZE"),
+];
+
+fn list(app: &App, all: &[Removed], format: Option<&str>) -> Result<Exit> {
+    let style = Style::parse(format, TABLE)?;
+    let rows = all.iter().map(|removed| {
+        let kind = match removed.kind {
+            RemovedKind::Container => "container",
+            RemovedKind::Volume => "volume",
+        };
+        let left = removed.until.as_second() - app.now().as_second();
+        // Places are paths that a container has made.
+        let size = Escaped(&size_and_places(removed.bytes, &removed.places)).to_string();
+        Value::row([
+            ("Name", removed.name.clone().into()),
+            ("ID", removed.id.clone().into()),
+            ("Kind", kind.into()),
+            ("Removed", human::ago(removed.removed, app.now()).into()),
+            ("TimeLeft", human::duration(left).into()),
+            ("Size", size.into()),
+        ])
+    });
+    app.print(&List { columns: COLUMNS, rows: rows.collect() }.print(&style)?)?;
+    Ok(Exit::SUCCESS)
+}
