@@ -10,7 +10,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use robot_env_config::{Configuration, Severity, Sources};
 use robot_env_diag::{Error, Escaped, IoContext, Kind, Result};
-use robot_env_engine::{Engine, EngineOptions, Session, rootless};
+use robot_env_engine::{Engine, EngineOptions, NetworkDefaults, Session, rootless};
 use robot_env_oci::ImageText;
 use robot_env_registry::{Client, ClientOptions};
 use robot_env_store::{ImageRecord, OverlayXattr, Store, StoreOptions};
@@ -223,7 +223,13 @@ impl App {
             single_id: identity.single_id,
         })?;
         let undo = self.configuration().time("undo-time").unwrap_or(UNDO_TIME);
-        let engine = engine.with_session(self.session(identity, groups)).with_undo(undo);
+        let networks = NetworkDefaults::of(self.configuration());
+        let follow = networks.speak_of_the_bridge();
+        let engine = engine.with_session(self.session(identity, groups));
+        let engine = engine.with_undo(undo).with_network_defaults(networks);
+        if follow && let Some(said) = engine.follow_configuration()? {
+            self.warn(&said);
+        }
         // What is missing then is found missing by the command itself.
         if engine.expire_removed().is_ok_and(|count| count > 0) {
             engine.empty_trash_later();

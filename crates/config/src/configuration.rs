@@ -227,6 +227,28 @@ impl Configuration {
         ranges::bytes(&self.setting(key)?.value)
     }
 
+    /// A key's whole number.
+    pub fn number(&self, key: &str) -> Option<i64> {
+        self.setting(key)?.value.integer()
+    }
+
+    /// `default-address-pools`: ranges, and the size of what is cut from each.
+    pub fn pools(&self) -> Vec<(String, u8)> {
+        let items = self.setting("default-address-pools").and_then(|setting| setting.value.items());
+        let read = |item: &Value| {
+            let size = item.get("size").and_then(Value::integer)?;
+            Some((item.get("base")?.text()?.to_owned(), u8::try_from(size).ok()?))
+        };
+        items.unwrap_or_default().iter().filter_map(read).collect()
+    }
+
+    /// `default-network-opts` of a driver.
+    pub fn options_of_networks(&self, driver: &str) -> Vec<(String, String)> {
+        let all = self.setting("default-network-opts").and_then(|setting| setting.value.get(driver));
+        let entries = all.and_then(Value::entries).unwrap_or_default();
+        entries.iter().filter_map(|entry| Some((entry.key.clone(), scalar(&entry.value)?))).collect()
+    }
+
     /// A key's time.
     pub fn time(&self, key: &str) -> Option<std::time::Duration> {
         ranges::duration(&self.setting(key)?.value)

@@ -36,6 +36,14 @@ pub enum Shape {
     Texts,
     /// A list of IP addresses.
     Addresses,
+    /// An IP address.
+    Address,
+    /// An IP address with a prefix: `10.1.2.1/24`.
+    Cidr,
+    /// `[{ base = "10.1.0.0/16", size = 24 }]`
+    Pools,
+    /// `DRIVER = { OPTION = "..." }`
+    DriverOptions,
     /// A section of texts.
     Map,
     /// `NAME = { path = "...", runtimeArgs = [...] }`.
@@ -79,7 +87,7 @@ const fn none(name: &'static str, why: &'static str) -> Key {
 
 const DAEMON: &str = "it is about Docker's daemon, and there is none";
 const SWARM: &str = "it is about swarms";
-const BRIDGE: &str = "networks are set up by `network create`";
+const BRIDGE: &str = "bridges and rules are the engine's own";
 const STORE: &str = "images are stored another way";
 const ALWAYS: &str = "containers outlive every command anyway";
 
@@ -107,6 +115,19 @@ pub const KEYS: &[Key] = &[
     used("dns", Shape::Addresses, "[]", "name servers of containers"),
     used("dns-opts", Shape::Texts, "[]", "resolver options of containers"),
     used("dns-search", Shape::Texts, "[]", "search domains of containers"),
+    used("default-address-pools", Shape::Pools, "", "ranges that networks are cut from"),
+    used("default-network-opts", Shape::DriverOptions, "{}", "options of new networks, by driver"),
+    used("bip", Shape::Cidr, "", "address and subnet of the network bridge"),
+    used("bip6", Shape::Cidr, "", "the same for IPv6"),
+    used("fixed-cidr", Shape::Cidr, "", "addresses of the network bridge's containers"),
+    used("fixed-cidr-v6", Shape::Cidr, "", "the same for IPv6"),
+    used("ipv6", Shape::Truth, "false", "addresses of IPv6 in the network bridge"),
+    used("mtu", Shape::Number, "", "mtu of the network bridge"),
+    used("icc", Shape::Truth, "true", "containers in the network bridge reach each other"),
+    used("ip-masq", Shape::Truth, "true", "they leave by the host's address"),
+    used("ip", Shape::Address, "\"0.0.0.0\"", "address of the host where ports are published"),
+    used("host-gateway-ip", Shape::Address, "", "what host-gateway means in --add-host"),
+    used("host-gateway-ips", Shape::Addresses, "", "the same; the first one of IPv4 counts"),
     used("init", Shape::Truth, "false", "a small init as pid 1"),
     used("no-new-privileges", Shape::Truth, "false", "set-user-id programs gain nothing"),
     used("seccomp-profile", Shape::Text, "\"builtin\"", "a file with the filter of system calls"),
@@ -115,8 +136,6 @@ pub const KEYS: &[Key] = &[
     none("allow-direct-routing", BRIDGE),
     none("api-cors-header", DAEMON),
     none("authorization-plugins", DAEMON),
-    none("bip", BRIDGE),
-    none("bip6", BRIDGE),
     none("bridge", BRIDGE),
     none("bridge-accept-fwmark", BRIDGE),
     none("builder", "what a build leaves is pruned by `builder prune`"),
@@ -131,32 +150,22 @@ pub const KEYS: &[Key] = &[
     none("cpu-rt-runtime", "real-time budgets are given to each container"),
     none("cri-containerd", DAEMON),
     none("debug", DAEMON),
-    none("default-address-pools", BRIDGE),
     none("default-gateway", BRIDGE),
     none("default-gateway-v6", BRIDGE),
-    none("default-network-opts", BRIDGE),
     none("deprecated-key-path", DAEMON),
     none("exec-opts", "control groups are written to directly"),
     none("exec-root", "it is named by --run-root"),
     none("experimental", DAEMON),
     none("features", STORE),
     none("firewall-backend", BRIDGE),
-    none("fixed-cidr", BRIDGE),
-    none("fixed-cidr-v6", BRIDGE),
     none("graph", STORE),
     none("group", DAEMON),
-    none("host-gateway-ip", BRIDGE),
-    none("host-gateway-ips", BRIDGE),
     none("hosts", DAEMON),
-    none("icc", BRIDGE),
     none("init-path", "the init is built in"),
-    none("ip", BRIDGE),
     none("ip-forward", BRIDGE),
     none("ip-forward-no-drop", BRIDGE),
-    none("ip-masq", BRIDGE),
     none("ip6tables", BRIDGE),
     none("iptables", BRIDGE),
-    none("ipv6", BRIDGE),
     none("labels", DAEMON),
     none("live-restore", ALWAYS),
     none("log-format", DAEMON),
@@ -166,7 +175,6 @@ pub const KEYS: &[Key] = &[
     none("max-download-attempts", "transfers go on as long as they make progress"),
     none("metrics-addr", DAEMON),
     none("min-api-version", DAEMON),
-    none("mtu", BRIDGE),
     none("network-control-plane-mtu", SWARM),
     none("node-generic-resources", SWARM),
     none("oom-score-adjust", DAEMON),
@@ -211,6 +219,10 @@ impl Shape {
             Shape::Time => "0 or a time like \"24h\" or \"1h30m\"".into(),
             Shape::Texts => "a list of texts".into(),
             Shape::Addresses => "a list of IP addresses".into(),
+            Shape::Address => "an IP address".into(),
+            Shape::Cidr => "an IP address with a prefix like \"10.1.2.1/24\"".into(),
+            Shape::Pools => "a list of ranges with `base` and `size`".into(),
+            Shape::DriverOptions => "a section of drivers".into(),
             Shape::Map => "a section of texts".into(),
             Shape::Runtimes => "a section of runtimes".into(),
             Shape::Limits => "a section of limits".into(),
@@ -237,6 +249,14 @@ impl Shape {
             Shape::Time => ranges::duration(value).is_some(),
             Shape::Texts => return texts(value, &|_| true),
             Shape::Addresses => return texts(value, &|text| text.parse::<std::net::IpAddr>().is_ok()),
+            Shape::Address => value.text().is_some_and(|text| text.parse::<std::net::IpAddr>().is_ok()),
+            Shape::Cidr => value.text().is_some_and(|text| ranges::prefix(text).is_some()),
+            Shape::Pools => return pools(name, value),
+            Shape::DriverOptions => {
+                let Some(entries) = value.entries() else { return vec![wrong(value)] };
+                let name = |driver: &str| format!("{name}.{driver}");
+                return entries.iter().flat_map(|e| Shape::Map.check(&name(&e.key), &e.value)).collect();
+            }
             Shape::Map => {
                 let Some(entries) = value.entries() else { return vec![wrong(value)] };
                 let scalar =
@@ -269,6 +289,32 @@ impl Shape {
         };
         if good { Vec::new() } else { vec![wrong(value)] }
     }
+}
+
+fn pools(name: &str, value: &Value) -> Vec<Wrong> {
+    let Some(items) = value.items() else {
+        return vec![(value.at, format!("`{name}` must be {}", Shape::Pools.describe()))];
+    };
+    let mut out = Vec::new();
+    for item in items {
+        let known = [("base", Shape::Cidr), ("size", Shape::Number)];
+        out.extend(section(name, item, &known));
+        let base = item.get("base").and_then(Value::text).and_then(ranges::prefix);
+        let size = item.get("size").and_then(Value::integer);
+        match (base, size) {
+            (Some((address, prefix)), Some(size)) => {
+                let most = if address.is_ipv6() { 128 } else { 32 };
+                if size < i64::from(prefix) || size > most {
+                    out.push((item.at, format!("`{name}`: a size of {size} does not fit into the base")));
+                }
+            }
+            _ if item.get("base").is_none() || item.get("size").is_none() => {
+                out.push((item.at, format!("`{name}` must be {}", Shape::Pools.describe())));
+            }
+            _ => {}
+        }
+    }
+    out
 }
 
 /// A section whose keys are `known`.
@@ -353,6 +399,31 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), count);
+    }
+
+    #[test]
+    fn addresses_of_networks_are_checked() {
+        let text = r#"{"bip": "10.1.0.1", "fixed-cidr": "10.1.0.0/33", "mtu": -1, "ip": "lan", "icc": 1,
+            "default-address-pools": [{"base": "10.0.0.0/16", "size": 8}, {"base": "10.0.0.0/16"}, {"bas": 1, "size": 24}],
+            "default-network-opts": {"bridge": {"x": []}, "macvlan": 3}}"#;
+        let value = crate::json::parse(text, false).unwrap();
+        let found = |name: &str| -> Vec<String> {
+            let key = Key::find(name).unwrap();
+            key.shape.check(name, value.get(name).unwrap()).into_iter().map(|(_, message)| message).collect()
+        };
+        for (name, count, says) in [
+            ("bip", 1, "`bip` must be an IP address with a prefix"),
+            ("fixed-cidr", 1, "with a prefix"),
+            ("mtu", 1, "a whole number"),
+            ("ip", 1, "`ip` must be an IP address"),
+            ("icc", 1, "true or false"),
+            ("default-address-pools", 4, "a size of 8 does not fit into the base"),
+            ("default-network-opts", 2, "`default-network-opts.bridge.x` must be a text"),
+        ] {
+            let messages = found(name);
+            assert_eq!(messages.len(), count, "{messages:?}");
+            assert!(messages[0].contains(says), "{messages:?}");
+        }
     }
 
     #[test]

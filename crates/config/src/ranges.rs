@@ -1,5 +1,6 @@
 //! Sizes and the like, as Docker writes them.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::value::{Data, Value};
@@ -30,6 +31,13 @@ pub(crate) fn bytes(value: &Value) -> Option<u64> {
     let number: f64 = number.parse().ok()?;
     let bytes = number * 1024f64.powi(power);
     (0.0..9e18).contains(&bytes).then_some(bytes as u64)
+}
+
+/// An address with a prefix.
+pub(crate) fn prefix(text: &str) -> Option<(IpAddr, u8)> {
+    let (address, prefix) = text.split_once('/')?;
+    let (address, prefix): (IpAddr, u8) = (address.parse().ok()?, prefix.parse().ok()?);
+    (prefix <= if address.is_ipv6() { 128 } else { 32 }).then_some((address, prefix))
 }
 
 /// A time: 0, or a text of numbers with the units d, h, m and s, like `24h` or `1h30m`.

@@ -1,5 +1,6 @@
 //! What the configuration says of every container.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 use robot_env_config::Configuration;
@@ -39,6 +40,7 @@ pub fn apply_defaults(spec: &mut ContainerSpec, configuration: &Configuration, g
             }
         }
     }
+    apply_addresses(spec, configuration);
     apply_log(spec, configuration, given.log_driver);
     for (name, soft, hard) in configuration.limits() {
         if !spec.ulimits.iter().any(|limit| limit.name == name) {
@@ -91,6 +93,25 @@ fn is_dockers_own(name: &str) -> bool {
     matches!(name, "" | "runc" | "io.containerd.runc.v2")
 }
 
+/// Where ports are published, and what `host-gateway` means.
+fn apply_addresses(spec: &mut ContainerSpec, configuration: &Configuration) {
+    if let Some(address) = configuration.text("ip").and_then(|text| text.parse::<IpAddr>().ok())
+        && !address.is_unspecified()
+    {
+        for port in spec.publish.iter_mut().filter(|port| port.host.is_none()) {
+            port.host = Some(address);
+        }
+    }
+    let several = configuration.texts("host-gateway-ips").into_iter().map(|(text, _)| text);
+    let several: Vec<&str> = several.collect();
+    let first = several.iter().find(|text| text.parse::<Ipv4Addr>().is_ok()).or(several.first()).copied();
+    if let Some(address) = first.or(configuration.text("host-gateway-ip")) {
+        for entry in spec.add_hosts.iter_mut().filter(|entry| entry.address == "host-gateway") {
+            address.clone_into(&mut entry.address);
+        }
+    }
+}
+
 /// Docker's rule: the driver of the configuration where none was given, and the options of the
 /// configuration where its driver is used, each unless it was given.
 fn apply_log(spec: &mut ContainerSpec, configuration: &Configuration, given: bool) {
@@ -140,6 +161,7 @@ fn profile(file: &Path) -> Result<String> {
 mod tests {
     use super::*;
     use robot_env_config::Source;
+    use robot_env_spec::{HostEntry, PortSpec};
 
     fn applied(text: &str, mut spec: ContainerSpec, given: Given) -> ContainerSpec {
         let source = Source { path: "/etc/docker/daemon.json".into(), own: false };
@@ -190,6 +212,26 @@ mod tests {
         assert_eq!(spec.ulimits[0].soft, 1);
         assert_eq!((spec.runtime.as_deref(), spec.runtime_command.len()), (Some("nvidia"), 0));
         assert_eq!(spec.cgroup_parent.as_deref(), Some("/own"));
+    }
+
+    #[test]
+    fn ports_and_the_hosts_address() {
+        let text = r#"{"ip": "127.0.0.1", "host-gateway-ips": ["fd00::1", "10.9.9.1"]}"#;
+        let port = |host: Option<&str>| PortSpec {
+            host: host.map(|text| text.parse().unwrap()),
+            host_ports: None,
+            port: 80,
+            protocol: "tcp".into(),
+        };
+        let host = |address: &str| HostEntry { name: "h".into(), address: address.into() };
+        let asked = ContainerSpec {
+            publish: vec![port(None), port(Some("10.0.0.5"))],
+            add_hosts: vec![host("host-gateway"), host("1.2.3.4")],
+            ..ContainerSpec::default()
+        };
+        let spec = applied(text, asked, Given::default());
+        assert_eq!(spec.publish, [port(Some("127.0.0.1")), port(Some("10.0.0.5"))]);
+        assert_eq!(spec.add_hosts, [host("10.9.9.1"), host("1.2.3.4")]);
     }
 
     #[test]

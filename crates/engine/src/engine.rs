@@ -15,6 +15,7 @@ use robot_env_sys::cgroup::{self, Hierarchies};
 
 use crate::events::{self, Event, EventReader};
 use crate::facts;
+use crate::network::NetworkDefaults;
 use crate::paths::Paths;
 use crate::record::ContainerRecord;
 use crate::records::{Container, Records};
@@ -42,6 +43,8 @@ pub struct Engine {
     pub(crate) rootless: bool,
     pub(crate) single_id: bool,
     pub(crate) session: Session,
+    /// How networks are made.
+    pub(crate) network_defaults: NetworkDefaults,
     /// How long what is removed is kept.
     pub(crate) undo: Duration,
     /// See [`crate::Removed::batch`].
@@ -66,6 +69,7 @@ impl Engine {
             rootless: options.rootless,
             single_id: options.single_id,
             session: Session::default(),
+            network_defaults: NetworkDefaults::default(),
             undo: Duration::ZERO,
             batch: crate::undo::new_batch(),
             user_network: Mutex::default(),

@@ -63,7 +63,9 @@ pub use image_removal::{ImageGone, ImageRemoval};
 pub use launch::MONITOR;
 pub use logs::{LogEntry, LogOptions, LogReader, LogStep};
 pub use monitor::main as monitor;
-pub use network::{LiveEndpoint, NetworkRecord, NetworkRequest, PREDEFINED, Place, Reloaded};
+pub use network::{
+    LiveEndpoint, NetworkDefaults, NetworkRecord, NetworkRequest, PREDEFINED, Place, Reloaded,
+};
 pub use paths::Paths;
 pub use prune::{DiskUsage, HoldOff, ImageUsage, Pruned, VolumeUsage};
 pub use records::Container;

@@ -159,7 +159,7 @@ fn privileged_windows_on_a_display_that_wants_a_cookie() {
     )
     .unwrap();
     assert!(record.contains("shared"), "the intent is: {record}");
-    assert!(!record.contains("Xauthority") && !record.contains(&second.display), "{record}");
+    assert!(!record.contains("Xauthority") && !record.contains("DISPLAY"), "{record}");
     // Without a display it starts all the same, and says so.
     let none = place
         .command(&["run", "--rm", "--network", "none", "--gui", "x", "sh", "-c", "echo fine"])
@@ -168,6 +168,129 @@ fn privileged_windows_on_a_display_that_wants_a_cookie() {
         .run();
     assert!(none.err.contains("no display"), "{none:?}");
     assert_eq!(none.ok(), "fine");
+}
+
+/// Where what the X tests need is missing, why they are skipped; `Xephyr` where only that is.
+fn missing_programs() -> Option<&'static str> {
+    ["/usr/bin/Xvfb", "/usr/bin/xauth", "/usr/bin/xdpyinfo"]
+        .into_iter()
+        .find(|path| !Path::new(path).exists())
+}
+
+/// The process ids of this user's X servers that know themselves by this word.
+fn servers(word: &str) -> usize {
+    let all = fs::read_dir("/proc").unwrap().flatten().filter(|entry| {
+        fs::read(entry.path().join("cmdline"))
+            .is_ok_and(|line| line.split(|byte| *byte == 0).any(|part| part == word.as_bytes()))
+    });
+    all.count()
+}
+
+#[test]
+#[allow(clippy::print_stdout)] // why a test is skipped
+fn privileged_a_display_of_the_containers_own() {
+    let place = place!("gui-isolated");
+    if let Some(path) = missing_programs() {
+        println!("skipped: needs {path} (packages xvfb, xauth, x11-utils)");
+        return;
+    }
+    if x_image(&place).is_none() {
+        println!("skipped: xdpyinfo cannot be put into an image");
+        return;
+    }
+    let desktop = Server::start(place.directory.path(), "desktop", "00112233445566778899aabbccddeeff");
+    let call = |display: &str, args: &[&str]| -> Done {
+        let call = place.command(args).env("DISPLAY", display).env("WAYLAND_DISPLAY", "");
+        call.env("XAUTHORITY", desktop.cookie.to_str().unwrap()).run()
+    };
+    // Without a display: Xvfb, and it is said that nobody sees it.
+    let flags = ["run", "--rm", "--network", "none", "--gui=isolated", "x", "xdpyinfo"];
+    let done = call("", &flags);
+    assert!(
+        done.err.contains("windows are on Xvfb, where nobody sees them: there is no X display now"),
+        "{done:?}"
+    );
+    let out = done.ok();
+    assert!(out.contains("dimensions:    1920x1080 pixels"), "{out}");
+    let has_xephyr = Path::new("/usr/bin/Xephyr").exists();
+    let done = call(&desktop.display, &flags);
+    if has_xephyr {
+        assert!(done.err.is_empty() && done.out.contains("dimensions:    1600x900 pixels"), "{done:?}");
+    } else {
+        println!("skipped: a window on the desktop; Xephyr is not installed (package xserver-xephyr)");
+        assert!(done.err.contains("Xephyr is not installed"), "{done:?}");
+    }
+    // The container sees its own display and no other; others of its users have a cookie, too.
+    let name = format!("own{}", std::process::id());
+    let args = [
+        "run",
+        "-d",
+        "--name",
+        &name,
+        "--network",
+        "none",
+        "--init",
+        "--gui=isolated",
+        "x",
+        "sleep",
+        "10000",
+    ];
+    call(&desktop.display, &args).ok();
+    let sockets = call("", &["exec", &name, "ls", "/tmp/.X11-unix"]).ok();
+    assert!(sockets.starts_with('X') && sockets.lines().count() == 1, "{sockets}");
+    assert_ne!(format!(":{}", &sockets[1..]), desktop.display);
+    for user in ["root", "robot"] {
+        let out = call("", &["exec", "--user", user, &name, "xdpyinfo"]).ok();
+        assert!(out.contains(&format!("name of display:    :{}", &sockets[1..])), "{out}");
+    }
+    let bare = call("", &["exec", "-e", "XAUTHORITY=/dev/null", &name, "xdpyinfo"]);
+    assert_ne!(bare.code, 0, "the server wants the cookie: {bare:?}");
+    // It goes with the container, also with one whose monitor is killed.
+    let word = if has_xephyr { name.as_str() } else { "1920x1080x24" };
+    assert!(servers(word) > 0);
+    call("", &["restart", "-t", "0", &name]).ok();
+    call("", &["exec", &name, "xdpyinfo"]).ok();
+    let monitor = rustix::process::Pid::from_raw(place.monitor(&name)).unwrap();
+    let pid = fs::read_to_string(format!("/proc/{0}/task/{0}/children", monitor.as_raw_nonzero())).unwrap();
+    let children: Vec<u32> = pid.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
+    assert_eq!(children.len(), 2, "the program and the server: {pid}");
+    place.run(&format!("rm -f {name}")).ok();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while children.iter().any(|pid| Path::new(&format!("/proc/{pid}")).exists()) {
+        assert!(std::time::Instant::now() < deadline, "{children:?}");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let bad = call("", &["run", "--rm", "--gui=nested", "x", "true"]);
+    assert!(bad.err.contains("it must be shared, isolated or none"), "{bad:?}");
+}
+
+#[test]
+#[allow(clippy::print_stdout)] // why a test is skipped
+fn privileged_windows_of_a_container_that_was_started_without() {
+    let place = place!("gui-exec");
+    if let Some(path) = missing_programs() {
+        println!("skipped: needs {path} (packages xvfb, xauth, x11-utils)");
+        return;
+    }
+    if x_image(&place).is_none() {
+        println!("skipped: xdpyinfo cannot be put into an image");
+        return;
+    }
+    let server = Server::start(place.directory.path(), "desktop", "00112233445566778899aabbccddeeff");
+    let call = |args: &[&str]| -> Done {
+        let call = place.command(args).env("DISPLAY", &server.display).env("WAYLAND_DISPLAY", "");
+        call.env("XAUTHORITY", server.cookie.to_str().unwrap()).run()
+    };
+    place.run("run -d --name plain --network none --init x sleep 10000").ok();
+    assert_ne!(call(&["exec", "plain", "xdpyinfo"]).code, 0, "no display without --gui");
+    for user in ["root", "robot", "root"] {
+        let out = call(&["exec", "--gui", "--user", user, "plain", "xdpyinfo"]).ok();
+        assert!(out.contains("dimensions:    320x200 pixels"), "{user}: {out}");
+    }
+    let mounted = call(&["exec", "plain", "cat", "/proc/mounts"]).ok();
+    assert_eq!(mounted.lines().filter(|line| line.contains(" /tmp/.X11-unix ")).count(), 1, "{mounted}");
+    assert_ne!(call(&["exec", "plain", "sh", "-c", "touch /run/robot-env/gui/x"]).code, 0, "read-only");
+    assert_ne!(call(&["exec", "plain", "xdpyinfo"]).code, 0, "only where it was asked for");
 }
 
 /// The command, as `ann` with the id 4321 would call it with sudo; her home is `home`.

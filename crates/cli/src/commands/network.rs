@@ -332,7 +332,12 @@ impl Verb for NetworkReload {
     const SPELLINGS: &'static [&'static str] = &["network reload"];
 
     fn run(self, app: &App) -> Result<Exit> {
-        let done = app.engine()?.reload_networks()?;
+        let engine = app.engine()?;
+        // Also where the configuration says nothing of it any more.
+        if let Some(said) = engine.follow_configuration()? {
+            app.warn(&said);
+        }
+        let done = engine.reload_networks()?;
         for bridge in &done.bridges {
             app.print_line(&format!("bridge {bridge} made again"))?;
         }

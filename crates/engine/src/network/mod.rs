@@ -15,6 +15,7 @@
 //! Locks: one for all networks, held while the files below `RUN/networks` or the host's links and
 //! rules change; it comes after a container's lock.
 
+mod configured;
 mod files;
 mod join;
 mod live;
@@ -25,6 +26,7 @@ mod rest;
 mod ros;
 mod view;
 
+pub use configured::NetworkDefaults;
 pub(crate) use files::{network_files, write as write_files};
 pub(crate) use join::Joined;
 pub use live::LiveEndpoint;

@@ -167,7 +167,7 @@ impl Engine {
         network.driver = driver;
         network.internal = request.internal;
         network.labels.clone_from(&request.labels);
-        network.options.clone_from(&request.options);
+        network.options = self.default_options(driver, &request.options);
         if driver != Driver::Bridge {
             network.bridge.clear();
         }
@@ -189,10 +189,10 @@ impl Engine {
             }
         }
         if automatic {
-            network.ranges.push(Range::of(pool::choose(&pool::default_pools(), &occupied)?));
+            network.ranges.push(Range::of(pool::choose(&self.network_defaults.pools(), &occupied)?));
         }
         if request.ipv6 && !network.ranges.iter().any(|range| range.subnet.is_v6()) {
-            network.ranges.push(Range::of(pool::choose_v6(&occupied)?));
+            network.ranges.push(Range::of(self.network_defaults.choose_v6(&occupied)?));
         }
         let network = network.with_gateways();
         network.check()?;
@@ -339,7 +339,7 @@ impl Engine {
                 if self.network_tag().is_none() {
                     DEFAULT_BRIDGE.clone_into(&mut network.bridge);
                 }
-                let subnet = pool::choose(&pool::default_pools(), &self.occupied(None)?)?;
+                let subnet = pool::choose(&self.network_defaults.pools(), &self.occupied(None)?)?;
                 network.ranges.push(Range::of(subnet));
             }
         }

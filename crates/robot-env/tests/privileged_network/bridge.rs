@@ -158,3 +158,55 @@ fn privileged_containers_of_a_network_share_it_and_others_do_not() {
     assert_eq!(ask("container:server"), "hello\n");
     host.end();
 }
+
+#[test]
+fn privileged_the_configuration_speaks_of_networks() {
+    let host = host!("bridge-config");
+    let write = |text: &str| {
+        let path = host.place.directory.join("config/robot-env/config.toml");
+        std::fs::write(path, format!("undo-time = '0'\n{text}")).unwrap();
+    };
+    let range = || host.network_field("bridge", "{{json .IPAM.Config}}");
+    let before = range();
+    write(
+        "bip = '10.77.1.1/24'\nfixed-cidr = '10.77.1.128/25'\nmtu = 1400\nicc = false\nip = '127.0.0.1'\n\
+         ipv6 = true\nfixed-cidr-v6 = 'fd00:77::/64'\n\
+         default-address-pools = [{ base = '10.78.0.0/16', size = 28 }]\n\
+         [default-network-opts.bridge]\n\"com.docker.network.driver.mtu\" = '1300'\n",
+    );
+    let script = "busybox ip -o addr show eth0; cat /sys/class/net/eth0/mtu";
+    let out = host.place.command(&["run", "--rm", "busybox", "sh", "-c", script]).run().ok();
+    for want in ["inet 10.77.1.12", "/24", "inet6 fd00:77::", "1400"] {
+        assert!(out.contains(want), "{want}: {out}");
+    }
+    assert!(
+        range().contains(r#""Subnet":"10.77.1.0/24","IPRange":"10.77.1.128/25","Gateway":"10.77.1.1""#),
+        "{}",
+        range()
+    );
+    host.ok("network create lab");
+    assert_eq!(host.network_field("lab", "{{(index .IPAM.Config 0).Subnet}}"), "10.78.0.0/28");
+    let out = host.ok("run --rm --network lab busybox cat /sys/class/net/eth0/mtu");
+    assert_eq!(out, "1300");
+    host.start("--name web -p 8099:80", "sleep 1000");
+    assert_eq!(host.ok("port web"), "80/tcp -> 127.0.0.1:8099");
+    // While somebody is in it, it stays; and a range of the host's is not taken.
+    write("bip = '10.79.1.1/24'\n");
+    let done = host.place.run("network ls -q");
+    assert!(done.err.contains("follows the configuration when no container is in it any more"), "{done:?}");
+    assert!(range().contains("10.77.1.0/24"), "{}", range());
+    host.ok("rm -f web");
+    write("bip = '127.0.0.9/24'\n");
+    let done = host.place.run("network ls -q");
+    assert!(done.err.contains("overlaps 127.0.0.0/8, which the host has"), "{done:?}");
+    write("bip = '10.79.1.1'\nicc = 'no'\n");
+    let done = host.place.run("network ls -q");
+    assert!(done.err.contains("`bip` must be an IP address with a prefix"), "{done:?}");
+    // Nothing is said any more.
+    write("");
+    host.ok("network reload");
+    let now = range();
+    assert!(!now.contains("10.77") && !now.contains("fd00"), "{now} after {before}");
+    host.ok("network rm lab");
+    host.end();
+}
