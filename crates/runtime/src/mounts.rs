@@ -215,7 +215,7 @@ impl Environment<'_> {
             let target = self.root.open(&destination, OFlags::PATH)?;
             return set_attributes(target.as_fd(), options.set, options.clear, false);
         }
-        if options.bind && self.mount_file(entry, &destination, &options)? {
+        if options.bind && self.mount_file(entry, &destination, &options) {
             return Ok(());
         }
         // What is mounted now may cover it.
@@ -277,32 +277,32 @@ impl Environment<'_> {
 
     /// Mounts a file where the container has nothing yet, by few calls: a GPU's driver brings dozens.
     /// False where it is for the long way; then nothing has changed.
-    fn mount_file(&mut self, entry: &Mount, destination: &str, options: &Options) -> Result<bool> {
+    fn mount_file(&mut self, entry: &Mount, destination: &str, options: &Options) -> bool {
         let clear = options.clear | options.recursive_clear;
         let set = options.set | options.recursive_set;
         let times = Attributes::MOUNT_ATTR_NOATIME | Attributes::MOUNT_ATTR_STRICTATIME;
         let (parent, name) = split(destination);
         if !clear.is_empty() || set.intersects(times) || matches!(name, "" | "." | "..") {
-            return Ok(false);
+            return false;
         }
-        let Some(source) = entry.source() else { return Ok(false) };
+        let Some(source) = entry.source() else { return false };
         let is_file = |stat: rustix::fs::Stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
         if !rustix::fs::stat(self.bundle.join(source)).is_ok_and(is_file) {
-            return Ok(false);
+            return false;
         }
         if self.place.as_ref().is_none_or(|(path, _)| path != parent) {
             let flags = OFlags::PATH | OFlags::DIRECTORY;
-            let Ok(fd) = self.root.resolve(parent, flags, ResolveFlags::empty()) else { return Ok(false) };
+            let Ok(fd) = self.root.resolve(parent, flags, ResolveFlags::empty()) else { return false };
             // What may be on procfs is a question of its own.
             if !rustix::fs::fstatfs(&fd).is_ok_and(|found| found.f_type as u64 != PROC_SUPER_MAGIC) {
-                return Ok(false);
+                return false;
             }
             self.place = Some((parent.to_owned(), fd));
         }
-        let Some((_, place)) = &self.place else { return Ok(false) };
+        let Some((_, place)) = &self.place else { return false };
         let made = rustix::fs::mknodat(place, name, FileType::RegularFile, Mode::from_raw_mode(0o644), 0);
         if made.is_err() {
-            return Ok(false);
+            return false;
         }
         let attached = self.bind_source(entry, false).and_then(|tree| {
             let propagation =
@@ -311,7 +311,7 @@ impl Environment<'_> {
             Ok(mount::attach_at(tree.as_fd(), place.as_fd(), name)?)
         });
         // The long way says what is wrong, or knows an older kernel's calls.
-        Ok(attached.is_ok())
+        attached.is_ok()
     }
 
     /// Nothing may be mounted on procfs but procfs itself at `/proc` and harmless files: whoever

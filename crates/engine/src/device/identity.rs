@@ -323,7 +323,7 @@ impl Exec<'_> {
             Err(error) if error.kind() == Kind::NotFound => return Ok(Vec::new()),
             written => written?,
         }
-        self.reachable(user, made.edits.env)
+        Ok(self.reachable(user, made.edits.env))
     }
 
     /// A display for a container that was started without one.
@@ -335,11 +335,11 @@ impl Exec<'_> {
         write_files(place, &made.files, user.uid)?;
         show::mount_directories(self.pid, &made.edits)?;
         let defaults = made.edits.env_defaults.iter().cloned();
-        self.reachable(user, defaults.chain(made.edits.env.iter().cloned()).collect())
+        Ok(self.reachable(user, defaults.chain(made.edits.env.iter().cloned()).collect()))
     }
 
     /// The variables that lead somewhere in the container.
-    fn reachable(&self, user: &ResolvedUser, variables: Vec<String>) -> Result<Vec<String>> {
+    fn reachable(&self, user: &ResolvedUser, variables: Vec<String>) -> Vec<String> {
         // Sockets of a desktop are there only if they were at the start.
         let mounted = |target: &str| {
             self.container.mounts().iter().flatten().any(|mount| mount.destination() == Path::new(target))
@@ -353,6 +353,6 @@ impl Exec<'_> {
             Some(("XDG_RUNTIME_DIR", path)) => mounted(path),
             _ => true,
         };
-        Ok(variables.into_iter().filter(is_there).collect())
+        variables.into_iter().filter(is_there).collect()
     }
 }

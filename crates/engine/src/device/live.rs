@@ -363,7 +363,7 @@ pub(super) fn in_mounts_of<T>(pid: i32, act: impl FnOnce() -> Result<T>) -> Resu
     let own = namespace::open("/proc/self/ns/mnt")?;
     let here = rustix::fs::open(".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .io_context(|| "cannot open the working directory".into())?;
-    let theirs = namespace::open(&format!("/proc/{}/ns/mnt", pid))?;
+    let theirs = namespace::open(&format!("/proc/{pid}/ns/mnt"))?;
     namespace::join(theirs.as_fd(), libc::CLONE_NEWNS)?;
     let done = act();
     namespace::join(own.as_fd(), libc::CLONE_NEWNS)?;

@@ -126,7 +126,7 @@ impl Engine {
         let mut said = None;
         let occupied = self.occupied(Some(&had.network.id))?;
         let of_version =
-            |v6: bool| had.network.ranges.iter().find(|range| range.subnet.is_v6() == v6).cloned();
+            |v6: bool| had.network.ranges.iter().find(|range| range.subnet.is_v6() == v6).copied();
         let mut ranges = Vec::new();
         let configured = match (says.address, says.pool) {
             (Some((gateway, subnet)), pool) => Some(Range { subnet, pool, gateway: Some(gateway) }),
