@@ -462,7 +462,7 @@ fn privileged_what_a_container_wrote_can_be_kept() {
     assert_eq!(place.run("exec lost dd if=/dev/zero of=/result bs=1000000 count=2").code, 0);
     let done = place.run("rm -f lost");
     assert_eq!(done.out, "lost\n");
-    assert!(done.err.contains("2MB that it had written are gone"), "{done:?}");
+    assert!(done.err.contains("2MB (/ 2MB) that it had written are gone"), "{done:?}");
 }
 
 fn kill(pid: i32) {
