@@ -10,6 +10,7 @@
 //! processes that were made with `exec` through it: see [`exec`]. On disk is only its socket.
 
 mod build;
+mod buildkit;
 mod containers;
 mod credentials;
 mod exec;

@@ -8,7 +8,7 @@ use crate::failure::{Failure, Result};
 use crate::http::{Body, Head, Method, Reply};
 use crate::query::Query;
 use crate::server::Server;
-use crate::{build, containers, exec, images, networks, swarm, system, volumes};
+use crate::{build, buildkit, containers, exec, images, networks, swarm, system, volumes};
 
 /// The most bytes of a JSON document.
 const DOCUMENT: usize = 4 << 20;
@@ -126,6 +126,9 @@ async fn route(call: &mut Call<'_, '_>, path: &str) -> Result<Reply> {
         (Post, ["build"]) => build::build(call).await,
         (Post, ["build", "prune"]) => build::prune(call).await,
         (Post, ["auth"]) => images::login(call).await,
+
+        (Post, ["session"]) => buildkit::session::answer(call),
+        (Post, ["grpc"]) => buildkit::answer(call),
 
         (Get, ["containers", "json"]) => containers::list(call).await,
         (Post, ["containers", "create"]) => containers::create(call).await,

@@ -12,6 +12,7 @@ use tokio::net::UnixStream;
 use tokio::sync::Notify;
 
 use crate::ServeOptions;
+use crate::buildkit::Builds;
 use crate::containers::attach::Waiting;
 use crate::exec::Execs;
 use crate::failure::{Failure, Result};
@@ -27,6 +28,7 @@ pub(crate) struct Server {
     pub(crate) engine: Engine,
     pub(crate) hub: Hub,
     pub(crate) execs: Execs,
+    pub(crate) builds: Builds,
     /// Clients that have attached to containers which do not run yet.
     pub(crate) waiting: Waiting,
     pub(crate) registry: ClientOptions,
@@ -52,6 +54,7 @@ impl Server {
             hub: Hub::start(&options.engine)?,
             engine: options.engine,
             execs: Execs::default(),
+            builds: Builds::default(),
             waiting: Waiting::default(),
             registry: options.registry,
             configuration: options.configuration,

@@ -82,7 +82,7 @@ async fn transfer(
         }
         bytes += 16 + packet.data.len() as u64 + packet.stat.as_ref().map_or(0, |stat| stat.path.len() as u64);
         if !progress.transferred(bytes) {
-            return Err(super::cancelled());
+            return Err(super::job::cancelled());
         }
         Ok(packet)
     };

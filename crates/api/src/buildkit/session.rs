@@ -189,7 +189,7 @@ pub(super) fn hijacked(
     + Send
     + 'static,
 ) -> Reply {
-    Reply::upgrade("h2c", Box::new(takeover))
+    Reply::takeover(Some("h2c"), "application/grpc", Box::new(takeover))
 }
 
 /// Whether the client asks for what `/session` and `/grpc` are.

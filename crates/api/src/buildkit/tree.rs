@@ -257,7 +257,7 @@ impl Tree {
             }
             let known = std::str::from_utf8(name).is_ok_and(|name| level.names.contains(name));
             if !known {
-                let name = Path::new(std::os::unix::ffi::OsStrExt::from_bytes(name));
+                let name: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(name);
                 remove_tree_at(&level.directory, name, || true)?;
             }
         }

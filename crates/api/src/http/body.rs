@@ -1,7 +1,10 @@
 //! What comes after a request's head, and the side of a connection that is read.
 
 use std::io::{self, ErrorKind};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::unix::OwnedReadHalf;
 use tokio::sync::mpsc;
 
@@ -70,6 +73,23 @@ impl Input {
         let mut fds = [PollFd::new(stream, PollFlags::empty())];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
+    }
+}
+
+impl AsyncRead for Input {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let ready = self.ready();
+        if ready.is_empty() {
+            return Pin::new(&mut self.half).poll_read(context, into);
+        }
+        let count = ready.len().min(into.remaining());
+        into.put_slice(&ready[..count]);
+        self.consume(count);
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -10,8 +10,7 @@ mod server;
 mod status;
 
 pub(crate) use channel::{Channel, Replies, Sink};
-pub(crate) use message::Messages;
-pub(crate) use server::{Answer, Incoming, serve};
+pub(crate) use server::{Incoming, serve};
 pub(crate) use status::{Code, Detail, Status};
 
 /// The most bytes of one message.

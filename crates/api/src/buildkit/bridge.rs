@@ -1,0 +1,290 @@
+//! `moby.buildkit.v1.frontend.LLBBridge`: how a client drives its build, and the build itself.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use prost::Message;
+use robot_env_build::BuildRequest;
+use robot_env_diag::{Error, Kind, Result as EngineResult};
+use robot_env_oci::{Digest, ImageId, Reference};
+use tokio::runtime::Handle;
+
+use super::contexts::Gatherer;
+use super::frontend::Asked;
+use super::grpc::{Code, Incoming, Status};
+use super::job::{Job, Solved};
+use super::messages::gateway::{
+    Capability, InputsResponse, Outcome, PongResponse, Ref, References, ReturnRequest, SolveRequest,
+    SolveResponse,
+};
+use super::messages::{Attributes, Definition, Empty, Operation, OperationInput, SourceOperation};
+use super::progress::Steps;
+use super::registry::Registries;
+use crate::failure::text_of;
+use crate::server::Server;
+
+/// What of the bridge is spoken (frontend/gateway/pb/caps.go).
+const BRIDGE: [&str; 7] = [
+    "solve.base",
+    "return",
+    "returnmap",
+    "proto.refarray",
+    "gateway.solve.metadata",
+    "gateway.solve.evaluate",
+    "frontend.inputs",
+];
+/// What of graphs is understood (solver/pb/caps.go): that a build may have several outputs, and the
+/// operation that names a result.
+const GRAPH: [&str; 3] = ["source.image", "constraints", "platform"];
+
+/// Answers a call of the bridge.
+pub(super) async fn answer(server: &'static Server, method: &str, mut call: Incoming) {
+    let name = call.metadata.get("buildkit-controlapi-buildid").and_then(|name| name.to_str().ok());
+    let Some(name) = name.map(str::to_owned) else {
+        let status = Status::new(Code::INVALID_ARGUMENT, "the call names no build");
+        return call.answer.end(Err(status));
+    };
+    let job = match server.builds.jobs.find(&name).await {
+        Ok(job) => job,
+        Err(status) => return call.answer.end(Err(status)),
+    };
+    match method {
+        "Ping" => call.answer.whole(Ok(pong(server))).await,
+        "Solve" => {
+            let solved = match call.question::<SolveRequest>().await {
+                Ok(request) => tokio::select! {
+                    solved = solve(server, &job, request) => solved,
+                    () = call.answer.gone() => return job.cancel.cancel(),
+                },
+                Err(status) => Err(status),
+            };
+            call.answer.whole(solved).await;
+        }
+        "Return" => {
+            let taken = call.question::<ReturnRequest>().await.map(|request| {
+                job.return_with(returned(request));
+                Empty {}
+            });
+            call.answer.whole(taken).await;
+        }
+        // What a result is made of is made when it is solved,
+        // and a warning of the client's own part is its own to show.
+        "Evaluate" | "Warn" => {
+            let taken = call.question::<Empty>().await;
+            call.answer.whole(taken).await;
+        }
+        "Inputs" => call.answer.whole(Ok(InputsResponse { definitions: job.request.inputs.clone() })).await,
+        _ => call.answer.end(Err(Status::unimplemented(&format!("the bridge has no method {method}")))),
+    }
+}
+
+fn pong(server: &Server) -> PongResponse {
+    let capability = |id: &&str| Capability { id: (*id).to_owned(), enabled: true };
+    PongResponse {
+        frontend: BRIDGE.iter().map(capability).collect(),
+        graph: GRAPH.iter().map(capability).collect(),
+        workers: vec![super::control::worker(server)],
+    }
+}
+
+/// Which result the client means.
+fn returned(request: ReturnRequest) -> Result<String, Status> {
+    if let Some(error) = request.error {
+        return Err(Status { code: Code(error.code), message: error.message, details: error.details });
+    }
+    match request.result.and_then(|result| result.references) {
+        None => Ok(String::new()),
+        Some(References::Id(id)) => Ok(id),
+        Some(References::One(one)) => Ok(one.id),
+        Some(References::Many(many)) => {
+            let mut all = many.refs.into_values();
+            match (all.next(), all.next()) {
+                (None, _) => Ok(String::new()),
+                (Some(one), None) => Ok(one.id),
+                _ => Err(Status::unimplemented("a result for several platforms is not supported")),
+            }
+        }
+    }
+}
+
+async fn solve(server: &'static Server, job: &Arc<Job>, request: SolveRequest) -> Result<SolveResponse, Status> {
+    if request.frontend.is_empty() {
+        let image = request.definition.as_ref().and_then(image_of);
+        let image = image.ok_or_else(|| {
+            Status::unimplemented("graphs of operations (LLB) are not executed: only Dockerfiles are built")
+        })?;
+        let solved = Solved { image: Some(image), ..Solved::default() };
+        return answered(server, job, solved).await;
+    }
+    let asked =
+        Asking { frontend: request.frontend, attributes: request.attributes, inputs: request.inputs };
+    let solved = build(server, job, asked).await?;
+    answered(server, job, solved).await
+}
+
+async fn answered(server: &'static Server, job: &Job, solved: Solved) -> Result<SolveResponse, Status> {
+    let mut outcome = Outcome::default();
+    let image = solved.image.clone();
+    let mut one = Ref { id: job.keep(solved), definition: None };
+    if let Some(image) = image {
+        one.definition = Some(definition_of(&image));
+        let config = server.blocking_error(move |engine| engine.store().config(&image)).await;
+        if let Ok(config) = config {
+            outcome.metadata.insert("containerimage.config".to_owned(), config.bytes().to_vec());
+        }
+    }
+    outcome.references = Some(References::One(one));
+    Ok(SolveResponse { result: Some(outcome) })
+}
+
+/// The scheme of the name of an image that was built here.
+const RESULT: &str = "docker-image://robot-env.invalid/result@";
+
+/// A graph that says no more than which image it is.
+fn definition_of(image: &ImageId) -> Definition {
+    let source = SourceOperation { identifier: format!("{RESULT}{}", image.0) };
+    let first = Operation { inputs: Vec::new(), source: Some(source) }.encode_to_vec();
+    let last = Operation {
+        inputs: vec![OperationInput { digest: Digest::of(&first).to_string(), index: 0 }],
+        source: None,
+    };
+    Definition { operations: vec![first, last.encode_to_vec()] }
+}
+
+/// The image that a graph is, where it was made here.
+pub(super) fn image_of(definition: &Definition) -> Option<ImageId> {
+    let [first, _] = definition.operations.as_slice() else { return None };
+    let source = Operation::decode(first.as_slice()).ok()?.source?;
+    source.identifier.strip_prefix(RESULT)?.parse().ok().map(ImageId)
+}
+
+/// What is asked of a frontend.
+pub(super) struct Asking {
+    pub(super) frontend: String,
+    pub(super) attributes: Attributes,
+    pub(super) inputs: HashMap<String, Definition>,
+}
+
+/// Builds, on a thread of its own.
+pub(super) async fn build(server: &'static Server, job: &Arc<Job>, asking: Asking) -> Result<Solved, Status> {
+    let (handle, worker) = (Handle::current(), job.clone());
+    let work = move || {
+        let built = run(server, &handle, &worker, asking);
+        server.engine.empty_trash_later();
+        built
+    };
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(solved)) => Ok(solved),
+        Ok(Err(error)) if job.cancel.is_cancelled() && error.kind() == Kind::Interrupted => {
+            Err(super::job::cancelled_status())
+        }
+        Ok(Err(error)) => Err(error.into()),
+        Err(_) => Err(Status::new(Code::INTERNAL, "the builder has failed unexpectedly")),
+    }
+}
+
+fn run(server: &'static Server, handle: &Handle, job: &Arc<Job>, asking: Asking) -> EngineResult<Solved> {
+    if asking.frontend != "dockerfile.v0" {
+        return Err(Error::new(
+            Kind::Unsupported,
+            format!("the frontend `{}` is not supported: only Dockerfiles are built", asking.frontend),
+        )
+        .with_hint("build without BUILDKIT_SYNTAX"));
+    }
+    let mut asked = Asked::read(&asking.attributes, &job.request.entitlements)?;
+    if let Some(question) = &asked.question {
+        return Err(Error::new(Kind::Unsupported, format!("the question `{question}` is not supported")));
+    }
+    let names = outputs(job)?;
+    if !asked.caches.is_empty() {
+        job.progress.warn("caches of other builds are not read yet");
+    }
+    let session = handle
+        .block_on(server.builds.sessions.find(&job.request.session))
+        .map_err(|status| status.error("cannot find the client's session"))?;
+    let gatherer = Gatherer {
+        engine: &server.engine,
+        handle,
+        sessions: &server.builds.sessions,
+        session: &session,
+        progress: &job.progress,
+        cancel: &job.cancel,
+    };
+    let held = gatherer.gather(&mut asked, &asking.inputs)?;
+    let mut request: BuildRequest = asked.request;
+    request.names.clone_from(&names);
+    let mut fetch = Registries {
+        server,
+        handle: handle.clone(),
+        session: session.clone(),
+        progress: job.progress.clone(),
+        cancel: job.cancel.clone(),
+        clients: HashMap::new(),
+    };
+    let mut steps = Steps::new(job.progress.clone());
+    let built = robot_env_build::build(&server.engine, &request, &mut fetch, &mut steps);
+    steps.end(built.as_ref().err().map(text_of).as_deref());
+    drop(held);
+    let built = built?;
+    let id = built.image.0.to_string();
+    let mut attributes = Attributes::new();
+    attributes.insert("containerimage.config.digest".to_owned(), id.clone());
+    attributes.insert("containerimage.digest".to_owned(), id.clone());
+    if !built.names.is_empty() {
+        let names: Vec<String> = built.names.iter().map(ToString::to_string).collect();
+        attributes.insert("image.name".to_owned(), names.join(","));
+    }
+    for name in &built.names {
+        server.engine.tell_of("image", "tag", &id, [("name".to_owned(), name.familiar())].into());
+    }
+    Ok(Solved { attributes, image: Some(built.image) })
+}
+
+/// The names of the image that is made.
+fn outputs(job: &Job) -> EngineResult<Vec<Reference>> {
+    let mut names = Vec::new();
+    for exporter in &job.request.exporters {
+        if !matches!(exporter.kind.as_str(), "moby" | "image") {
+            return Err(Error::new(
+                Kind::Unsupported,
+                format!("the output `{}` is not supported yet", exporter.kind),
+            ));
+        }
+        for (key, value) in &exporter.attributes {
+            match key.as_str() {
+                "name" => {
+                    for name in value.split(',').filter(|name| !name.is_empty()) {
+                        names.push(name.parse::<Reference>()?.or_latest());
+                    }
+                }
+                // Pushing is the client's: it asks for it when the image is built.
+                "push" => {}
+                _ => {
+                    return Err(Error::new(
+                        Kind::Unsupported,
+                        format!("the output `{}` has no attribute `{key}`", exporter.kind),
+                    ));
+                }
+            }
+        }
+    }
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_is_a_graph_and_back() {
+        let image = ImageId(Digest::of(b"x"));
+        assert_eq!(image_of(&definition_of(&image)), Some(image));
+        let other = Operation {
+            inputs: Vec::new(),
+            source: Some(SourceOperation { identifier: "docker-image://alpine".into() }),
+        };
+        let graph = Definition { operations: vec![other.encode_to_vec(), Vec::new()] };
+        assert_eq!(image_of(&graph), None);
+        assert_eq!(image_of(&Definition::default()), None);
+    }
+}
