@@ -20,6 +20,7 @@ use super::messages::gateway::{
 use super::messages::{Attributes, Definition, Empty, Operation, OperationInput, SourceOperation};
 use super::progress::Steps;
 use super::registry::Registries;
+use super::session::Session;
 use crate::failure::text_of;
 use crate::server::Server;
 
@@ -107,7 +108,11 @@ fn returned(request: ReturnRequest) -> Result<String, Status> {
     }
 }
 
-async fn solve(server: &'static Server, job: &Arc<Job>, request: SolveRequest) -> Result<SolveResponse, Status> {
+async fn solve(
+    server: &'static Server,
+    job: &Arc<Job>,
+    request: SolveRequest,
+) -> Result<SolveResponse, Status> {
     if request.frontend.is_empty() {
         let image = request.definition.as_ref().and_then(image_of);
         let image = image.ok_or_else(|| {
@@ -116,8 +121,7 @@ async fn solve(server: &'static Server, job: &Arc<Job>, request: SolveRequest) -
         let solved = Solved { image: Some(image), ..Solved::default() };
         return answered(server, job, solved).await;
     }
-    let asked =
-        Asking { frontend: request.frontend, attributes: request.attributes, inputs: request.inputs };
+    let asked = Asking { frontend: request.frontend, attributes: request.attributes, inputs: request.inputs };
     let solved = build(server, job, asked).await?;
     answered(server, job, solved).await
 }
@@ -167,13 +171,21 @@ pub(super) struct Asking {
 
 /// Builds, on a thread of its own.
 pub(super) async fn build(server: &'static Server, job: &Arc<Job>, asking: Asking) -> Result<Solved, Status> {
-    let (handle, worker) = (Handle::current(), job.clone());
-    let work = move || {
-        let built = run(server, &handle, &worker, asking);
+    let session = server.builds.sessions.find(&job.request.session).await?;
+    let (handle, worker, asked) = (Handle::current(), job.clone(), session.clone());
+    let mut working = tokio::task::spawn_blocking(move || {
+        let built = run(server, &handle, &worker, &asked, asking);
         server.engine.empty_trash_later();
         built
+    });
+    let done = tokio::select! {
+        done = &mut working => done,
+        () = session.ended() => {
+            job.cancel.cancel();
+            working.await
+        }
     };
-    match tokio::task::spawn_blocking(work).await {
+    match done {
         Ok(Ok(solved)) => Ok(solved),
         Ok(Err(error)) if job.cancel.is_cancelled() && error.kind() == Kind::Interrupted => {
             Err(super::job::cancelled_status())
@@ -183,7 +195,13 @@ pub(super) async fn build(server: &'static Server, job: &Arc<Job>, asking: Askin
     }
 }
 
-fn run(server: &'static Server, handle: &Handle, job: &Arc<Job>, asking: Asking) -> EngineResult<Solved> {
+fn run(
+    server: &'static Server,
+    handle: &Handle,
+    job: &Arc<Job>,
+    session: &Arc<Session>,
+    asking: Asking,
+) -> EngineResult<Solved> {
     if asking.frontend != "dockerfile.v0" {
         return Err(Error::new(
             Kind::Unsupported,
@@ -199,14 +217,11 @@ fn run(server: &'static Server, handle: &Handle, job: &Arc<Job>, asking: Asking)
     if !asked.caches.is_empty() {
         job.progress.warn("caches of other builds are not read yet");
     }
-    let session = handle
-        .block_on(server.builds.sessions.find(&job.request.session))
-        .map_err(|status| status.error("cannot find the client's session"))?;
     let gatherer = Gatherer {
         engine: &server.engine,
         handle,
         sessions: &server.builds.sessions,
-        session: &session,
+        session,
         progress: &job.progress,
         cancel: &job.cancel,
     };
@@ -257,8 +272,9 @@ fn outputs(job: &Job) -> EngineResult<Vec<Reference>> {
                         names.push(name.parse::<Reference>()?.or_latest());
                     }
                 }
-                // Pushing is the client's: it asks for it when the image is built.
-                "push" => {}
+                // Pushing is the client's: it asks for it when the image is built. And images are always
+                // loaded.
+                "push" | "load" => {}
                 _ => {
                     return Err(Error::new(
                         Kind::Unsupported,

@@ -18,7 +18,7 @@ use super::frontend::{Asked, ContextSource};
 use super::grpc::Code;
 use super::job::Cancel;
 use super::messages::Definition;
-use super::messages::session::{SecretRequest, Bytes};
+use super::messages::session::{Bytes, SecretRequest};
 use super::place::Place;
 use super::progress::{Progress, Step};
 use super::session::{Session, Sessions};
@@ -73,13 +73,14 @@ impl Gatherer<'_> {
             Some(text) => text,
             None => self.ignore(asked, &name, &temporary)?,
         };
-        let parsed = Dockerfile::parse(&asked.request.dockerfile).ok();
+        let file = robot_env_build::read(&asked.request)?;
         for (key, source) in &asked.contexts {
             let value = match source {
                 ContextSource::Local(name) => {
                     let ignore = self.ignore(asked, name, &temporary)?;
                     let shown = format!("[context {key}] load from client");
-                    let wish = Wish { name: name.clone(), paths: Vec::new(), excludes: used::patterns(&ignore) };
+                    let wish =
+                        Wish { name: name.clone(), paths: Vec::new(), excludes: used::patterns(&ignore) };
                     self.directory(asked, wish, &shown, &mut held)?.to_string_lossy().into_owned()
                 }
                 ContextSource::Image(name) => format!("docker-image://{name}"),
@@ -102,21 +103,18 @@ impl Gatherer<'_> {
             };
             asked.request.contexts.insert(key.clone(), value);
         }
-        let paths = parsed.as_ref().and_then(|file| used::paths(file, &asked.request, self.engine.store()));
+        let paths = used::paths(&file, &asked.request, self.engine.store());
         asked.request.context = match paths {
             // Nothing of it is used.
             Some(paths) if paths.is_empty() => temporary.directory("empty")?,
             paths => {
-                let wish =
-                    Wish { name, paths: paths.unwrap_or_default(), excludes: used::patterns(&ignore) };
+                let wish = Wish { name, paths: paths.unwrap_or_default(), excludes: used::patterns(&ignore) };
                 self.directory(asked, wish, "[internal] load build context", &mut held)?
             }
         };
         // What is ignored has not come; the rest is all there is.
         asked.request.ignore = String::new();
-        if let Some(file) = &parsed {
-            self.secrets_and_agents(asked, file, &temporary, &mut held)?;
-        }
+        self.secrets_and_agents(asked, &file, &temporary, &mut held)?;
         held.places.push(temporary);
         Ok(held)
     }
@@ -151,8 +149,7 @@ impl Gatherer<'_> {
         let lower = (file == "Dockerfile").then(|| "dockerfile".to_owned());
         let own = format!("{file}.dockerignore");
         if let Some(name) = &asked.file_directory {
-            let paths: Vec<String> =
-                [file.clone(), own.clone()].into_iter().chain(lower.clone()).collect();
+            let paths: Vec<String> = [file.clone(), own.clone()].into_iter().chain(lower.clone()).collect();
             let wish = Wish { name: name.clone(), paths, excludes: Vec::new() };
             let shown = format!("[internal] load build definition from {file}");
             self.receive(asked, &wish, &directory, &shown, "dockerfile")?;
@@ -204,7 +201,9 @@ impl Gatherer<'_> {
                 Ok(secret) => drop(asked.request.secrets.insert(id.clone(), Secret::Value(secret.data))),
                 // Whether it had to be there is the builder's to say.
                 Err(status) if matches!(status.code, Code::NOT_FOUND | Code::UNIMPLEMENTED) => {}
-                Err(status) => return Err(status.error(format!("cannot get the secret `{id}` from the client"))),
+                Err(status) => {
+                    return Err(status.error(format!("cannot get the secret `{id}` from the client")));
+                }
             }
         }
         for (number, id) in ids.agents.iter().enumerate() {
@@ -222,5 +221,8 @@ impl Gatherer<'_> {
 fn read(directory: &Path, name: &str) -> Result<Option<String>> {
     let root = open_directory(directory)?;
     let Some(bytes) = read_in_root(std::os::fd::AsFd::as_fd(&root), name, TEXT)? else { return Ok(None) };
+    if bytes.len() == TEXT {
+        return Err(Error::invalid(format!("`{name}` has more than {TEXT} bytes")));
+    }
     String::from_utf8(bytes).map(Some).map_err(|_| Error::invalid(format!("`{name}` is no UTF-8")))
 }

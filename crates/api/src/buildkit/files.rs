@@ -80,7 +80,8 @@ async fn transfer(
             let said = String::from_utf8_lossy(&packet.data).into_owned();
             return Err(Error::invalid(said).within(doing()));
         }
-        bytes += 16 + packet.data.len() as u64 + packet.stat.as_ref().map_or(0, |stat| stat.path.len() as u64);
+        bytes +=
+            16 + packet.data.len() as u64 + packet.stat.as_ref().map_or(0, |stat| stat.path.len() as u64);
         if !progress.transferred(bytes) {
             return Err(super::job::cancelled());
         }

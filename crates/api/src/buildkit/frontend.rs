@@ -52,9 +52,6 @@ impl Default for ContextSource {
     }
 }
 
-/// The address of what a client sends on its session: an archive or a Dockerfile.
-pub(super) const UPLOAD: &str = "http://buildkit-session/";
-
 impl Asked {
     /// Reads attributes. `entitlements` are rights that the client grants.
     pub(super) fn read(attributes: &Attributes, entitlements: &[String]) -> Result<Asked> {
@@ -194,8 +191,10 @@ impl Asked {
             // Which of its features a client uses: they are known by their own attributes.
             "frontend.caps" => {}
             "source" | "cmdline" => {
-                return Err(unsupported("frontends in images are not supported: the builder reads Dockerfiles itself")
-                    .with_hint("build without BUILDKIT_SYNTAX"));
+                return Err(unsupported(
+                    "frontends in images are not supported: the builder reads Dockerfiles itself",
+                )
+                .with_hint("build without BUILDKIT_SYNTAX"));
             }
             "hostname" => return Err(unsupported("a build's containers have no hostname of their own")),
             _ => return Err(unsupported(&format!("the build attribute `{key}` is not supported"))),
@@ -212,7 +211,9 @@ impl Asked {
                 _ => {
                     return Err(Error::new(
                         Kind::Unsupported,
-                        format!("the right `{right}` is not known: there are security.insecure and network.host"),
+                        format!(
+                            "the right `{right}` is not known: there are security.insecure and network.host"
+                        ),
                     ));
                 }
             }

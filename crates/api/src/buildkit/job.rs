@@ -86,11 +86,6 @@ impl Job {
         id
     }
 
-    /// The result with this id.
-    pub(crate) fn result(&self, id: &str) -> Option<Solved> {
-        self.inner.lock().ok()?.results.get(id).cloned()
-    }
-
     /// It is over.
     pub(crate) fn end(&self) {
         if let Ok(mut inner) = self.inner.lock() {

@@ -15,8 +15,8 @@
 //!
 //! On disk, below the builder's own directory:
 //! ```text
-//! ROOT/build/contexts/<digest>-<n>/tree   what a client sent of a directory; locked while it is used
-//! ROOT/build/contexts/tmp-*               of one build: Dockerfile, sockets of agents
+//! ROOT/build/clients/<digest>-<n>/tree   what a client sent of a directory; locked while it is used
+//! ROOT/build/clients/tmp-*               of one build: Dockerfile, sockets of agents
 //! ```
 
 mod agents;

@@ -24,7 +24,7 @@ pub(super) struct Place {
 
 /// Where they are.
 fn all(engine: &Engine) -> PathBuf {
-    engine.paths().root().join("build/contexts")
+    engine.paths().root().join("build/clients")
 }
 
 impl Place {
@@ -63,10 +63,7 @@ impl Place {
         if fs::metadata(&path).is_ok_and(|found| (found.dev(), found.ino()) == (here.dev(), here.ino())) {
             let _ = rustix::fs::futimens(
                 &lock,
-                &rustix::fs::Timestamps {
-                    last_access: NOW,
-                    last_modification: NOW,
-                },
+                &rustix::fs::Timestamps { last_access: NOW, last_modification: NOW },
             );
             return Ok(Some(Place { path, lock, temporary }));
         }

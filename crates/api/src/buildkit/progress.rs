@@ -115,12 +115,8 @@ impl Progress {
             inner.steps
         });
         let digest = Digest::of(format!("{} {number} {name}", self.name).as_bytes()).to_string();
-        let vertex = Vertex {
-            digest,
-            name: name.to_owned(),
-            started: Some(Timestamp::now()),
-            ..Vertex::default()
-        };
+        let vertex =
+            Vertex { digest, name: name.to_owned(), started: Some(Timestamp::now()), ..Vertex::default() };
         let step = Step { progress: self.clone(), vertex, parts: HashMap::new(), over: false };
         step.tell();
         step
@@ -209,7 +205,11 @@ impl Step {
             stream: if stream == Stream::Stdout { 1 } else { 2 },
             message: bytes.to_vec(),
         };
-        self.progress.tell(StatusResponse { logs: vec![log], ..StatusResponse::default() }, bytes.len(), false);
+        self.progress.tell(
+            StatusResponse { logs: vec![log], ..StatusResponse::default() },
+            bytes.len(),
+            false,
+        );
     }
 }
 

@@ -60,9 +60,7 @@ fn credentials(handle: &Handle, session: &Session, domain: &str) -> Result<Optio
     match answer {
         Ok(answer) if answer.secret.is_empty() => Ok(None),
         Ok(answer) if answer.username.is_empty() => Ok(Some(Credentials::IdentityToken(answer.secret))),
-        Ok(answer) => {
-            Ok(Some(Credentials::Password { username: answer.username, password: answer.secret }))
-        }
+        Ok(answer) => Ok(Some(Credentials::Password { username: answer.username, password: answer.secret })),
         Err(status) if matches!(status.code, Code::UNIMPLEMENTED | Code::NOT_FOUND) => Ok(None),
         Err(status) => Err(status.error(format!("cannot get the client's credentials for `{domain}`"))),
     }

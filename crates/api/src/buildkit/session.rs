@@ -11,8 +11,8 @@ use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 use super::grpc::{Channel, Code, Incoming, Status};
-use super::messages::session::{Bytes, HealthResponse};
 use super::messages::Empty;
+use super::messages::session::{Bytes, HealthResponse};
 use super::pipe::Pipe;
 use crate::failure::{Failure, Result};
 use crate::http::{Reply, Upgraded};
@@ -109,8 +109,7 @@ impl Sessions {
 impl Offer {
     /// From header fields; `None` where they name no session.
     fn of<'f>(fields: impl Iterator<Item = (&'f str, &'f str)>) -> Option<Offer> {
-        let mut offer =
-            Offer { id: String::new(), shared_key: String::new(), methods: HashSet::new() };
+        let mut offer = Offer { id: String::new(), shared_key: String::new(), methods: HashSet::new() };
         for (name, value) in fields {
             match name {
                 "x-docker-expose-session-uuid" => value.clone_into(&mut offer.id),

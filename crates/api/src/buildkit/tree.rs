@@ -16,7 +16,9 @@ use std::path::Path;
 use robot_env_diag::{Error, Escaped, Kind, Result};
 use robot_env_sys::ErrnoContext;
 use robot_env_sys::fs::{open_directory, remove_tree_at};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawMode, ResolveFlags, Stat, Timespec, Timestamps};
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, RawMode, ResolveFlags, Stat, Timespec, Timestamps, XattrFlags,
+};
 use rustix::io::Errno;
 
 use super::messages::session::FileStat;
@@ -70,6 +72,8 @@ struct Wanted {
     path: String,
     mode: RawMode,
     modified: i64,
+    /// Extended attributes.
+    attributes: Vec<(String, Vec<u8>)>,
 }
 
 impl Tree {
@@ -97,11 +101,10 @@ impl Tree {
     /// Takes the description of a file.
     pub(super) fn describe(&mut self, id: u32, stat: &FileStat) -> Result<()> {
         let path = stat.path.as_str();
-        let bad = |why: &str| {
-            Error::invalid(format!("the client describes `{}`, {why}", Escaped(path)))
-        };
+        let bad = |why: &str| Error::invalid(format!("the client describes `{}`, {why}", Escaped(path)));
         self.files += 1;
         self.paths += path.len() + stat.link.len();
+        self.paths += stat.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
         if self.files > FILES || self.paths > PATHS {
             return Err(Error::invalid(format!(
                 "the context has more than {FILES} files, or their names are longer than {PATHS} bytes in all"
@@ -186,15 +189,27 @@ impl Tree {
                     return Ok(());
                 }
                 replace(directory, name, found.is_some())?;
-                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let flags =
+                    OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let made = rustix::fs::openat(directory, &c_name, flags, Mode::from_raw_mode(0o600))
                     .map_err(|errno| call(path, "create", errno))?;
+                let wanted = Wanted {
+                    path: path.to_owned(),
+                    mode,
+                    modified: stat.modified,
+                    attributes: stat
+                        .xattrs
+                        .iter()
+                        .filter(|(name, _)| is_file_attribute(name))
+                        .map(|(name, value)| (name.clone(), value.clone()))
+                        .collect(),
+                };
                 if stat.size == 0 {
-                    settle(&made, mode, stat.modified);
+                    wanted.settle(&made);
                     return Ok(());
                 }
                 self.room = self.room.saturating_add(stat.size.max(0) as u64);
-                self.wanted.insert(id, Wanted { path: path.to_owned(), mode, modified: stat.modified });
+                self.wanted.insert(id, wanted);
             }
             _ => {
                 return Err(Error::new(
@@ -209,14 +224,19 @@ impl Tree {
     /// A further name of a regular file that was described before.
     fn link(&self, path: &str, name: &str, target: &str) -> Result<()> {
         let why = |what: &str| {
-            Error::invalid(format!("the client describes `{}` as `{}`, {what}", Escaped(path), Escaped(target)))
+            Error::invalid(format!(
+                "the client describes `{}` as `{}`, {what}",
+                Escaped(path),
+                Escaped(target)
+            ))
         };
         if !is_clean(target) {
             return Err(why("which is no clean relative path"));
         }
         let Some(level) = self.levels.last() else { return Err(why("nowhere")) };
         let directory = level.directory.as_fd();
-        let found = self.beneath(target, OFlags::PATH | OFlags::NOFOLLOW).map_err(|_| why("which is not there"))?;
+        let found =
+            self.beneath(target, OFlags::PATH | OFlags::NOFOLLOW).map_err(|_| why("which is not there"))?;
         let of = rustix::fs::fstat(&found).map_err(|errno| call(target, "stat", errno))?;
         if kind(&of) != FileType::RegularFile {
             return Err(why("which is no regular file"));
@@ -296,7 +316,7 @@ impl Tree {
             return Ok(false);
         }
         if let (Some(file), Some(wanted)) = (self.open.remove(&id), self.wanted.remove(&id)) {
-            settle(&file, wanted.mode, wanted.modified);
+            wanted.settle(&file);
         }
         Ok(true)
     }
@@ -321,10 +341,21 @@ fn replace(directory: BorrowedFd<'_>, name: &str, exists: bool) -> Result<()> {
     Ok(())
 }
 
-/// The last words on a file; until then it differs from what was described.
-fn settle(file: &OwnedFd, mode: RawMode, modified: i64) {
-    let _ = rustix::fs::fchmod(file, Mode::from_raw_mode(mode));
-    let _ = rustix::fs::futimens(file, &times(modified));
+impl Wanted {
+    /// The last words on a file; until then it differs from what was described.
+    fn settle(&self, file: &OwnedFd) {
+        for (name, value) in &self.attributes {
+            // Not every file system has them, and a build can do without.
+            let _ = rustix::fs::fsetxattr(file, name.as_str(), value, XattrFlags::empty());
+        }
+        let _ = rustix::fs::fchmod(file, Mode::from_raw_mode(self.mode));
+        let _ = rustix::fs::futimens(file, &times(self.modified));
+    }
+}
+
+/// Whether an extended attribute belongs to the file, and not to the client's machine.
+fn is_file_attribute(name: &str) -> bool {
+    name == "security.capability" || name.starts_with("user.") && !name.starts_with("user.overlay.")
 }
 
 fn kind(stat: &Stat) -> FileType {

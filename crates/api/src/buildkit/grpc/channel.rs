@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::message::{self, Messages};
 use super::status::{Code, Status};
-use super::{CONNECTION_WINDOW, STREAM_WINDOW};
+use super::{CONNECTION_WINDOW, FRAMES, STREAM_WINDOW};
 
 /// A connection to somebody who answers calls.
 #[derive(Clone)]
@@ -33,13 +33,18 @@ impl Channel {
         builder
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            .data_frame_budget(FRAMES)
             .enable_push(false);
         let (sender, connection) = builder.handshake::<_, Bytes>(stream).await?;
         Ok((Channel(sender), connection))
     }
 
     /// Begins a call.
-    pub(crate) async fn call(&self, path: &str, metadata: &[(&str, String)]) -> Result<(Sink, Replies), Status> {
+    pub(crate) async fn call(
+        &self,
+        path: &str,
+        metadata: &[(&str, String)],
+    ) -> Result<(Sink, Replies), Status> {
         let bad = |_| Status::new(Code::INTERNAL, format!("cannot call `{path}`"));
         let mut request = Request::post(format!("http://localhost{path}"))
             .header("te", "trailers")

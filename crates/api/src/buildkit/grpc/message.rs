@@ -58,7 +58,10 @@ fn take_frame(buffer: &mut BytesMut) -> Result<Option<Bytes>, Status> {
     }
     let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
     if length > MESSAGE {
-        return Err(Status::new(Code::RESOURCE_EXHAUSTED, format!("a message of {length} bytes is too long")));
+        return Err(Status::new(
+            Code::RESOURCE_EXHAUSTED,
+            format!("a message of {length} bytes is too long"),
+        ));
     }
     if buffer.len() < 5 + length {
         return Ok(None);

@@ -16,5 +16,8 @@ pub(crate) use status::{Code, Detail, Status};
 /// The most bytes of one message.
 const MESSAGE: usize = 16 << 20;
 /// How many bytes the other side may send on one stream, and on all, before they are read.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
+const STREAM_WINDOW: u32 = 256 << 10;
+const CONNECTION_WINDOW: u32 = 1 << 20;
+/// What frames may cost beside their bytes before they are read, as `h2` counts it: a client describes
+/// its files in one small frame each, and more than fit into a window it cannot send.
+const FRAMES: usize = 64 << 20;

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use super::message::{self, Messages};
 use super::status::{Code, Status};
-use super::{CONNECTION_WINDOW, STREAM_WINDOW};
+use super::{CONNECTION_WINDOW, FRAMES, STREAM_WINDOW};
 
 /// The most calls of a connection at once.
 const CALLS: u32 = 256;
@@ -47,6 +47,7 @@ where
     builder
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .data_frame_budget(FRAMES)
         .max_concurrent_streams(CALLS)
         .max_header_list_size(FIELDS);
     let mut connection = builder.handshake::<_, Bytes>(stream).await?;

@@ -22,7 +22,6 @@ impl Code {
     pub(crate) const CANCELLED: Code = Code(1);
     pub(crate) const UNKNOWN: Code = Code(2);
     pub(crate) const INVALID_ARGUMENT: Code = Code(3);
-    pub(crate) const DEADLINE_EXCEEDED: Code = Code(4);
     pub(crate) const NOT_FOUND: Code = Code(5);
     pub(crate) const ALREADY_EXISTS: Code = Code(6);
     pub(crate) const PERMISSION_DENIED: Code = Code(7);
@@ -148,14 +147,9 @@ impl From<h2::Error> for Status {
 
 impl From<Error> for Status {
     fn from(error: Error) -> Status {
+        // As BuildKit does: clients put the name of every other code in front of the text.
         let code = match error.kind() {
-            Kind::NotFound => Code::NOT_FOUND,
-            Kind::InvalidInput => Code::INVALID_ARGUMENT,
-            Kind::Unauthorized => Code::UNAUTHENTICATED,
-            Kind::Denied => Code::PERMISSION_DENIED,
-            Kind::Unsupported => Code::UNIMPLEMENTED,
-            Kind::Unavailable => Code::UNAVAILABLE,
-            Kind::Internal => Code::INTERNAL,
+            Kind::Interrupted => Code::CANCELLED,
             _ => Code::UNKNOWN,
         };
         Status::new(code, text_of(&error))
