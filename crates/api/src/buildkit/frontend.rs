@@ -106,7 +106,7 @@ impl Asked {
             return Ok(());
         }
         match key {
-            "filename" => self.file = value.to_owned(),
+            "filename" => value.clone_into(&mut self.file),
             "target" => request.target = Some(value.to_owned()).filter(|name| !name.is_empty()),
             "no-cache" if value.is_empty() => request.no_cache = true,
             "no-cache" => request.no_cache_filter = value.split(',').map(str::to_owned).collect(),

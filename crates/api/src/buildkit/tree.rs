@@ -387,3 +387,146 @@ fn permissions(mode: u32) -> RawMode {
 fn is_clean(path: &str) -> bool {
     !path.contains('\0') && path.split('/').all(|part| !matches!(part, "" | "." | ".."))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    use robot_env_testkit::temporary::TemporaryDirectory;
+
+    use super::*;
+
+    fn file(path: &str, size: i64) -> FileStat {
+        FileStat { path: path.into(), mode: 0o644, size, modified: 1_500_000_000_123, ..FileStat::default() }
+    }
+
+    fn directory(path: &str) -> FileStat {
+        FileStat { path: path.into(), mode: go::DIRECTORY | 0o755, ..FileStat::default() }
+    }
+
+    fn link(path: &str, target: &str) -> FileStat {
+        FileStat { path: path.into(), mode: go::SYMLINK | 0o777, link: target.into(), ..FileStat::default() }
+    }
+
+    fn describe(tree: &mut Tree, stats: &[FileStat]) -> Result<()> {
+        for (id, stat) in stats.iter().enumerate() {
+            tree.describe(id as u32, stat)?;
+        }
+        tree.described()
+    }
+
+    #[test]
+    fn a_tree_becomes_what_is_described() {
+        let place = TemporaryDirectory::new("tree");
+        let at = |name: &str| place.path().join(name);
+        fs::create_dir_all(at("old/deep")).unwrap();
+        fs::write(at("b"), "a file where a directory comes").unwrap();
+        fs::write(at("a"), "old content").unwrap();
+        let stats = [
+            file("a", 5),
+            FileStat { mode: go::SETUID | 0o755, ..file("a.sh", 0) },
+            directory("b"),
+            file("b/c", 3),
+            FileStat { link: "b/c".into(), ..file("b/d", 3) },
+            link("z", "../../etc/passwd"),
+        ];
+        let mut tree = Tree::open(place.path()).unwrap();
+        describe(&mut tree, &stats).unwrap();
+        assert_eq!(tree.wanted(), [0, 3]);
+        assert!(!tree.write(3, b"x").unwrap());
+        assert!(!tree.write(0, b"hello").unwrap());
+        assert!(!tree.write(3, b"yz").unwrap());
+        assert!(tree.write(3, b"").unwrap() && tree.write(0, b"").unwrap());
+        assert!(tree.wanted().is_empty());
+        assert_eq!(fs::read(at("a")).unwrap(), b"hello");
+        assert_eq!(fs::read(at("b/d")).unwrap(), b"xyz");
+        assert_eq!(fs::metadata(at("b/d")).unwrap().ino(), fs::metadata(at("b/c")).unwrap().ino());
+        assert_eq!(fs::metadata(at("a.sh")).unwrap().permissions().mode() & 0o7777, 0o4755);
+        assert_eq!(fs::metadata(at("a")).unwrap().mtime_nsec(), 123);
+        assert_eq!(fs::read_link(at("z")).unwrap(), Path::new("../../etc/passwd"));
+        assert!(!at("old").exists());
+
+        // The same again: nothing is wanted, nothing is touched.
+        let before = fs::metadata(at("a")).unwrap().ino();
+        let mut tree = Tree::open(place.path()).unwrap();
+        describe(&mut tree, &stats).unwrap();
+        assert!(tree.wanted().is_empty());
+        assert_eq!(fs::metadata(at("a")).unwrap().ino(), before);
+        // What has not arrived whole is wanted again.
+        let mut tree = Tree::open(place.path()).unwrap();
+        describe(&mut tree, &[file("a", 6)]).unwrap();
+        tree.write(0, b"hell").unwrap();
+        drop(tree);
+        let mut tree = Tree::open(place.path()).unwrap();
+        describe(&mut tree, &[file("a", 4)]).unwrap();
+        assert_eq!(tree.wanted(), [0]);
+    }
+
+    #[test]
+    fn descriptions_that_lead_elsewhere_are_refused() {
+        for stats in [
+            vec![file("../x", 1)],
+            vec![file("/x", 1)],
+            vec![file("", 1)],
+            vec![file(".", 1)],
+            vec![directory("a"), file("a/../../x", 1)],
+            vec![directory("a"), file("a//x", 1)],
+            vec![file("a/x", 1)],
+            vec![file("a\0b", 1)],
+            vec![file("b", 1), file("a", 1)],
+            vec![file("a", 1), file("a", 1)],
+            vec![link("a", "/etc"), file("a/x", 1)],
+            vec![file("a", 1), file("a/x", 1)],
+            vec![directory("a"), file("b", 1), file("a/x", 1)],
+            vec![FileStat { link: "../x".into(), ..file("a", 1) }],
+            vec![FileStat { link: "/etc/passwd".into(), ..file("a", 1) }],
+            vec![link("a", "/etc/passwd"), FileStat { link: "a".into(), ..file("b", 1) }],
+            vec![link("a", "/etc"), FileStat { link: "a/passwd".into(), ..file("b", 1) }],
+            vec![FileStat { mode: 1 << 26 | 0o600, ..file("a", 0) }],
+            vec![file(&"a/".repeat(3000), 1)],
+        ] {
+            let place = TemporaryDirectory::new("tree");
+            let mut tree = Tree::open(place.path()).unwrap();
+            assert!(describe(&mut tree, &stats).is_err(), "{stats:?}");
+        }
+    }
+
+    #[test]
+    fn what_lies_in_the_way_is_replaced_and_never_followed() {
+        let (place, outside) = (TemporaryDirectory::new("tree"), TemporaryDirectory::new("outside"));
+        let secret = outside.path().join("f");
+        fs::write(&secret, "untouched").unwrap();
+        symlink(outside.path(), place.path().join("a")).unwrap();
+        symlink(&secret, place.path().join("b")).unwrap();
+        let mut tree = Tree::open(place.path()).unwrap();
+        describe(&mut tree, &[directory("a"), file("a/f", 3), file("b", 3)]).unwrap();
+        for id in tree.wanted() {
+            tree.write(id, b"new").unwrap();
+            tree.write(id, b"").unwrap();
+        }
+        assert_eq!(fs::read(&secret).unwrap(), b"untouched");
+        assert_eq!(fs::read(place.path().join("a/f")).unwrap(), b"new");
+        assert!(!place.path().join("b").is_symlink());
+    }
+
+    #[test]
+    fn content_is_bounded() {
+        let place = TemporaryDirectory::new("tree");
+        let mut tree = Tree::open(place.path()).unwrap();
+        let stats: Vec<FileStat> = (0..=AT_ONCE).map(|number| file(&format!("{number:03}"), 1)).collect();
+        describe(&mut tree, &stats).unwrap();
+        assert!(tree.write(1000, b"x").is_err(), "not asked for");
+        for id in 0..AT_ONCE as u32 {
+            tree.write(id, b"x").unwrap();
+        }
+        assert!(tree.write(AT_ONCE as u32, b"x").is_err(), "too many at once");
+        tree.room = 10;
+        assert!(tree.write(0, b"elevenbytes").is_err());
+        let long = FileStat { path: "x".into(), size: i64::MAX, ..file("x", 1) };
+        let mut tree = Tree::open(place.path()).unwrap();
+        describe(&mut tree, &[long]).unwrap();
+        tree.paths = PATHS;
+        assert!(tree.describe(9, &file("y", 1)).is_err());
+    }
+}
