@@ -217,17 +217,6 @@ fn run(
     if !asked.caches.is_empty() {
         job.progress.warn("caches of other builds are not read yet");
     }
-    let gatherer = Gatherer {
-        engine: &server.engine,
-        handle,
-        sessions: &server.builds.sessions,
-        session,
-        progress: &job.progress,
-        cancel: &job.cancel,
-    };
-    let held = gatherer.gather(&mut asked, &asking.inputs)?;
-    let mut request: BuildRequest = asked.request;
-    request.names.clone_from(&names);
     let mut fetch = Registries {
         server,
         handle: handle.clone(),
@@ -236,6 +225,17 @@ fn run(
         cancel: job.cancel.clone(),
         clients: HashMap::new(),
     };
+    let gatherer = Gatherer {
+        engine: &server.engine,
+        handle,
+        sessions: &server.builds.sessions,
+        session,
+        progress: &job.progress,
+        cancel: &job.cancel,
+    };
+    let held = gatherer.gather(&mut asked, &asking.inputs, &mut fetch)?;
+    let mut request: BuildRequest = asked.request;
+    request.names.clone_from(&names);
     let mut steps = Steps::new(job.progress.clone());
     let built = robot_env_build::build(&server.engine, &request, &mut fetch, &mut steps);
     steps.end(built.as_ref().err().map(text_of).as_deref());

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use robot_env_build::Secret;
-use robot_env_diag::{Error, Kind, Result};
+use robot_env_build::{ContextRoom, Fetch, Files, Origin, Recipe, Secret};
+use robot_env_diag::{Error, IoContext, Kind, Result};
 use robot_env_dockerfile::Dockerfile;
 use robot_env_engine::Engine;
 use robot_env_sys::fs::{open_directory, read_in_root};
@@ -22,6 +22,7 @@ use super::messages::session::{Bytes, SecretRequest};
 use super::place::Place;
 use super::progress::{Progress, Step};
 use super::session::{Session, Sessions};
+use super::upload::{UPLOAD, Upload};
 use super::{bridge, used};
 
 const SECRET: &str = "/moby.buildkit.secrets.v1.Secrets/GetSecret";
@@ -42,6 +43,8 @@ pub(super) struct Gatherer<'b> {
 #[derive(Default)]
 pub(super) struct Held {
     places: Vec<Place>,
+    rooms: Vec<ContextRoom>,
+    files: Vec<Files>,
     agents: Vec<Agent>,
 }
 
@@ -62,61 +65,117 @@ impl files::Progress for Shown<'_> {
 
 impl Gatherer<'_> {
     /// Completes a request.
-    pub(super) fn gather(&self, asked: &mut Asked, inputs: &HashMap<String, Definition>) -> Result<Held> {
+    pub(super) fn gather(
+        &self,
+        asked: &mut Asked,
+        inputs: &HashMap<String, Definition>,
+        fetch: &mut dyn Fetch,
+    ) -> Result<Held> {
         let mut held = Held::default();
-        let temporary = Place::temporary(self.engine)?;
+        let temporary = ContextRoom::make(self.engine)?;
         let own_ignore = self.dockerfile(asked, &temporary)?;
-        let ContextSource::Local(name) = asked.context.clone() else {
-            return Err(Error::new(Kind::Unsupported, "a context that is no directory is not supported yet"));
-        };
-        let ignore = match own_ignore {
-            Some(text) => text,
-            None => self.ignore(asked, &name, &temporary)?,
-        };
-        let file = robot_env_build::read(&asked.request)?;
-        for (key, source) in &asked.contexts {
-            let value = match source {
-                ContextSource::Local(name) => {
-                    let ignore = self.ignore(asked, name, &temporary)?;
-                    let shown = format!("[context {key}] load from client");
-                    let wish =
-                        Wish { name: name.clone(), paths: Vec::new(), excludes: used::patterns(&ignore) };
-                    self.directory(asked, wish, &shown, &mut held)?.to_string_lossy().into_owned()
-                }
-                ContextSource::Image(name) => format!("docker-image://{name}"),
-                ContextSource::Input(name) => {
-                    let image = inputs.get(name).and_then(bridge::image_of);
-                    let image = image.ok_or_else(|| {
-                        Error::new(
-                            Kind::Unsupported,
-                            format!("the context `{key}` is the result of a build that was not made here"),
-                        )
-                    })?;
-                    format!("docker-image://{image}")
-                }
-                ContextSource::Address(address) => {
-                    return Err(Error::new(
-                        Kind::Unsupported,
-                        format!("`{address}` as a further context is not supported"),
-                    ));
-                }
+        let context = asked.context.clone();
+        if let ContextSource::Address(address) = &context {
+            let recipe = if asked.file_directory.is_some() {
+                Recipe::Text(std::mem::take(&mut asked.request.dockerfile))
+            } else if asked.file == "Dockerfile" {
+                Recipe::Default
+            } else {
+                Recipe::Path { path: PathBuf::from(&asked.file), shown: asked.file.clone() }
             };
-            asked.request.contexts.insert(key.clone(), value);
+            let files = self.files(address, recipe, fetch)?;
+            let request = &mut asked.request;
+            request.dockerfile.clone_from(&files.dockerfile);
+            request.context.clone_from(&files.context);
+            request.ignore = own_ignore.clone().unwrap_or_else(|| files.ignore.clone());
+            held.files.push(files);
         }
-        let paths = used::paths(&file, &asked.request, self.engine.store());
-        asked.request.context = match paths {
-            // Nothing of it is used.
-            Some(paths) if paths.is_empty() => temporary.directory("empty")?,
-            paths => {
-                let wish = Wish { name, paths: paths.unwrap_or_default(), excludes: used::patterns(&ignore) };
-                self.directory(asked, wish, "[internal] load build context", &mut held)?
+        let file = robot_env_build::read(&asked.request)?;
+        for (key, source) in asked.contexts.clone() {
+            let value = self.further(asked, (&key, &source), inputs, fetch, &temporary, &mut held)?;
+            asked.request.contexts.insert(key, value);
+        }
+        match context {
+            ContextSource::Address(_) => {}
+            ContextSource::Local(name) => {
+                let paths = used::paths(&file, &asked.request, self.engine.store());
+                asked.request.context = match paths {
+                    // Nothing of it is used.
+                    Some(paths) if paths.is_empty() => directory_in(&temporary, "empty")?,
+                    // What is ignored does not come; the rest is all there is.
+                    paths => {
+                        let ignore = match own_ignore {
+                            Some(text) => text,
+                            None => self.ignore(asked, &name, &temporary)?,
+                        };
+                        let paths = paths.unwrap_or_default();
+                        let wish = Wish { name, paths, excludes: used::patterns(&ignore) };
+                        self.directory(asked, wish, "[internal] load build context", &mut held)?
+                    }
+                };
             }
-        };
-        // What is ignored has not come; the rest is all there is.
-        asked.request.ignore = String::new();
+            ContextSource::Image(name) | ContextSource::Input(name) => {
+                return Err(Error::new(
+                    Kind::Unsupported,
+                    format!("`{name}` cannot be a build's context: it is an image"),
+                ));
+            }
+        }
         self.secrets_and_agents(asked, &file, &temporary, &mut held)?;
-        held.places.push(temporary);
+        held.rooms.push(temporary);
         Ok(held)
+    }
+
+    /// A context from elsewhere.
+    fn files(&self, address: &str, recipe: Recipe, fetch: &mut dyn Fetch) -> Result<Files> {
+        self.cancel.check()?;
+        let step = self.progress.begin("[internal] load remote build context");
+        let gathered = if let Some(id) = address.strip_prefix(UPLOAD) {
+            let mut upload = Upload::begin(self.handle, self.session, id)?;
+            Files::gather(self.engine, fetch, Origin::Stream(&mut upload), recipe)
+        } else if robot_env_build::is_address(address) {
+            Files::gather(self.engine, fetch, Origin::Address(address), recipe)
+        } else {
+            Err(Error::invalid(format!("the context `{address}` is neither a directory nor an address")))
+        };
+        step.ended(gathered)
+    }
+
+    /// A further context, as the builder takes it.
+    fn further(
+        &self,
+        asked: &Asked,
+        (key, source): (&str, &ContextSource),
+        inputs: &HashMap<String, Definition>,
+        fetch: &mut dyn Fetch,
+        temporary: &ContextRoom,
+        held: &mut Held,
+    ) -> Result<String> {
+        Ok(match source {
+            ContextSource::Local(name) => {
+                let ignore = self.ignore(asked, name, temporary)?;
+                let shown = format!("[context {key}] load from client");
+                let wish = Wish { name: name.clone(), paths: Vec::new(), excludes: used::patterns(&ignore) };
+                self.directory(asked, wish, &shown, held)?.to_string_lossy().into_owned()
+            }
+            ContextSource::Image(name) => format!("docker-image://{name}"),
+            ContextSource::Input(name) => {
+                let image = inputs.get(name).and_then(bridge::image_of);
+                let image = image.ok_or_else(|| {
+                    Error::new(
+                        Kind::Unsupported,
+                        format!("the context `{key}` is the result of a build that was not made here"),
+                    )
+                })?;
+                format!("docker-image://{image}")
+            }
+            ContextSource::Address(address) => {
+                let files = self.files(address, Recipe::Text(String::new()), fetch)?;
+                let path = files.context.to_string_lossy().into_owned();
+                held.files.push(files);
+                path
+            }
+        })
     }
 
     /// The session that has the client's files of this name.
@@ -143,17 +202,16 @@ impl Gatherer<'_> {
     }
 
     /// Reads the Dockerfile, and the `.dockerignore` that is beside it and its own.
-    fn dockerfile(&self, asked: &mut Asked, temporary: &Place) -> Result<Option<String>> {
-        let directory = temporary.directory("dockerfile")?;
+    fn dockerfile(&self, asked: &mut Asked, temporary: &ContextRoom) -> Result<Option<String>> {
+        let Some(name) = &asked.file_directory else { return Ok(None) };
+        let directory = directory_in(temporary, "dockerfile")?;
         let file = asked.file.clone();
         let lower = (file == "Dockerfile").then(|| "dockerfile".to_owned());
         let own = format!("{file}.dockerignore");
-        if let Some(name) = &asked.file_directory {
-            let paths: Vec<String> = [file.clone(), own.clone()].into_iter().chain(lower.clone()).collect();
-            let wish = Wish { name: name.clone(), paths, excludes: Vec::new() };
-            let shown = format!("[internal] load build definition from {file}");
-            self.receive(asked, &wish, &directory, &shown, "dockerfile")?;
-        }
+        let paths: Vec<String> = [file.clone(), own.clone()].into_iter().chain(lower.clone()).collect();
+        let wish = Wish { name: name.clone(), paths, excludes: Vec::new() };
+        let shown = format!("[internal] load build definition from {file}");
+        self.receive(asked, &wish, &directory, &shown, "dockerfile")?;
         let text = match read(&directory, &file)? {
             None => lower.map(|name| read(&directory, &name)).transpose()?.flatten(),
             text => text,
@@ -165,8 +223,8 @@ impl Gatherer<'_> {
     }
 
     /// Reads the `.dockerignore` in a directory of the client's.
-    fn ignore(&self, asked: &Asked, name: &str, temporary: &Place) -> Result<String> {
-        let directory = temporary.directory("ignore")?;
+    fn ignore(&self, asked: &Asked, name: &str, temporary: &ContextRoom) -> Result<String> {
+        let directory = directory_in(temporary, "ignore")?;
         let wish =
             Wish { name: name.to_owned(), paths: vec![".dockerignore".to_owned()], excludes: Vec::new() };
         self.receive(asked, &wish, &directory, "[internal] load .dockerignore", "context")?;
@@ -176,14 +234,17 @@ impl Gatherer<'_> {
     /// A directory of the client's.
     fn directory(&self, asked: &Asked, wish: Wish, shown: &str, held: &mut Held) -> Result<PathBuf> {
         let key = &self.session_of(asked, &wish.name)?.shared_key;
-        let place = if key.is_empty() {
-            Place::temporary(self.engine)?
+        let into;
+        if key.is_empty() {
+            let room = ContextRoom::make(self.engine)?;
+            into = directory_in(&room, "tree")?;
+            held.rooms.push(room);
         } else {
-            Place::kept(self.engine, &format!("{key}\0{}", wish.name))?
-        };
-        let into = place.directory("tree")?;
+            let place = Place::kept(self.engine, &format!("{key}\0{}", wish.name))?;
+            into = place.directory("tree")?;
+            held.places.push(place);
+        }
         self.receive(asked, &wish, &into, shown, "context")?;
-        held.places.push(place);
         Ok(into)
     }
 
@@ -191,7 +252,7 @@ impl Gatherer<'_> {
         &self,
         asked: &mut Asked,
         file: &Dockerfile,
-        temporary: &Place,
+        temporary: &ContextRoom,
         held: &mut Held,
     ) -> Result<()> {
         let ids = used::ids(file);
@@ -208,7 +269,7 @@ impl Gatherer<'_> {
         }
         for (number, id) in ids.agents.iter().enumerate() {
             if agents::exists(self.handle, self.session, id)? {
-                let directory = temporary.directory(&format!("agent-{number}"))?;
+                let directory = directory_in(temporary, &format!("agent-{number}"))?;
                 let (path, agent) = agents::open(self.handle, self.session, id, &directory)?;
                 held.agents.push(agent);
                 asked.request.agents.insert(id.clone(), path);
@@ -216,6 +277,12 @@ impl Gatherer<'_> {
         }
         Ok(())
     }
+}
+
+fn directory_in(room: &ContextRoom, name: &str) -> Result<PathBuf> {
+    let path = room.path().join(name);
+    std::fs::create_dir_all(&path).io_context(|| format!("cannot make `{}`", path.display()))?;
+    Ok(path)
 }
 
 fn read(directory: &Path, name: &str) -> Result<Option<String>> {

@@ -16,8 +16,9 @@
 //! On disk, below the builder's own directory:
 //! ```text
 //! ROOT/build/clients/<digest>-<n>/tree   what a client sent of a directory; locked while it is used
-//! ROOT/build/clients/tmp-*               of one build: Dockerfile, sockets of agents
 //! ```
+//! What is of one build only (its Dockerfile, sockets of agents) is in a
+//! [`robot_env_build::ContextRoom`].
 
 mod agents;
 mod bridge;
@@ -34,6 +35,7 @@ mod progress;
 mod registry;
 pub(crate) mod session;
 mod tree;
+mod upload;
 mod used;
 
 use crate::failure::Result;

@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use robot_env_diag::{IoContext, Result};
+use robot_env_diag::{Error, IoContext, Kind, Result};
 use robot_env_engine::Engine;
 use robot_env_oci::Digest;
 use rustix::fs::FlockOperation;
@@ -19,7 +19,6 @@ pub(super) struct Place {
     path: PathBuf,
     /// Locked while it is used.
     lock: File,
-    temporary: bool,
 }
 
 /// Where they are.
@@ -28,30 +27,20 @@ fn all(engine: &Engine) -> PathBuf {
 }
 
 impl Place {
-    /// The directory for what clients call `key`. Builds at the same time have one each.
+    /// The directory for what clients call `key`; it stays. Builds at the same time have one each.
     pub(super) fn kept(engine: &Engine, key: &str) -> Result<Place> {
         sweep(engine, KEPT);
         let digest = Digest::of(key.as_bytes());
-        for number in 0.. {
+        for number in 0..1024 {
             let path = all(engine).join(format!("{}-{number}", &digest.hex()[..32]));
-            if let Some(place) = Place::take(path, false)? {
+            if let Some(place) = Place::take(path)? {
                 return Ok(place);
             }
         }
-        Place::temporary(engine)
+        Err(Error::new(Kind::Internal, "there are too many builds of one context"))
     }
 
-    /// A directory that goes afterwards.
-    pub(super) fn temporary(engine: &Engine) -> Result<Place> {
-        loop {
-            let path = all(engine).join(format!("tmp-{}", robot_env_sys::fs::temporary_name()));
-            if let Some(place) = Place::take(path, true)? {
-                return Ok(place);
-            }
-        }
-    }
-
-    fn take(path: PathBuf, temporary: bool) -> Result<Option<Place>> {
+    fn take(path: PathBuf) -> Result<Option<Place>> {
         let within = || format!("cannot make `{}`", path.display());
         DirBuilder::new().recursive(true).mode(0o700).create(&path).io_context(within)?;
         let lock = File::open(&path).io_context(within)?;
@@ -65,9 +54,9 @@ impl Place {
                 &lock,
                 &rustix::fs::Timestamps { last_access: NOW, last_modification: NOW },
             );
-            return Ok(Some(Place { path, lock, temporary }));
+            return Ok(Some(Place { path, lock }));
         }
-        Place::take(path, temporary)
+        Place::take(path)
     }
 
     /// A directory in it, made when it is not there.
@@ -82,9 +71,6 @@ const NOW: rustix::fs::Timespec = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rus
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if self.temporary {
-            let _ = fs::remove_dir_all(&self.path);
-        }
         let _ = rustix::fs::flock(&self.lock, FlockOperation::Unlock);
     }
 }
@@ -94,12 +80,11 @@ pub(super) fn sweep(engine: &Engine, unused: Duration) -> u64 {
     let mut bytes = 0;
     for entry in fs::read_dir(all(engine)).into_iter().flatten().flatten() {
         let path = entry.path();
-        let temporary = entry.file_name().to_string_lossy().starts_with("tmp-");
         let old = |path: &Path| {
             let modified = fs::symlink_metadata(path).and_then(|found| found.modified()).ok()?;
             Some(SystemTime::now().duration_since(modified).unwrap_or_default() >= unused)
         };
-        if !temporary && !old(&path).unwrap_or(false) {
+        if !old(&path).unwrap_or(false) {
             continue;
         }
         let Ok(lock) = File::open(&path) else { continue };
