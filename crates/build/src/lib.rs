@@ -19,14 +19,22 @@
 //! RUN/builds/<name>/           a build at work, locked by it: secrets, scripts
 //! ```
 
+mod archive;
 mod cache;
 mod copying;
+mod deliver;
 mod files;
+mod foreign;
+mod git;
 mod glob;
 mod history;
 mod index;
 mod kept;
+mod linked;
 mod output;
+mod permissions;
+mod relayer;
+mod remote;
 mod request;
 mod run;
 mod session;
@@ -35,7 +43,7 @@ mod source;
 mod state;
 mod tree;
 
-pub use cache::{CacheSource, CacheTarget};
+pub use cache::{CachePlace, CacheSource, CacheTarget};
 pub use kept::{CachedStep, cached_steps};
 pub use output::{Destination, Output};
 pub use request::{BuildRequest, Built, Fetch, Observer, Secret};

@@ -112,6 +112,11 @@ pub trait Fetch {
     /// What is at an http or https address.
     fn download(&mut self, address: &str) -> Result<Box<dyn Read>>;
 
+    /// The same, with when it was modified, in seconds since the Unix epoch, where that is known.
+    fn download_with_time(&mut self, address: &str) -> Result<(Box<dyn Read>, Option<i64>)> {
+        Ok((self.download(address)?, None))
+    }
+
     /// The client with which images and caches are pushed, and caches read; `None`: that cannot be.
     fn client(&self) -> Option<Client> {
         None

@@ -101,6 +101,7 @@ impl Build<'_> {
         if self.recall(state, shown, &key, &history)? {
             return Ok(());
         }
+        crate::foreign::check_runs(&state.platform).map_err(|error| self.at(shown.span, error))?;
         for mount in &mounts {
             self.mount(state, mount, &mut wanted).map_err(|error| self.at(shown.span, error))?;
         }

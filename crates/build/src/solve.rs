@@ -110,7 +110,7 @@ pub(crate) struct Room {
 }
 
 impl Room {
-    fn open(engine: &Engine) -> Result<Room> {
+    pub(crate) fn open(engine: &Engine) -> Result<Room> {
         let mut bytes = [0u8; 8];
         rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
             .io_context(|| "getrandom()".into())?;
@@ -124,6 +124,13 @@ impl Room {
         let lock = File::open(&path).io_context(within)?;
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).io_context(within)?;
         Ok(Room { name, path, _lock: lock })
+    }
+
+    /// An empty directory.
+    pub(crate) fn empty(&self) -> Result<OwnedFd> {
+        let path = self.path.join("empty");
+        fs::create_dir_all(&path).io_context(|| format!("cannot make `{}`", path.display()))?;
+        Ok(open_directory(&path)?)
     }
 }
 
@@ -186,8 +193,8 @@ pub(crate) struct Build<'b> {
     temporary: Vec<ImageId>,
     steps: usize,
     snapshots: usize,
-    session: &'b Session,
-    fetch: &'b mut dyn Fetch,
+    pub(crate) session: &'b Session,
+    pub(crate) fetch: &'b mut dyn Fetch,
     pub(crate) observer: &'b mut dyn Observer,
 }
 
@@ -230,7 +237,7 @@ impl<'b> Build<'b> {
         fault.error(&self.request.file_name, &self.request.dockerfile)
     }
 
-    fn now(&self) -> String {
+    pub(crate) fn now(&self) -> String {
         let now = match self.request.epoch {
             Some(seconds) => Timestamp::from_second(seconds).unwrap_or(Timestamp::UNIX_EPOCH),
             None => Timestamp::now(),
@@ -416,7 +423,7 @@ impl<'b> Build<'b> {
         self.remember(state, &key, chain, history)
     }
 
-    fn written(
+    pub(crate) fn written(
         &mut self,
         chain: Option<&ChainId>,
         write: &mut dyn FnMut(&mut Mounted<'_>) -> Result<()>,
@@ -429,7 +436,7 @@ impl<'b> Build<'b> {
             let empty;
             let mut lowers: Vec<BorrowedFd<'_>> = snapshot.lowers.iter().map(AsFd::as_fd).collect();
             if lowers.is_empty() {
-                empty = self.empty()?;
+                empty = self.room.empty()?;
                 lowers.push(empty.as_fd());
             }
             let request = OverlayRequest {
@@ -449,12 +456,6 @@ impl<'b> Build<'b> {
         let chain = made?;
         removed?;
         Ok(chain)
-    }
-
-    fn empty(&self) -> Result<OwnedFd> {
-        let path = self.room.path.join("empty");
-        fs::create_dir_all(&path).io_context(|| format!("cannot make `{}`", path.display()))?;
-        Ok(open_directory(&path)?)
     }
 
     /// The ids that a user (and group) of an image have. A number alone is the group's number, too,
@@ -491,14 +492,27 @@ impl<'b> Build<'b> {
             return Ok(state.clone());
         }
         let found = self.store().resolve(&name);
-        let image = match found {
-            Ok(image) if !self.request.pull => image,
-            Err(error) if error.kind() != Kind::NotFound => return Err(error),
-            found => {
-                let reference = name.parse::<Reference>()?.or_latest();
-                self.fetch.fetch(&reference, platform, found.is_ok())?;
-                self.store().resolve(&name)?
-            }
+        let fits = |image: &ImageRecord| -> Result<bool> {
+            let Some(platform) = platform else { return Ok(true) };
+            Ok(self.store().config(&image.id)?.value().platform.satisfies(platform))
+        };
+        let other = match (&found, platform) {
+            (Ok(image), Some(platform)) => !fits(image)? || !Platform::host().satisfies(platform),
+            (Err(_), Some(platform)) => !Platform::host().satisfies(platform),
+            _ => false,
+        };
+        let image = match (found, platform) {
+            (Ok(image), _) if !self.request.pull && fits(&image)? => image,
+            (_, Some(platform)) if other => self.foreign_base(&name, platform)?,
+            (found, _) => match found {
+                Ok(image) if !self.request.pull => image,
+                Err(error) if error.kind() != Kind::NotFound => return Err(error),
+                found => {
+                    let reference = name.parse::<Reference>()?.or_latest();
+                    self.fetch.fetch(&reference, platform, found.is_ok())?;
+                    self.store().resolve(&name)?
+                }
+            },
         };
         let config = self.store().config(&image.id)?.into_value();
         if let Some(platform) = platform
@@ -565,10 +579,11 @@ impl<'b> Build<'b> {
         Ok(if from.is_none() { &mut self.context.index } else { &mut self.layers_index })
     }
 
-    /// Downloads into a file of the build's; the digest of what came.
-    pub(crate) fn download(&mut self, address: &str, path: &Path) -> Result<Digest> {
+    /// Downloads into a file of the build's; the digest of what came, and when it was modified, in
+    /// seconds since the Unix epoch, where that is known.
+    pub(crate) fn download(&mut self, address: &str, path: &Path) -> Result<(Digest, Option<i64>)> {
         let within = || format!("cannot write `{}`", path.display());
-        let mut body = self.fetch.download(address)?;
+        let (mut body, time) = self.fetch.download_with_time(address)?;
         let mut file = File::create(path).io_context(within)?;
         let mut hasher = Hasher::new(Algorithm::Sha256);
         let mut buffer = vec![0u8; 128 * 1024];
@@ -577,7 +592,7 @@ impl<'b> Build<'b> {
                 Error::new(Kind::Unavailable, format!("cannot read `{address}`")).because(error)
             })?;
             if n == 0 {
-                return Ok(hasher.finish());
+                return Ok((hasher.finish(), time));
             }
             hasher.update(&buffer[..n]);
             file.write_all(&buffer[..n]).io_context(within)?;
@@ -587,7 +602,7 @@ impl<'b> Build<'b> {
     /// The merged tree of layers, read-only.
     pub(crate) fn open_layers(&self, chain: Option<&ChainId>) -> Result<OwnedFd> {
         let store = self.store();
-        let Some(chain) = chain else { return self.empty() };
+        let Some(chain) = chain else { return self.room.empty() };
         let record = store
             .layer(chain)?
             .ok_or_else(|| Error::not_found(format!("layer `{chain}` is not in the store")))?;

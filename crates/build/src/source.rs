@@ -7,13 +7,14 @@ use std::fs::{self, File};
 use std::io::{Cursor, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use robot_env_diag::{Context as _, Error, IoContext, Kind, Result};
 use robot_env_engine::Engine;
 use robot_env_layer::{Decoder, ExtractOptions, ExtractOwner, extract};
 use rustix::fs::FlockOperation;
 
+use crate::archive::is_header;
+use crate::git::{Access, GitAddress};
 use crate::request::Fetch;
 
 /// The largest Dockerfile that is read, in bytes.
@@ -147,8 +148,14 @@ impl Files {
             }
             Origin::Address(address) => {
                 room = ContextRoom::make(engine)?;
-                match git(address) {
-                    Some((address, part)) => clone(address, part, &room.path)?,
+                match GitAddress::parse(address)? {
+                    Some(git) => {
+                        // The user names it, with what the user has.
+                        let access = Access { trusted: true, ..Access::default() };
+                        let commit = git.resolve(&access, &room.path)?;
+                        let keep = git.keep_git_dir.unwrap_or(false);
+                        git.checkout(&access, &commit, &room.path, keep)?.0
+                    }
                     None => {
                         text = unpack(&mut *fetch.download(address)?, &room.path)?;
                         room.path.clone()
@@ -267,7 +274,7 @@ fn unpack(input: &mut dyn Read, room: &Path) -> Result<Option<String>> {
         }
     }
     start.truncate(filled);
-    if is_header(&start) {
+    if is_tar(&start) {
         let root = robot_env_sys::fs::open_directory(room)?;
         let how = ExtractOptions { owner: ExtractOwner::Caller, plain: true, ..ExtractOptions::default() };
         extract(Cursor::new(start).chain(decoder), root.as_fd(), &how)
@@ -280,78 +287,17 @@ fn unpack(input: &mut dyn Read, room: &Path) -> Result<Option<String>> {
         .context(Kind::InvalidInput, || "the context is neither a tar nor a Dockerfile".into())
 }
 
-/// Whether a block is a tar's first: its checksum is right. Nothing but zeros is an empty tar's.
-fn is_header(block: &[u8]) -> bool {
-    if block.len() < BLOCK {
-        return false;
-    }
-    if block.iter().all(|byte| *byte == 0) {
-        return true;
-    }
-    let field = &block[148..156];
-    let text: String = field.iter().map(|byte| char::from(*byte)).filter(char::is_ascii_digit).collect();
-    let sum: u32 = block
-        .iter()
-        .enumerate()
-        .map(|(at, b)| if (148..156).contains(&at) { 32 } else { u32::from(*b) })
-        .sum();
-    u32::from_str_radix(&text, 8) == Ok(sum)
-}
-
-/// The address of a git repository, and what of it: `REF[:DIRECTORY]` behind `#`.
-fn git(source: &str) -> Option<(&str, &str)> {
-    let (address, part) = source.split_once('#').unwrap_or((source, ""));
-    let is_git = address.starts_with("git@")
-        || address.starts_with("git://")
-        || address.starts_with("ssh://")
-        || address.starts_with("file://")
-        || address.starts_with("github.com/")
-        || (address.contains("://") && Path::new(address).extension().is_some_and(|end| end == "git"));
-    is_git.then_some((address, part))
+/// Whether the head of a stream is a tar's. Nothing but zeros is an empty tar's.
+fn is_tar(start: &[u8]) -> bool {
+    let Ok(block) = <&[u8; BLOCK]>::try_from(start) else { return false };
+    block.iter().all(|byte| *byte == 0) || is_header(block)
 }
 
 /// Whether this names files by an address, as opposed to a path.
 pub fn is_address(source: &str) -> bool {
-    git(source).is_some() || source.starts_with("http://") || source.starts_with("https://")
-}
-
-fn clone(address: &str, part: &str, into: &Path) -> Result<PathBuf> {
-    let (reference, directory) = part.split_once(':').unwrap_or((part, ""));
-    let address =
-        if address.starts_with("github.com/") { format!("https://{address}") } else { address.to_owned() };
-    let run = |words: &[&str]| -> Result<()> {
-        let out = Command::new("git")
-            .args(words)
-            .current_dir(into)
-            .env("GIT_TERMINAL_PROMPT", "0")
-            .stdin(Stdio::null())
-            .output()
-            .map_err(|error| {
-                let missing = error.kind() == std::io::ErrorKind::NotFound;
-                let out = Error::new(Kind::of_io(&error), "cannot run `git`").because(error);
-                if missing { out.with_hint("install git") } else { out }
-            })?;
-        if out.status.success() {
-            return Ok(());
-        }
-        let said = String::from_utf8_lossy(&out.stderr);
-        let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it says nothing");
-        Err(Error::new(Kind::Unavailable, format!("cannot fetch the git repository `{address}`: {last}")))
-    };
-    run(&["init", "-q"])?;
-    let wanted = if reference.is_empty() { "HEAD" } else { reference };
-    run(&["-c", "protocol.ext.allow=never", "fetch", "-q", "--depth", "1", "--", &address, wanted])?;
-    run(&["checkout", "-q", "FETCH_HEAD"])?;
-    fs::remove_dir_all(into.join(".git")).io_context(|| "cannot remove `.git`".into())?;
-    if directory.is_empty() {
-        return Ok(into.to_owned());
-    }
-    let found = into.join(directory.trim_start_matches('/'));
-    let inside = fs::canonicalize(&found)
-        .ok()
-        .filter(|path| fs::canonicalize(into).is_ok_and(|root| path.starts_with(root)))
-        .filter(|path| path.is_dir());
-    inside.ok_or_else(|| Error::not_found(format!("the repository has no directory `{directory}`")))
+    !matches!(GitAddress::parse(source), Ok(None))
+        || source.starts_with("http://")
+        || source.starts_with("https://")
 }
 
 #[cfg(test)]
@@ -371,20 +317,18 @@ mod tests {
         ] {
             assert_eq!(is_address(text), want, "{text}");
         }
-        assert_eq!(git("https://h/a.git#v1:sub"), Some(("https://h/a.git", "v1:sub")));
-        assert_eq!(git("https://h/a.tar#x"), None);
     }
 
     #[test]
     fn tars_are_told_from_dockerfiles() {
         let mut block = vec![0u8; BLOCK];
-        assert!(is_header(&block));
+        assert!(is_tar(&block));
         block[..4].copy_from_slice(b"file");
         block[148..156].copy_from_slice(b"0000000\0");
-        assert!(!is_header(&block));
+        assert!(!is_tar(&block));
         let sum: u32 = block[..148].iter().chain(&block[156..]).map(|b| u32::from(*b)).sum::<u32>() + 8 * 32;
         block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-        assert!(is_header(&block));
-        assert!(!is_header(b"FROM scratch\n") && !is_header(&[b'#'; 600]));
+        assert!(is_tar(&block));
+        assert!(!is_tar(b"FROM scratch\n") && !is_tar(&[b'#'; BLOCK]));
     }
 }

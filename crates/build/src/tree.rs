@@ -34,12 +34,26 @@ pub(crate) struct Match {
     /// As it was asked for, relative to the root.
     pub(crate) asked: Vec<u8>,
     pub(crate) is_directory: bool,
+    /// How many directories of `asked` stand before the `./` of `COPY --parents`.
+    pub(crate) pivot: usize,
 }
 
 impl Match {
     /// The last part of the name that it was asked for by.
     pub(crate) fn name(&self) -> &[u8] {
         self.asked.rsplit(|byte| *byte == b'/').next().unwrap_or_default()
+    }
+
+    /// The part of the name that `COPY --parents` keeps.
+    pub(crate) fn below_pivot(&self) -> &[u8] {
+        let mut rest = &self.asked[..];
+        for _ in 0..self.pivot {
+            match rest.iter().position(|byte| *byte == b'/') {
+                Some(at) => rest = &rest[at + 1..],
+                None => return b"",
+            }
+        }
+        rest
     }
 }
 
@@ -135,8 +149,7 @@ impl Tree<'_> {
     }
 
     fn open(&self, path: &[u8], flags: OFlags) -> std::result::Result<OwnedFd, Errno> {
-        let text = std::str::from_utf8(path).map_err(|_| Errno::ILSEQ)?;
-        open_in_root(self.root, text, flags).map_err(|error| error.errno())
+        open_in_root(self.root, path, flags).map_err(|error| error.errno())
     }
 
     fn look(&self, asked: &[u8]) -> Result<Option<Match>> {
@@ -161,11 +174,26 @@ impl Tree<'_> {
                 return Ok(None);
             }
         }
-        Ok(Some(Match { path, asked: asked.to_vec(), is_directory }))
+        Ok(Some(Match { path, asked: asked.to_vec(), is_directory, pivot: 0 }))
+    }
+
+    /// Shows one entry alone.
+    pub(crate) fn visit(&self, path: &[u8], visit: &mut dyn FnMut(&Entry<'_>) -> Result<()>) -> Result<()> {
+        let (parent, name) = match path.iter().rposition(|byte| *byte == b'/') {
+            Some(at) => (&path[..at], &path[at + 1..]),
+            None => (&b""[..], path),
+        };
+        let dir = self
+            .open(parent, OFlags::RDONLY | OFlags::DIRECTORY)
+            .io_context(|| format!("cannot open `{}`", String::from_utf8_lossy(parent)))?;
+        let name = CString::new(name).map_err(|_| Error::invalid("a name has a zero byte"))?;
+        let stat = stat(dir.as_fd(), &name)?;
+        visit(&Entry { dir: dir.as_fd(), name: &name, path, stat })
     }
 
     /// Walks a match: itself first, then, for a directory, everything in it that is not ignored,
-    /// sorted. `excludes` are further patterns, relative to the tree.
+    /// sorted. `excludes` are further patterns, relative to the directory that is copied; of a file
+    /// that is copied by itself they see the name.
     pub(crate) fn walk(
         &self,
         from: &Match,
@@ -185,6 +213,10 @@ impl Tree<'_> {
         let mut walk = Walk { tree: self, excludes, visit, base: &from.path, pending: Vec::new() };
         let entry = Entry { dir: dir.as_fd(), name: &name, path: b"", stat };
         if entry.kind() != FileType::Directory {
+            let name = String::from_utf8_lossy(name.as_bytes());
+            if excludes.is_some_and(|excludes| excludes.ignores(&name)) {
+                return Ok(());
+            }
             return (walk.visit)(&entry);
         }
         (walk.visit)(&entry)?;
@@ -263,8 +295,9 @@ impl Walk<'_> {
             }
             let mut excluded_below = Matches::default();
             if let Some(excludes) = self.excludes {
-                let (gone, below) = excludes.ignores_entry(&text, excluded);
-                excluded_below = below;
+                let text = String::from_utf8_lossy(&below);
+                let (gone, matches) = excludes.ignores_entry(&text, excluded);
+                excluded_below = matches;
                 hidden |= gone;
                 opens &= !gone || !excludes.skips_directory(&text);
             }

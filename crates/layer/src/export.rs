@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use robot_env_diag::{Error, Result, Within};
 use robot_env_sys::ErrnoContext;
 use robot_env_sys::fs::is_kernel_file_system;
-use rustix::fs::{FileType, OFlags};
+use rustix::fs::{FileType, OFlags, Stat};
 use rustix::io::Errno;
 
 use crate::archive::Shown;
@@ -48,37 +48,82 @@ pub struct Exported {
 /// Files that change meanwhile (a running container) are stored as they are found; one that gets
 /// shorter while it is read ends in zeros.
 pub fn export(tree: BorrowedFd<'_>, out: &mut dyn Write, options: &ExportOptions) -> Result<Exported> {
-    let mut packer = Packer::new(out, false, None);
-    let add_below = |packer: &mut Packer<'_>, top: BorrowedFd<'_>, prefix: &[u8]| {
+    let mut exporter = Exporter { packer: Packer::new(out, false, None), time: None };
+    if let Some(name) = &options.entry {
+        let shown = || format!("cannot export `{}`", Shown(name));
+        let stat = make::stat(tree, name)?.ok_or_else(|| Error::not_found("no such file")).within(shown)?;
+        let in_tar = if options.prefix.is_empty() { name } else { &options.prefix };
+        exporter.packer.add(tree, name, &stat, in_tar, name).within(shown)?;
+        if make::file_type(&stat) == FileType::Directory {
+            let top = open_directory(tree, name, OFlags::RDONLY)?;
+            exporter.below(top.as_fd(), in_tar)?;
+        }
+    } else {
+        exporter.tree(tree, &options.prefix)?;
+    }
+    exporter.finish()
+}
+
+/// A tree that goes into a tar with others.
+#[derive(Clone, Debug)]
+pub struct ExportTree<'a> {
+    /// Its directory.
+    pub tree: BorrowedFd<'a>,
+    /// See [`ExportOptions::prefix`].
+    pub prefix: Vec<u8>,
+}
+
+/// Writes several trees as one tar, as [`export`] does; `time` (in seconds since the Unix epoch)
+/// stands for the times at which their files were modified.
+pub fn export_trees(trees: &[ExportTree<'_>], out: &mut dyn Write, time: Option<i64>) -> Result<Exported> {
+    let mut exporter = Exporter { packer: Packer::new(out, false, None), time };
+    for ExportTree { tree, prefix } in trees {
+        exporter.tree(*tree, prefix)?;
+    }
+    exporter.finish()
+}
+
+struct Exporter<'a> {
+    packer: Packer<'a>,
+    time: Option<i64>,
+}
+
+impl Exporter<'_> {
+    fn tree(&mut self, tree: BorrowedFd<'_>, prefix: &[u8]) -> Result<()> {
+        if !prefix.is_empty()
+            && let Some(stat) = make::stat(tree, b".")?
+        {
+            let stat = self.timed(&stat);
+            self.packer.add(tree, b".", &stat, prefix, b"")?;
+        }
+        self.below(tree, prefix)
+    }
+
+    fn below(&mut self, top: BorrowedFd<'_>, prefix: &[u8]) -> Result<()> {
         walk(top, &mut |visit| {
             let in_tar = path::join(prefix, visit.path);
-            match packer.add(visit.dir, &visit.item.name, &visit.item.stat, &in_tar, visit.path) {
+            let stat = self.timed(&visit.item.stat);
+            match self.packer.add(visit.dir, &visit.item.name, &stat, &in_tar, visit.path) {
                 Ok(()) => Ok(!(visit.is_directory() && leads_to_kernel(top, visit.dir, visit.item)?)),
                 // It went away since its directory was listed.
                 Err(error) if error.kind() == robot_env_diag::Kind::NotFound => Ok(false),
                 Err(error) => Err(error.within(format!("cannot export `{}`", Shown(visit.path)))),
             }
         })
-    };
-    if let Some(name) = &options.entry {
-        let shown = || format!("cannot export `{}`", Shown(name));
-        let stat = make::stat(tree, name)?.ok_or_else(|| Error::not_found("no such file")).within(shown)?;
-        let in_tar = if options.prefix.is_empty() { name } else { &options.prefix };
-        packer.add(tree, name, &stat, in_tar, name).within(shown)?;
-        if make::file_type(&stat) == FileType::Directory {
-            let top = open_directory(tree, name, OFlags::RDONLY)?;
-            add_below(&mut packer, top.as_fd(), in_tar)?;
-        }
-    } else {
-        if !options.prefix.is_empty()
-            && let Some(stat) = make::stat(tree, b".")?
-        {
-            packer.add(tree, b".", &stat, &options.prefix, b"")?;
-        }
-        add_below(&mut packer, tree, &options.prefix)?;
     }
-    let packed = packer.finish()?;
-    Ok(Exported { tar_size: packed.size, entries: packed.entries, skipped: packed.skipped })
+
+    fn timed(&self, stat: &Stat) -> Stat {
+        let mut stat = *stat;
+        if let Some(seconds) = self.time {
+            (stat.st_mtime, stat.st_mtime_nsec) = (seconds, 0);
+        }
+        stat
+    }
+
+    fn finish(self) -> Result<Exported> {
+        let packed = self.packer.finish()?;
+        Ok(Exported { tar_size: packed.size, entries: packed.entries, skipped: packed.skipped })
+    }
 }
 
 /// Whether a directory is where a file system of the kernel's begins.

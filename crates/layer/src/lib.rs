@@ -56,7 +56,7 @@ pub use apply::{apply, apply_within};
 pub use archive::{Member, MemberKind, Members, MembersWriter};
 pub use changes::{Change, ChangeKind, changes};
 pub use compression::{Compression, Decoder, Encoder};
-pub use export::{ExportOptions, Exported, export};
+pub use export::{ExportOptions, ExportTree, Exported, export, export_trees};
 pub use extract::{ExtractOptions, ExtractOwner, Extracted, extract};
 pub use inherit::inherit_directories;
 pub use options::{Applied, ApplyOptions, Overlay, Ownership, Skipped};

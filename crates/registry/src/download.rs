@@ -3,7 +3,7 @@
 use std::io::{self, Read};
 
 use robot_env_diag::{Error, Kind, Result};
-use ureq::http::Method;
+use ureq::http::{Method, header};
 
 use crate::Client;
 use crate::address::Url;
@@ -14,6 +14,7 @@ pub struct Download {
     body: ureq::BodyReader<'static>,
     host: String,
     length: Option<u64>,
+    modified: Option<i64>,
 }
 
 impl Client {
@@ -41,8 +42,12 @@ impl Client {
             return Err(Error::new(kind, format!("cannot read `{address}`: host `{host}` answers {status}")));
         }
         let length = answer.length();
+        let modified = answer
+            .header(header::LAST_MODIFIED)
+            .and_then(|text| jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok())
+            .map(jiff::Timestamp::as_second);
         let host = answer.url.origin.authority();
-        Ok(Download { body: answer.body.into_reader(), host, length })
+        Ok(Download { body: answer.body.into_reader(), host, length, modified })
     }
 }
 
@@ -50,6 +55,11 @@ impl Download {
     /// Its length in bytes, if the host says it.
     pub fn length(&self) -> Option<u64> {
         self.length
+    }
+
+    /// When it was modified, in seconds since the Unix epoch, if the host says it.
+    pub fn modified(&self) -> Option<i64> {
+        self.modified
     }
 }
 

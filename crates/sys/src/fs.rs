@@ -13,7 +13,7 @@ mod file;
 mod kind;
 mod tree;
 
-pub use copy::copy_tree;
+pub use copy::{Copier, copy_attributes, copy_tree};
 pub use file::{
     Durability, Space, exchange, location, mkdir_all_at, names, open_dir_at, open_readable_dir_at,
     read_bounded, rename_noreplace, space, spread_directories_at, sync_directory, temporary_name, write_all,
@@ -30,8 +30,9 @@ pub fn open_directory(path: &Path) -> CallResult<OwnedFd> {
 
 /// Opens `path` inside the tree whose root is `root`: links are resolved inside it, magic links
 /// never.
-pub fn open_in_root(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> CallResult<OwnedFd> {
-    let path = if path.is_empty() { "." } else { path };
+pub fn open_in_root(root: BorrowedFd<'_>, path: impl AsRef<[u8]>, flags: OFlags) -> CallResult<OwnedFd> {
+    let path = if path.as_ref().is_empty() { b"." } else { path.as_ref() };
+    let shown = || String::from_utf8_lossy(path);
     for _ in 0..128 {
         match rustix::fs::openat2(
             root,
@@ -41,10 +42,10 @@ pub fn open_in_root(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> CallResu
             ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
         ) {
             Err(Errno::AGAIN | Errno::INTR) => {}
-            other => return other.call(|| format!("openat2({path}, IN_ROOT)")),
+            other => return other.call(|| format!("openat2({}, IN_ROOT)", shown())),
         }
     }
-    Err(crate::CallError::new(format!("openat2({path}, IN_ROOT)"), Errno::AGAIN))
+    Err(crate::CallError::new(format!("openat2({}, IN_ROOT)", shown()), Errno::AGAIN))
 }
 
 /// Reads a regular file inside the tree whose root is `root`, at most `limit` bytes; `None` when it

@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
-use robot_env_diag::{Error, Result};
+use robot_env_diag::{Error, IoContext, Result};
 use robot_env_layer::{Compression, MembersWriter};
-use robot_env_oci::{Descriptor, Digest, Index, Reference, media_type};
+use robot_env_oci::{ChainId, Descriptor, Digest, Index, Reference, media_type};
 use robot_env_store::{ImageRecord, Store};
 
-use crate::Observer;
-use crate::archive::{IMAGE_NAME, REF_NAME};
-use crate::save::{Plan, json};
+use crate::archive::{IMAGE_NAME, REF_NAME, blob_path};
+use crate::save::{Plan, compressed, json};
 use crate::sink::Sink;
+use crate::{MakeDocuments, Observer};
 
 /// Where a layout goes.
 pub enum LayoutTarget<'a> {
@@ -93,4 +93,54 @@ pub fn write_layout(
 /// An index over the manifests of one image for several platforms.
 pub(crate) fn index(manifests: Vec<Descriptor>, annotations: BTreeMap<String, String>) -> Index {
     Index { schema_version: 2, media_type: Some(media_type::OCI_INDEX.into()), manifests, annotations }
+}
+
+/// Writes layers that are no image into an OCI layout in a directory, where they get the tag `tag`;
+/// other tags in it stay. `known` says which blobs of layers may be there already. `make` is told the
+/// blobs, in the order of `chains`, and gives the config and the manifest. Gives the manifest's
+/// descriptor.
+///
+/// # Errors
+/// `NotFound` for a layer that is not in the store, `Corrupt` for a damaged one; `NoSpace`.
+pub fn write_artefact(
+    store: &Store,
+    directory: &Path,
+    tag: &str,
+    chains: &[ChainId],
+    known: &BTreeMap<ChainId, Descriptor>,
+    make: &mut MakeDocuments<'_>,
+) -> Result<Descriptor> {
+    let mut sink = Sink::<Vec<u8>>::directory(directory.to_owned());
+    let mut blobs = Vec::with_capacity(chains.len());
+    for chain in chains {
+        let there = known.get(chain).filter(|blob| {
+            let file = std::fs::metadata(directory.join(blob_path(&blob.digest)));
+            file.is_ok_and(|file| file.len() == blob.size)
+        });
+        if let Some(blob) = there {
+            blobs.push(blob.clone());
+            continue;
+        }
+        let record = store
+            .layer(chain)?
+            .ok_or_else(|| Error::not_found(format!("layer `{}` is not in the store", chain.short())))?;
+        let (mut file, blob) = compressed(store, &record, Compression::Zstd)?;
+        sink.begin(&blob_path(&blob.digest), blob.size)?;
+        std::io::copy(&mut file, &mut sink).io_context(|| "cannot write a layer".into())?;
+        blobs.push(blob);
+    }
+    let (config, manifest) = make(&blobs)?;
+    let mut top = Descriptor::new(media_type::OCI_MANIFEST, Digest::of(&manifest), manifest.len() as u64);
+    sink.file(&blob_path(&Digest::of(&config)), &config)?;
+    sink.file(&blob_path(&top.digest), &manifest)?;
+    sink.file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+    let others = std::fs::read(directory.join("index.json")).unwrap_or_default();
+    let mut manifests =
+        serde_json::from_slice::<Index>(&others).map(|index| index.manifests).unwrap_or_default();
+    manifests.retain(|entry| entry.annotations.get(REF_NAME).is_some_and(|known| known != tag));
+    top.annotations.insert(REF_NAME.into(), tag.to_owned());
+    manifests.push(top.clone());
+    sink.file("index.json", &json(&index(manifests, BTreeMap::new()))?)?;
+    sink.finish()?;
+    Ok(top)
 }

@@ -6,6 +6,7 @@
 //! This crate deliberately knows no command line and prints nothing: progress goes to an
 //! [`Observer`] that the caller brings.
 
+mod again;
 mod archive;
 mod change;
 mod commit;
@@ -19,14 +20,17 @@ mod push;
 mod save;
 mod sink;
 mod unpack;
+mod whole;
 
+pub use again::copy_layer;
 pub use change::{Change, Check, Command, apply_changes};
 pub use commit::{CommitMode, CommitOptions, commit, commit_layer};
 pub use import::{ImportOptions, import};
-pub use layout::{LayoutOptions, LayoutTarget, write_layout};
+pub use layout::{LayoutOptions, LayoutTarget, write_artefact, write_layout};
 pub use load::{ArchiveSource, LoadOptions, LoadedImage, load};
 pub use progress::{Amount, Observer};
 pub use pull::{PullOptions, Pulled, pull};
 pub use push::{MakeDocuments, PushOptions, Pushed, push, push_artefact, push_index};
 pub use save::{SaveOptions, save};
 pub use unpack::{Known, UnpackError, Unpacked, Unpacker, ownership};
+pub use whole::WholeFile;

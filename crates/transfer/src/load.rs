@@ -3,18 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::AsFd;
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use robot_env_diag::{Error, Kind, Result, Within};
-use robot_env_layer::assemble;
 use robot_env_oci::{ChainId, Descriptor, DiffId, ImageId, Platform, Reference};
 use robot_env_store::{ImageRecord, LayerSource, Store};
 
+use crate::again::unpack_again;
 use crate::archive::{Candidate, Catalogue, Content, Counted, Input, Place, Scan, candidates};
-use crate::pipe::pipe;
 use crate::unpack::{BATCH, MEMORY, Waiting};
 use crate::{Known, Observer, Unpacked, Unpacker};
 
@@ -303,18 +301,7 @@ impl<'s> Load<'_, 's> {
             {
                 continue;
             }
-            let Some(mut recipe) = self.store.open_recipe(&chain)? else { continue };
-            let tree = self.store.layer_dir(&chain)?;
-            let (mut sink, source) = pipe();
-            let known = Known { blob: None, diff_id: Some(&layer.diff_id) };
-            let unpacked = std::thread::scope(|scope| {
-                scope.spawn(move || {
-                    // What it could not write shows in the diff id.
-                    let _ = assemble(&mut recipe, tree.as_fd(), &mut sink);
-                });
-                self.unpacker.unpack(source, known)
-            });
-            if let Ok(unpacked) = unpacked {
+            if let Ok(Some(unpacked)) = unpack_again(self.unpacker, &chain, &layer.diff_id) {
                 return finished(unpacked, layer);
             }
         }

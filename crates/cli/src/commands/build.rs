@@ -10,17 +10,18 @@ use robot_env_engine::Engine;
 use robot_env_oci::{Platform, Reference};
 use robot_env_registry::Client;
 use robot_env_spec::{ContainerSpec, NetworkMode};
-use robot_env_transfer::{PullOptions, PushOptions, ownership};
+use robot_env_transfer::{PullOptions, ownership};
 
 use super::load::standard_input;
-use super::pull;
 use crate::app::App;
 use crate::container_flags::{self, LimitFlags, csv};
 use crate::interrupt::interruptible;
 use crate::verb::{Exit, Verb};
 
+mod outputs;
 mod progress;
 
+use outputs::OutputFlags;
 use progress::{Progress, Style};
 
 /// The largest Dockerfile that is read from standard input, in bytes.
@@ -55,9 +56,6 @@ pub(crate) struct Build {
     label: Vec<String>,
     #[command(flatten)]
     limits: LimitFlags,
-    /// Load the image: it always is
-    #[arg(long)]
-    load: bool,
     /// Write what was built into a file, as JSON
     #[arg(long, value_name = "FILE")]
     metadata_file: Option<PathBuf>,
@@ -70,18 +68,17 @@ pub(crate) struct Build {
     /// Take nothing from the cache for these stages
     #[arg(long, value_name = "STAGE,...", value_delimiter = ',')]
     no_cache_filter: Vec<String>,
-    /// What the image is for
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
-    platform: Option<String>,
+    #[command(flatten)]
+    outputs: OutputFlags,
+    /// What the image is for; several make an index
+    #[arg(long, value_name = "OS/ARCH[/VARIANT],...")]
+    platform: Vec<String>,
     /// How progress is shown: auto, plain, tty, json, quiet
     #[arg(long, value_name = "STYLE", default_value = "auto")]
     progress: String,
     /// Look for newer base images in their registries
     #[arg(long)]
     pull: bool,
-    /// Push the image when it is built
-    #[arg(long)]
-    push: bool,
     /// Print only the image's id
     #[arg(short, long)]
     quiet: bool,
@@ -149,7 +146,7 @@ impl Verb for Build {
         drop(files);
         engine.empty_trash_later();
         let built = built?;
-        self.tell(app, &engine, &client, &built)?;
+        self.tell(app, &engine, &built)?;
         Ok(Exit::SUCCESS)
     }
 }
@@ -219,6 +216,7 @@ impl Build {
             };
             contexts.insert(name.to_owned(), source);
         }
+        let (platform, platforms) = outputs::platforms(app, &self.platform)?;
         let network = match self.network.as_deref() {
             None | Some("" | "default" | "bridge") => NetworkMode::Default,
             Some("none") => NetworkMode::None,
@@ -247,12 +245,12 @@ impl Build {
             target: self.target.clone().filter(|name| !name.is_empty()),
             arguments,
             labels: container_flags::labels(&[], &self.label, ambient)?,
-            platform: pull::platform(app, self.platform.clone())?,
-            platforms: Vec::new(),
-            outputs: Vec::new(),
-            squash: false,
-            cache_from: Vec::new(),
-            cache_to: Vec::new(),
+            platform,
+            platforms,
+            outputs: self.outputs.outputs(app)?,
+            squash: self.outputs.squash(),
+            cache_from: self.outputs.cache_from(app)?,
+            cache_to: self.outputs.cache_to(app)?,
             no_cache: self.no_cache,
             no_cache_filter: self.no_cache_filter.clone(),
             pull: self.pull,
@@ -309,7 +307,7 @@ impl Build {
         Files::gather(engine, fetch, Origin::Directory(directory), recipe)
     }
 
-    fn tell(&self, app: &App, engine: &Engine, client: &Client, built: &Built) -> Result<()> {
+    fn tell(&self, app: &App, engine: &Engine, built: &Built) -> Result<()> {
         let id = built.image.to_string();
         let write = |path: &Path, text: &str| {
             let path = app.ambient().directory.join(path);
@@ -319,28 +317,21 @@ impl Build {
             write(path, &id)?;
         }
         if let Some(path) = &self.metadata_file {
-            let names: Vec<String> = built.names.iter().map(ToString::to_string).collect();
-            let said = serde_json::json!({
+            let mut names: Vec<String> = built.names.iter().map(ToString::to_string).collect();
+            names.extend(built.pushed.iter().map(ToString::to_string));
+            names.sort();
+            names.dedup();
+            let mut said = serde_json::json!({
                 "containerimage.config.digest": id,
                 "image.name": names.join(","),
             });
+            if let Some(digest) = &built.digest {
+                said["containerimage.digest"] = digest.to_string().into();
+            }
             write(path, &format!("{said:#}\n"))?;
         }
         for name in &built.names {
             engine.tell_of("image", "tag", &id, [("name".to_owned(), name.familiar())].into());
-        }
-        if self.push {
-            let options = PushOptions { platform: None };
-            interruptible(client, || {
-                for name in &built.names {
-                    let observer = app.error_observer(self.quiet);
-                    let pushed =
-                        robot_env_transfer::push(engine.store(), client, name, &options, observer.as_ref())?;
-                    let tag = pushed.reference.tag().unwrap_or_default();
-                    observer.message(&format!("{tag}: digest: {} size: {}", pushed.digest, pushed.size));
-                }
-                Ok(())
-            })?;
         }
         if self.quiet {
             app.print_line(&id)?;
@@ -436,5 +427,15 @@ impl Fetch for Registries<'_> {
 
     fn download(&mut self, address: &str) -> Result<Box<dyn Read>> {
         Ok(Box::new(self.client.download(address)?))
+    }
+
+    fn download_with_time(&mut self, address: &str) -> Result<(Box<dyn Read>, Option<i64>)> {
+        let download = self.client.download(address)?;
+        let modified = download.modified();
+        Ok((Box::new(download), modified))
+    }
+
+    fn client(&self) -> Option<Client> {
+        Some(self.client.clone())
     }
 }

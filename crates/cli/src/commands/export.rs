@@ -4,8 +4,8 @@ use std::os::fd::AsFd;
 
 use clap::Args;
 use robot_env_diag::{Error, IoContext, Kind, Result};
+use robot_env_transfer::WholeFile;
 
-use super::save::Output;
 use crate::app::App;
 use crate::verb::{Exit, Verb};
 
@@ -39,7 +39,7 @@ impl Verb for Export {
                 out.finish(done)?;
             }
             Some(path) => {
-                let output = Output::new(&app.ambient().directory.join(path))?;
+                let output = WholeFile::new(&app.ambient().directory.join(path))?;
                 let mut file = output.file()?;
                 engine.export(id, &mut file)?;
                 output.finish(file)?;

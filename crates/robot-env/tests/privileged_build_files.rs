@@ -1,0 +1,233 @@
+//! Files of builds: what `COPY` and `ADD` keep of them, and where they come from.
+
+mod place;
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use place::{Done, Place};
+
+/// A context with these files and this Dockerfile.
+fn context(place: &Place, name: &str, dockerfile: &str, files: &[(&str, &str)]) -> PathBuf {
+    let directory = place.directory.join(name);
+    fs::create_dir_all(&directory).unwrap();
+    fs::write(directory.join("Dockerfile"), dockerfile).unwrap();
+    for (path, content) in files {
+        let path = directory.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+    directory
+}
+
+fn build(place: &Place, directory: &Path, words: &[&str]) -> Done {
+    let all = [&["build", "--progress", "plain"], words, &[directory.to_str().unwrap()]].concat();
+    place.command(&all).run()
+}
+
+fn prints(place: &Place, image: &str, command: &str) -> String {
+    place.command(&["run", "--rm", "--network", "none", image, "sh", "-c", command]).run().ok()
+}
+
+fn shell(directory: &Path, script: &str) -> String {
+    let out = Command::new("sh").args(["-euc", script]).current_dir(directory).output().unwrap();
+    assert!(out.status.success(), "{script}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8_lossy(&out.stdout).trim_end().to_owned()
+}
+
+#[test]
+fn privileged_copies_keep_what_files_are() {
+    let Some(place) = Place::new("build-files") else { return };
+    let text = "\
+FROM busybox
+COPY tree /tree
+COPY --parents x/./y/z.txt x/y/./w/*.txt /parents/
+COPY --exclude=*.md --exclude=sub/*.o docs other.md /chosen/
+COPY --chmod=u=rwX,go=rX tree/d /symbolic
+COPY --chmod=a-w,o= tree/d/f /plain
+ADD archive.tar.xz archive.tar.bz2 /unpacked/
+ADD --unpack=false archive.tar.xz /kept/
+";
+    let files = [
+        ("x/y/z.txt", "z"),
+        ("x/y/w/one.txt", "1"),
+        ("x/y/w/two.md", "2"),
+        ("docs/a.txt", "a"),
+        ("docs/a.md", "m"),
+        ("docs/sub/b.o", "o"),
+        ("docs/sub/b.c", "c"),
+        ("other.md", "m"),
+        ("tree/d/f", "text"),
+    ];
+    let directory = context(&place, "ctx", text, &files);
+    let tree = directory.join("tree");
+    fs::write(tree.join(std::ffi::OsStr::from_bytes(b"not-\xff-utf8")), "bytes").unwrap();
+    fs::hard_link(tree.join("d/f"), tree.join("same")).unwrap();
+    let sparse = fs::File::create(tree.join("sparse")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&sparse, b"end", 50_000_000).unwrap();
+    fs::set_permissions(tree.join("d/f"), fs::Permissions::from_mode(0o4751)).unwrap();
+    fs::set_permissions(directory.join("x/y"), fs::Permissions::from_mode(0o710)).unwrap();
+    shell(
+        &directory,
+        "touch -h -d @1000000001.5 tree/d/f; touch -d @1000000002 tree/d; touch -d @1000000003 tree;
+         mkdir a; echo in-xz > a/in-xz; tar -cJf archive.tar.xz -C a in-xz;
+         echo in-bz2 > a/in-bz2; tar -cjf archive.tar.bz2 -C a in-bz2",
+    );
+    let capable = Command::new("setcap").args(["cap_net_raw+ep"]).arg(tree.join("sparse")).status();
+    let done = build(&place, &directory, &["-t", "t"]);
+    assert_eq!(done.code, 0, "{}", done.err);
+    // A second time all is known.
+    assert_eq!(build(&place, &directory, &["-t", "t"]).err.matches("CACHED").count(), 7);
+    let list = prints(
+        &place,
+        "t",
+        "cd /tree; stat -c '%n %a %h %Y' d d/f same; ls | grep -c not-; cat not-*; echo
+         stat -c '%s %b' sparse | while read s b; do [ $((b * 512)) -lt 100000 ] && echo sparse $s; done
+         cd /; find /parents /chosen /unpacked /kept | sort
+         stat -c '%a' /parents/y /symbolic/f /plain",
+    );
+    assert_eq!(
+        list,
+        "d 755 2 1000000002\nd/f 4751 2 1000000001\nsame 4751 2 1000000001\n1\nbytes\nsparse 50000003\n\
+         /chosen\n/chosen/a.txt\n/chosen/sub\n/chosen/sub/b.c\n\
+         /kept\n/kept/archive.tar.xz\n\
+         /parents\n/parents/w\n/parents/w/one.txt\n/parents/y\n/parents/y/z.txt\n\
+         /unpacked\n/unpacked/in-bz2\n/unpacked/in-xz\n710\n755\n4550"
+    );
+    if capable.is_ok_and(|status| status.success()) {
+        let layers = place.directory.join("root/layers");
+        let found = shell(&layers, "find . -name sparse -exec getcap {} +");
+        assert!(found.contains("cap_net_raw=ep"), "{found}");
+    }
+}
+
+#[test]
+fn privileged_linked_layers_outlive_their_base() {
+    let Some(place) = Place::new("build-link") else { return };
+    let text = "\
+FROM busybox
+RUN echo one > /one; ln -s /data /place
+COPY --link --chown=robot file /place/file
+";
+    let directory = context(&place, "ctx", text, &[("file", "text")]);
+    assert_eq!(build(&place, &directory, &["-t", "t"]).code, 0);
+    // No link of the base is followed; names of users are those of the base.
+    let look = "stat -c '%F' /place; stat -c %u:%g /place/file; cat /one";
+    assert_eq!(prints(&place, "t", look), "directory\n1000:1000\none");
+    let other = text.replace("echo one", "echo two");
+    fs::write(directory.join("Dockerfile"), other).unwrap();
+    let done = build(&place, &directory, &["-t", "t"]);
+    assert_eq!(done.err.matches("CACHED").count(), 1, "{}", done.err);
+    assert_eq!(prints(&place, "t", look), "directory\n1000:1000\ntwo");
+    // Its content decides.
+    fs::write(directory.join("file"), "other").unwrap();
+    let done = build(&place, &directory, &["-t", "t"]);
+    assert_eq!(done.err.matches("CACHED").count(), 1, "{}", done.err);
+    assert_eq!(prints(&place, "t", "cat /place/file"), "other");
+}
+
+/// A server of the repositories below a directory, on a port of loopback.
+struct Server(std::process::Child, u16);
+
+impl Server {
+    fn start(base: &Path) -> Option<Server> {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let child = Command::new("git")
+            .args(["daemon", "--export-all", "--reuseaddr", "--listen=127.0.0.1"])
+            .arg(format!("--port={port}"))
+            .arg(format!("--base-path={}", base.display()))
+            .arg(base)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .ok()?;
+        let mut server = Server(child, port);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            if server.0.try_wait().unwrap().is_some() {
+                return None;
+            }
+            assert!(Instant::now() < deadline, "git daemon does not listen");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Some(server)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // `git daemon` is a child of `git`.
+        let children = format!("/proc/{0}/task/{0}/children", self.0.id());
+        for pid in fs::read_to_string(children).unwrap_or_default().split_whitespace() {
+            if let Some(pid) = pid.parse().ok().and_then(rustix::process::Pid::from_raw) {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+            }
+        }
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+#[allow(clippy::print_stdout)] // why a test is skipped
+fn privileged_repositories_are_added() {
+    let Some(place) = Place::new("build-git") else { return };
+    let base = place.directory.join("served");
+    fs::create_dir_all(base.join("repo")).unwrap();
+    let git = "export GIT_CONFIG_GLOBAL=/dev/null GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a@b \
+               GIT_COMMITTER_NAME=a GIT_COMMITTER_EMAIL=a@b GIT_COMMITTER_DATE='1000000000 +0000'; ";
+    let make = "git init -q -b main; mkdir -p src; echo one > src/file; echo '#!/bin/sh' > run; chmod 755 run; \
+                git add .; git commit -qm 1; git tag -a -m v1 v1; echo two > src/file; git commit -qam 2; \
+                git rev-parse v1^{commit} HEAD";
+    let ids = shell(&base.join("repo"), &format!("{git}{make}"));
+    let (first, second) = ids.split_once('\n').unwrap();
+    let Some(server) = Server::start(&base) else {
+        println!("skipped: git daemon is not installed");
+        return;
+    };
+    let address = format!("git://127.0.0.1:{}/repo", server.1);
+    let text = format!(
+        "FROM busybox\n\
+         ADD {address} /head\n\
+         ADD --keep-git-dir=true {address}#v1 /kept\n\
+         ADD --checksum={first} --chown=7:8 {address}#v1:src /part\n\
+         ADD {address}?ref=main&subdir=src /query\n\
+         ADD --exclude=src {address}#{first} /without\n"
+    );
+    let directory = context(&place, "ctx", &text, &[]);
+    let done = build(&place, &directory, &["-t", "t"]);
+    assert_eq!(done.code, 0, "{}", done.err);
+    let list = prints(
+        &place,
+        "t",
+        "cat /head/src/file /kept/src/file /part/file /query/file; stat -c '%a %u %Y' /head/run;
+         stat -c %u:%g /part/file; ls -a /head /without; ls -d /kept/.git; cat /kept/.git/HEAD",
+    );
+    assert_eq!(
+        list,
+        format!(
+            "two\none\none\ntwo\n755 0 1000000000\n7:8\n/head:\n.\n..\nrun\nsrc\n\n/without:\n.\n..\nrun\n\
+             /kept/.git\n{first}"
+        )
+    );
+    let again = build(&place, &directory, &["-t", "t"]);
+    assert_eq!(again.err.matches("CACHED").count(), 5, "{}", again.err);
+    for (line, want) in [
+        (format!("ADD --checksum={second} {address}#v1 /x"), "is at the commit"),
+        (format!("ADD {address}#nope /x"), "has no branch or tag `nope`"),
+        (format!("ADD {address}#main:nope /x"), "has no directory `nope`"),
+        (format!("ADD {address}?what=1 /x"), "`what` is not understood"),
+        (format!("ADD file://{}/repo /x", base.display()), "cannot add a repository of this machine"),
+    ] {
+        fs::write(directory.join("Dockerfile"), format!("FROM busybox\n{line}\n")).unwrap();
+        let done = build(&place, &directory, &["-t", "t"]);
+        assert!(done.code != 0 && done.err.contains(want), "{line}: {}", done.err);
+    }
+    assert!(fs::metadata(place.directory.join("root")).unwrap().is_dir());
+    assert_eq!(fs::metadata(base.join("repo/run")).unwrap().uid(), 0);
+}
