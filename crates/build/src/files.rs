@@ -110,7 +110,9 @@ impl Build<'_> {
             {
                 let above = clean(above);
                 let pivot = above.split('/').filter(|part| !part.is_empty()).count();
-                found.iter_mut().for_each(|found| found.pivot = pivot);
+                for found in &mut found {
+                    found.pivot = pivot;
+                }
             }
             all.extend(found);
         }

@@ -159,7 +159,7 @@ mod tests {
             match want {
                 None => assert_eq!(got, Ok(()), "{wanted}"),
                 Some(want) => {
-                    assert!(got.clone().is_err_and(|error| error.contains(want)), "{wanted}: {got:?}")
+                    assert!(got.clone().is_err_and(|error| error.contains(want)), "{wanted}: {got:?}");
                 }
             }
         }

@@ -147,9 +147,8 @@ impl Output {
         };
         let output = match kind {
             "local" => {
-                let directory = match destination(all.take("dest"), false)? {
-                    Destination::Directory(path) => path,
-                    _ => return Err(Error::new(Kind::Internal, "a directory is none")),
+                let Destination::Directory(directory) = destination(all.take("dest"), false)? else {
+                    return Err(Error::new(Kind::Internal, "a directory is none"));
                 };
                 Output::Local { directory, platform_split: all.flag("platform-split")? }
             }

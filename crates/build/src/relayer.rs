@@ -96,10 +96,9 @@ impl Relayer<'_> {
                 rewritten.rootfs.diff_ids.push(record.diff_id);
             }
         }
-        let mut at = 0;
-        for entry in rewritten.history.iter_mut().filter(|entry| !entry.empty_layer) {
+        let layers = rewritten.history.iter_mut().filter(|entry| !entry.empty_layer);
+        for (at, entry) in layers.enumerate() {
             entry.empty_layer = empty.contains(&at);
-            at += 1;
         }
         self.put(rewritten)
     }

@@ -128,7 +128,9 @@ pub fn build(
     let warnings = std::mem::take(&mut *lock(&session.warnings));
     if !warnings.is_empty() {
         observer.aside("reading caches", |say| {
-            warnings.iter().for_each(|warning| say.warn(warning));
+            for warning in &warnings {
+                say.warn(warning);
+            }
             Ok(())
         })?;
     }
