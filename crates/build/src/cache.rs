@@ -256,7 +256,7 @@ mod tests {
         assert!(matches!(read("type=local,src=/c,tag=x").0, Ok(CacheSource::Local { .. })));
         assert!(matches!(read("type=registry,ref=x/y").0, Ok(CacheSource::Registry(_))));
         for (text, want) in [
-            ("type=local,src=c,dest=c,what=1", "`what`"),
+            ("type=local,dest=c,what=1", "`what`"),
             ("type=local", "needs the attribute"),
             ("type=gha", "no cache of the type `gha`"),
             ("type=registry,ref=x,mode=medium", "`mode`"),
