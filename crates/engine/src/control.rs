@@ -164,10 +164,18 @@ impl Engine {
         state.state = state.state.with_paused(id.as_str(), frozen)?;
         let cgroup = container_cgroup(&container).ok_or_else(|| {
             let verb = if frozen { "pause" } else { "unpause" };
-            Error::new(
+            let name = &container.record.name;
+            let error = Error::new(
                 Kind::Unsupported,
-                format!("cannot {verb} container `{}`: it has no cgroup of its own", container.record.name),
-            )
+                format!("cannot {verb} container `{name}`: it has no cgroup of its own"),
+            );
+            if cgroup::detect().is_outside() {
+                error.with_hint(
+                    "it gets one when it is started behind `loginctl enable-linger`, or with a limit",
+                )
+            } else {
+                error
+            }
         })?;
         // Whoever is killed in between leaves a container that is said to be frozen and can be
         // thawed, never one that is frozen and not said to be.

@@ -50,6 +50,7 @@
 
 pub(crate) mod forward;
 pub(crate) mod helper;
+pub(crate) mod linger;
 pub(crate) mod network;
 pub(crate) mod once;
 mod ranges;

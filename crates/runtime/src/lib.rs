@@ -30,6 +30,7 @@ pub mod seccomp;
 pub mod shield;
 mod state;
 mod sync;
+pub mod systemd;
 
 pub use console::{Console, Stdio};
 pub use create::{Create, Created, Process, Rootfs, create};

@@ -243,15 +243,13 @@ fn device_rule(rule: &LinuxDeviceCgroup) -> DeviceRule {
 pub(crate) fn restrict_devices(cgroup: &Cgroup, resources: Option<&LinuxResources>) -> Result<()> {
     let rules = resources.map(device_rules).unwrap_or_default();
     match cgroup.restrict_devices(&rules) {
-        Err(error) if error.errno() == rustix::io::Errno::PERM && in_user_namespace() => Ok(()),
+        Err(error)
+            if error.errno() == rustix::io::Errno::PERM && robot_env_sys::namespace::is_user_namespace() =>
+        {
+            Ok(())
+        }
         other => other.map_err(Error::from).within(|| "cannot limit the container's devices".into()),
     }
-}
-
-/// Whether this is not the first user namespace, which maps every id to itself.
-fn in_user_namespace() -> bool {
-    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    map.split_whitespace().collect::<Vec<_>>() != ["0", "0", "4294967295"]
 }
 
 #[cfg(test)]

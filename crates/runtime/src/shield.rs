@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use robot_env_diag::{Error, IoContext, Kind, Result};
 use robot_env_sys::mount::{self, OverlayRequest};
-use robot_env_sys::process;
+use robot_env_sys::{namespace, process};
 use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags, StatVfsMountFlags};
 
 const OWN: &str = "/proc/self/exe";
@@ -115,10 +115,14 @@ fn by_overlay() -> Result<OwnedFd> {
     };
     let lower = open(directory)?;
     let mut last = Error::new(Kind::Unsupported, "there is no second layer");
-    // `userxattr` first: in a user namespace nothing else is allowed, and to root it makes no
-    // difference here; kernels before 5.11 do not know it.
-    let attempts = [true, false].into_iter().flat_map(|userxattr| SECOND.map(|second| (second, userxattr)));
-    for (second, userxattr) in attempts {
+    // In a user namespace nothing but `userxattr` is allowed; kernels before 5.11 do not know it.
+    // What is mounted below `/sys/kernel` is locked there, and such a layer is refused.
+    let userxattr = namespace::is_user_namespace();
+    let mut seconds = SECOND;
+    if userxattr {
+        seconds.rotate_left(1);
+    }
+    for second in seconds {
         let made = open(Path::new(second)).and_then(|second| {
             let lowers = [lower.as_fd(), second.as_fd()];
             Ok(mount::overlay(&OverlayRequest { lowers: &lowers, upper: None, volatile: false, userxattr })?)

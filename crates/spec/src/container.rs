@@ -538,6 +538,13 @@ pub struct Resources {
     pub oom_score_adj: Option<i32>,
 }
 
+impl Resources {
+    /// Whether anything was asked for that only a control group can give.
+    pub fn need_cgroup(&self) -> bool {
+        Resources { oom_score_adj: None, ..self.clone() } != Resources::default()
+    }
+}
+
 /// A number for a block device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceRate {

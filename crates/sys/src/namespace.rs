@@ -25,6 +25,12 @@ pub fn flag(name: &str) -> Option<Flags> {
     })
 }
 
+/// Whether this is not the first user namespace, which maps every id to itself.
+pub fn is_user_namespace() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.split_whitespace().collect::<Vec<_>>() != ["0", "0", "4294967295"]
+}
+
 /// Opens a namespace by its path.
 pub fn open(path: &str) -> CallResult<OwnedFd> {
     rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).call(|| format!("open({path})"))

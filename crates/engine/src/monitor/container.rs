@@ -134,8 +134,9 @@ fn prepare(engine: Engine, id: &ContainerId, orders: &Orders) -> Result<(Monitor
 impl Monitor {
     /// Makes the process and lets it run. The state says so before a single instruction of the
     /// image is executed: a process that nobody could find again there never is.
-    fn start(&self, state: &StateRecord, ground: Ground) -> Result<Started> {
+    fn start(&self, state: &StateRecord, mut ground: Ground) -> Result<Started> {
         let within = || format!("cannot start container `{}`", self.record.name);
+        let settled = ground.settle(&self.engine, &self.record);
         let joined = self.engine.join_networks(&self.record).within(within)?;
         let made = self.make(ground, &joined).within(within);
         // Nothing of a volume may be below the run directory when that is removed.
@@ -155,6 +156,7 @@ impl Monitor {
             .and_then(|()| Resolver::open(&self.engine, &self.record, started.pid))
             .map(|resolver| started.resolver = resolver)
             .within(within);
+        started.warnings.extend(settled);
         started.warnings.extend(self.shut_in_once(&joined));
         started.joined = joined;
         if let Err(error) = attached {

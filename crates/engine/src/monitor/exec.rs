@@ -46,7 +46,7 @@ struct Running {
 }
 
 /// Runs the monitor of an exec until its process has ended.
-pub(super) fn run(engine: &Engine, ground: &Ground, id: &ContainerId, orders: Orders) {
+pub(super) fn run(engine: &Engine, ground: Ground, id: &ContainerId, orders: Orders) {
     match make(engine, ground, id, &orders) {
         Ok((container, exec, mut running)) => {
             let client = orders.client.as_ref().and_then(|fd| rustix::io::fcntl_dupfd_cloexec(fd, 3).ok());
@@ -67,13 +67,16 @@ pub(super) fn run(engine: &Engine, ground: &Ground, id: &ContainerId, orders: Or
 
 fn make(
     engine: &Engine,
-    ground: &Ground,
+    mut ground: Ground,
     id: &ContainerId,
     orders: &Orders,
 ) -> Result<(ContainerRecord, String, Running)> {
     let order: ExecOrder = orders.request()?;
     let container = engine.records.load(id)?;
     let place = Place::of(engine, &container)?;
+    if place.cgroup.is_some() {
+        ground.enter(engine, &container.record)?;
+    }
     let user = match &order.user {
         Some(user) => place.find_user(user)?,
         None => place.own_user(),

@@ -10,6 +10,7 @@ mod exec;
 mod health;
 mod log;
 mod restart;
+mod scope;
 mod supervise;
 
 use std::ffi::OsString;
@@ -53,7 +54,7 @@ pub fn main(args: &[OsString]) -> i32 {
             match (orders.subject(), orders.role) {
                 (Ok(None), _) => {}
                 (Ok(Some((id, lock))), Role::Container) => container::run(engine, ground, id, lock, orders),
-                (Ok(Some((id, _))), Role::Exec) => exec::run(&engine, &ground, &id, orders),
+                (Ok(Some((id, _))), Role::Exec) => exec::run(&engine, ground, &id, orders),
                 (Err(error), _) => drop(orders.answer(&Answer::Failed(error.to_report()))),
             }
         }

@@ -109,12 +109,6 @@ fn is_cpu_list(text: &str) -> bool {
     })
 }
 
-/// Whether anything was asked for that only a control group can give.
-fn asks_for_limits(spec: &ContainerSpec) -> bool {
-    let asked = Resources { oom_score_adj: None, ..spec.resources.clone() };
-    asked != Resources::default()
-}
-
 /// `linux.resources`. Where no cgroup can be made the limits are left out, with one warning if any
 /// was asked for.
 pub(super) fn resources(
@@ -136,7 +130,7 @@ pub(super) fn resources(
     }
     let rules = devices::rules(spec, resolved)?;
     if host.cgroup == CgroupVersion::None || !host.cgroup_writable {
-        if asks_for_limits(spec) {
+        if r.need_cgroup() {
             warnings.push(
                 "limits of memory, CPU, processes and I/O are left out: no cgroup can be made here".into(),
             );

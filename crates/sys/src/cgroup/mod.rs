@@ -46,6 +46,8 @@ pub struct Hierarchies {
     /// Below which cgroups are made: empty, or a delegated cgroup.
     base: String,
     writable: bool,
+    /// Whether `base` is somebody else's to move this process into.
+    outside: bool,
     /// Whether version 1 cgroups are made in every hierarchy.
     everywhere: bool,
 }
@@ -61,7 +63,14 @@ pub fn detect() -> Hierarchies {
         fs::read_to_string(unified.join("cgroup.controllers"))
             .is_ok_and(|text| text.split_whitespace().any(|c| c == "pids" || c == "memory"))
     });
-    let mut found = Hierarchies { version, mounts, base: String::new(), writable: false, everywhere: false };
+    let mut found = Hierarchies {
+        version,
+        mounts,
+        base: String::new(),
+        writable: false,
+        outside: false,
+        everywhere: false,
+    };
     found.writable = match version {
         Version::None => false,
         Version::V1 => {
@@ -71,8 +80,9 @@ pub fn detect() -> Hierarchies {
             let root = found.mounts[""].clone();
             if is_writable(&root) {
                 true
-            } else if let Some(base) = delegated(&own, &root) {
+            } else if let Some((base, inside)) = delegated(&own, &root) {
                 found.base = base;
+                found.outside = !inside;
                 true
             } else {
                 false
@@ -86,20 +96,27 @@ fn is_writable(directory: &Path) -> bool {
     rustix::fs::access(directory, rustix::fs::Access::WRITE_OK).is_ok()
 }
 
-/// The cgroup that systemd has delegated to the user's session manager, if it can be written.
-fn delegated(own: &str, root: &Path) -> Option<String> {
-    let base = session_manager(own)?;
+/// The cgroup that systemd has delegated to the user's session manager, if it can be written, and
+/// whether this process is in it.
+fn delegated(own: &str, root: &Path) -> Option<(String, bool)> {
+    let (base, inside) = session_manager(own)?;
     let directory = root.join(base.trim_start_matches('/'));
     let controllers = fs::read_to_string(directory.join("cgroup.controllers")).ok()?;
-    (is_writable(&directory) && controllers.split_whitespace().any(|c| c == "pids")).then(|| base.to_owned())
+    (is_writable(&directory) && controllers.split_whitespace().any(|c| c == "pids")).then_some((base, inside))
 }
 
-/// The cgroup of the user's session manager in the text of `/proc/self/cgroup`. A process outside of
-/// it (a login by ssh: `session-3.scope`) cannot be moved into it, nor can its children.
-fn session_manager(own: &str) -> Option<&str> {
+/// The cgroup of the user's session manager by the text of `/proc/self/cgroup`, and whether this
+/// process is in it. One outside of it (a login by ssh: `session-3.scope`) cannot be moved into it,
+/// nor can its children, but by systemd.
+fn session_manager(own: &str) -> Option<(String, bool)> {
     let path = own.lines().find_map(|line| line.strip_prefix("0::"))?;
-    let at = path.find("/user@")? + 1;
-    Some(path[at..].find('/').map_or(path, |end| &path[..at + end]))
+    if let Some(at) = path.find("/user@") {
+        let end = path[at + 1..].find('/').map_or(path.len(), |end| at + 1 + end);
+        return Some((path[..end].to_owned(), true));
+    }
+    let (above, below) = path.split_once("/user-")?;
+    let user = &below[..below.find(".slice/")?];
+    user.parse::<u32>().is_ok().then(|| (format!("{above}/user-{user}.slice/user@{user}.service"), false))
 }
 
 /// Reads mountinfo (proc(5)). `has_controllers` says whether the unified hierarchy at a path has
@@ -165,6 +182,18 @@ impl Hierarchies {
     /// Whether cgroups can be made here.
     pub fn is_writable(&self) -> bool {
         self.writable
+    }
+
+    /// Whether this process must be moved by systemd before it can put others into them.
+    pub fn is_outside(&self) -> bool {
+        self.outside
+    }
+
+    /// The same hierarchies for one who makes no cgroup.
+    #[must_use]
+    pub fn untouched(mut self) -> Self {
+        self.writable = false;
+        self
     }
 
     /// The same hierarchies, but version 1 cgroups are made in all of them, not only in those that

@@ -25,11 +25,14 @@ fn the_delegated_cgroup_is_the_session_managers() {
     assert_eq!(delegated("0::/user.slice/a.scope\n", Path::new("/nonexistent")), None);
     let manager = "/user.slice/user-1000.slice/user@1000.service";
     for (own, expected) in [
-        (format!("0::{manager}/app.slice/app-terminal.scope\n"), Some(manager)),
-        (format!("12:pids:/x\n0::{manager}\n"), Some(manager)),
-        ("0::/user.slice/user-1000.slice/session-3.scope\n".to_owned(), None),
+        (format!("0::{manager}/app.slice/app-terminal.scope\n"), Some(true)),
+        (format!("12:pids:/x\n0::{manager}\n"), Some(true)),
+        ("0::/user.slice/user-1000.slice/session-3.scope\n".to_owned(), Some(false)),
+        ("0::/user.slice/user-x.slice/session-3.scope\n".to_owned(), None),
+        ("0::/system.slice/robot.service\n".to_owned(), None),
         ("12:pids:/user@1000.service/x\n".to_owned(), None),
     ] {
+        let expected = expected.map(|inside| (manager.to_owned(), inside));
         assert_eq!(session_manager(&own), expected, "{own}");
     }
     let root = std::env::temp_dir().join(format!("re-delegated-{}", std::process::id()));
@@ -38,7 +41,7 @@ fn the_delegated_cgroup_is_the_session_managers() {
     for (controllers, expected) in [("cpu memory pids\n", Some(manager)), ("cpu\n", None)] {
         fs::write(directory.join("cgroup.controllers"), controllers).unwrap();
         let found = delegated(&format!("0::{manager}/app.slice\n"), &root);
-        assert_eq!(found.as_deref(), expected, "{controllers}");
+        assert_eq!(found, expected.map(|base| (base.to_owned(), true)), "{controllers}");
     }
     fs::remove_dir_all(root).unwrap();
 }
@@ -53,6 +56,7 @@ fn cgroups_are_made_below_the_delegated_one() {
             mounts: BTreeMap::from([(String::new(), PathBuf::from("/cg"))]),
             base: base.to_owned(),
             writable: true,
+            outside: false,
             everywhere: false,
         };
         let expected = format!("/cg{base}/r/x");
