@@ -24,6 +24,7 @@ mod agents;
 mod bridge;
 mod contexts;
 mod control;
+mod export;
 mod files;
 mod frontend;
 mod grpc;
@@ -34,6 +35,8 @@ mod place;
 mod progress;
 mod registry;
 pub(crate) mod session;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod upload;
 mod used;

@@ -35,15 +35,17 @@ const GROWTH: u64 = 64 << 20;
 const AT_ONCE: usize = 64;
 
 /// Bits of Go's `FileMode`.
-mod go {
-    pub(super) const DIRECTORY: u32 = 1 << 31;
-    pub(super) const SYMLINK: u32 = 1 << 27;
-    pub(super) const PIPE: u32 = 1 << 25;
-    pub(super) const SETUID: u32 = 1 << 23;
-    pub(super) const SETGID: u32 = 1 << 22;
-    pub(super) const STICKY: u32 = 1 << 20;
-    /// Directory, link, device, pipe, socket, character device, irregular.
-    pub(super) const TYPE: u32 = DIRECTORY | SYMLINK | 1 << 26 | PIPE | 1 << 24 | 1 << 21 | 1 << 19;
+pub(super) mod go {
+    pub(in crate::buildkit) const DIRECTORY: u32 = 1 << 31;
+    pub(in crate::buildkit) const SYMLINK: u32 = 1 << 27;
+    pub(in crate::buildkit) const DEVICE: u32 = 1 << 26;
+    pub(in crate::buildkit) const PIPE: u32 = 1 << 25;
+    pub(in crate::buildkit) const SETUID: u32 = 1 << 23;
+    pub(in crate::buildkit) const SETGID: u32 = 1 << 22;
+    pub(in crate::buildkit) const CHARACTER: u32 = 1 << 21;
+    pub(in crate::buildkit) const STICKY: u32 = 1 << 20;
+    /// Those that say what it is; also sockets (24) and what is none of these (19).
+    pub(super) const TYPE: u32 = DIRECTORY | SYMLINK | DEVICE | PIPE | 1 << 24 | CHARACTER | 1 << 19;
 }
 
 /// A directory that is being filled.
@@ -483,7 +485,7 @@ mod tests {
             vec![FileStat { link: "/etc/passwd".into(), ..file("a", 1) }],
             vec![link("a", "/etc/passwd"), FileStat { link: "a".into(), ..file("b", 1) }],
             vec![link("a", "/etc"), FileStat { link: "a/passwd".into(), ..file("b", 1) }],
-            vec![FileStat { mode: 1 << 26 | 0o600, ..file("a", 0) }],
+            vec![FileStat { mode: go::DEVICE | 0o600, ..file("a", 0) }],
             vec![file(&"a/".repeat(3000), 1)],
         ] {
             let place = TemporaryDirectory::new("tree");
