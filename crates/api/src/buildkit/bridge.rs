@@ -1,15 +1,17 @@
 //! `moby.buildkit.v1.frontend.LLBBridge`: how a client drives its build, and the build itself.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
 use std::sync::Arc;
 
 use prost::Message;
-use robot_env_build::BuildRequest;
+use robot_env_build::{BuildRequest, CacheSource, CacheTarget, ContextRoom};
 use robot_env_diag::{Error, Kind, Result as EngineResult};
 use robot_env_oci::{Digest, ImageId, Reference};
 use tokio::runtime::Handle;
 
 use super::contexts::Gatherer;
+use super::export::Exports;
 use super::frontend::Asked;
 use super::grpc::{Code, Incoming, Status};
 use super::job::{Job, Solved};
@@ -36,7 +38,7 @@ const BRIDGE: [&str; 7] = [
 ];
 /// What of graphs is understood (solver/pb/caps.go): that a build may have several outputs, and the
 /// operation that names a result.
-const GRAPH: [&str; 3] = ["source.image", "constraints", "platform"];
+const GRAPH: [&str; 4] = ["source.image", "constraints", "platform", "exporter.multiple"];
 
 /// Answers a call of the bridge.
 pub(super) async fn answer(server: &'static Server, method: &str, mut call: Incoming) {
@@ -213,10 +215,6 @@ fn run(
     if let Some(question) = &asked.question {
         return Err(Error::new(Kind::Unsupported, format!("the question `{question}` is not supported")));
     }
-    let names = outputs(job)?;
-    if !asked.caches.is_empty() {
-        job.progress.warn("caches of other builds are not read yet");
-    }
     let mut fetch = Registries {
         server,
         handle: handle.clone(),
@@ -224,6 +222,7 @@ fn run(
         progress: job.progress.clone(),
         cancel: job.cancel.clone(),
         clients: HashMap::new(),
+        pusher: None,
     };
     let gatherer = Gatherer {
         engine: &server.engine,
@@ -234,19 +233,29 @@ fn run(
         cancel: &job.cancel,
     };
     let held = gatherer.gather(&mut asked, &asking.inputs, &mut fetch)?;
+    let room = ContextRoom::make(&server.engine)?;
+    let (outputs, exports) = Exports::prepare(handle, session, &job.request.exporters, room.path())?;
+    caches(job, &mut asked)?;
     let mut request: BuildRequest = asked.request;
-    request.names.clone_from(&names);
+    request.outputs = outputs;
+    fetch.prepare(&request)?;
     let mut steps = Steps::new(job.progress.clone());
     let built = robot_env_build::build(&server.engine, &request, &mut fetch, &mut steps);
     steps.end(built.as_ref().err().map(text_of).as_deref());
-    drop(held);
+    // The outputs are closed with it.
+    drop(request);
+    let finished = exports.finish(built.is_ok());
+    drop((held, room));
     let built = built?;
+    finished?;
     let id = built.image.0.to_string();
     let mut attributes = Attributes::new();
+    let digest = built.digest.as_ref().map_or_else(|| id.clone(), ToString::to_string);
     attributes.insert("containerimage.config.digest".to_owned(), id.clone());
-    attributes.insert("containerimage.digest".to_owned(), id.clone());
-    if !built.names.is_empty() {
-        let names: Vec<String> = built.names.iter().map(ToString::to_string).collect();
+    attributes.insert("containerimage.digest".to_owned(), digest);
+    let names: BTreeSet<&Reference> = built.names.iter().chain(&built.pushed).collect();
+    if !names.is_empty() {
+        let names: Vec<String> = names.into_iter().map(ToString::to_string).collect();
         attributes.insert("image.name".to_owned(), names.join(","));
     }
     for name in &built.names {
@@ -255,36 +264,29 @@ fn run(
     Ok(Solved { attributes, image: Some(built.image) })
 }
 
-/// The names of the image that is made.
-fn outputs(job: &Job) -> EngineResult<Vec<Reference>> {
-    let mut names = Vec::new();
-    for exporter in &job.request.exporters {
-        if !matches!(exporter.kind.as_str(), "moby" | "image") {
-            return Err(Error::new(
-                Kind::Unsupported,
-                format!("the output `{}` is not supported yet", exporter.kind),
-            ));
-        }
-        for (key, value) in &exporter.attributes {
-            match key.as_str() {
-                "name" => {
-                    for name in value.split(',').filter(|name| !name.is_empty()) {
-                        names.push(name.parse::<Reference>()?.or_latest());
-                    }
-                }
-                // Pushing is the client's: it asks for it when the image is built. And images are always
-                // loaded.
-                "push" | "load" => {}
-                _ => {
-                    return Err(Error::new(
-                        Kind::Unsupported,
-                        format!("the output `{}` has no attribute `{key}`", exporter.kind),
-                    ));
-                }
+/// Caches that are read and written. A cache that cannot be read only costs time.
+fn caches(job: &Job, asked: &mut Asked) -> EngineResult<()> {
+    // No path of the client's means anything here.
+    let nowhere = Path::new("/");
+    for (kind, attributes) in &asked.caches {
+        match kind.as_str() {
+            "registry" => {
+                asked.request.cache_from.push(CacheSource::read(kind, attributes, nowhere)?);
             }
+            _ => job.progress.warn(&format!("a cache of the type `{kind}` is not read")),
         }
     }
-    Ok(names)
+    for entry in job.request.cache.iter().flat_map(|cache| &cache.exports) {
+        if !matches!(entry.kind.as_str(), "registry" | "inline") {
+            return Err(Error::new(
+                Kind::Unsupported,
+                format!("a cache of the type `{}` is not written: there are registry and inline", entry.kind),
+            ));
+        }
+        let attributes = entry.attributes.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+        asked.request.cache_to.push(CacheTarget::read(&entry.kind, &attributes, nowhere)?);
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -55,6 +55,8 @@ pub(super) fn worker(server: &Server) -> Worker {
         ("org.mobyproject.buildkit.worker.executor", "robot-env"),
         ("org.mobyproject.buildkit.worker.hostname", "robot-env"),
         ("org.mobyproject.buildkit.worker.network", "host"),
+        // By this buildx tells whether archives, pushes and several platforms are to be had.
+        ("org.mobyproject.buildkit.worker.snapshotter", "overlayfs"),
     ];
     let labels: Attributes =
         labels.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();

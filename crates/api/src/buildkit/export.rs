@@ -96,9 +96,9 @@ impl Exports {
     fn archive(&mut self, number: usize) -> Result<File> {
         let (reader, writer) = robot_env_sys::poll::pipe()?;
         let (handle, session) = (self.handle.clone(), self.session.clone());
-        self.archives.push(self.handle.spawn_blocking(move || {
-            send_archive(&handle, &session, number, File::from(reader))
-        }));
+        self.archives.push(
+            self.handle.spawn_blocking(move || send_archive(&handle, &session, number, File::from(reader))),
+        );
         Ok(File::from(writer))
     }
 
@@ -149,7 +149,10 @@ fn send_archive(handle: &Handle, session: &Session, number: usize, mut from: Fil
             // Why is what the client says.
             let said = handle.block_on(replies.next::<Bytes>());
             let said = said.map_or_else(|status| status.message, |_| "it has ended".to_owned());
-            return Err(Error::new(Kind::Unavailable, format!("the client takes no more of an output: {said}")));
+            return Err(Error::new(
+                Kind::Unavailable,
+                format!("the client takes no more of an output: {said}"),
+            ));
         }
     }
     let Some((mut sink, mut replies)) = call else { return Ok(()) };
@@ -178,8 +181,7 @@ fn send_directory(handle: &Handle, session: &Session, number: usize, directory: 
                 let path = paths
                     .get(packet.id as usize)
                     .ok_or_else(|| Error::invalid("the client asks for a file that there is not"))?;
-                let resolve =
-                    ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+                let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
                 let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
                 let opened = rustix::fs::openat2(&root, path.as_str(), flags, Mode::empty(), resolve);
                 let mut file = File::from(opened.call(|| format!("open({path})"))?);
@@ -208,7 +210,10 @@ fn send_directory(handle: &Handle, session: &Session, number: usize, directory: 
             }
             Ok(PacketKind::Error) => {
                 let said = String::from_utf8_lossy(&packet.data).into_owned();
-                return Err(Error::new(Kind::Unavailable, format!("the client cannot take an output: {said}")));
+                return Err(Error::new(
+                    Kind::Unavailable,
+                    format!("the client cannot take an output: {said}"),
+                ));
             }
             _ => return Err(Error::invalid("the client says something out of turn")),
         }

@@ -112,14 +112,15 @@ impl Asked {
             "no-cache" => request.no_cache_filter = value.split(',').map(str::to_owned).collect(),
             "image-resolve-mode" => request.pull = value == "pull",
             "platform" => {
-                if value.contains(',') {
-                    return Err(unsupported("a build for several platforms is not supported"));
+                let words = value.split(',').map(str::trim).filter(|word| !word.is_empty());
+                request.platforms = words.map(str::parse::<Platform>).collect::<Result<_>>()?;
+                if request.platforms.len() == 1 {
+                    request.platform = request.platforms.pop();
                 }
-                request.platform = (!value.is_empty()).then(|| value.parse::<Platform>()).transpose()?;
             }
             "multi-platform" => {
                 if !matches!(value, "" | "false" | "0") {
-                    return Err(unsupported("an index of platforms is not supported"));
+                    return Err(unsupported("an index of one platform is not supported"));
                 }
             }
             "force-network-mode" => {
@@ -311,7 +312,8 @@ mod tests {
     fn what_is_not_understood_is_refused() {
         for (key, value) in [
             ("attest:provenance", "mode=max"),
-            ("platform", "linux/amd64,linux/arm64"),
+            ("platform", "linux/amd64,?"),
+            ("multi-platform", "true"),
             ("context:x", "oci-layout://x"),
             ("ulimit", "nofile"),
             ("shm-size", "1g"),

@@ -1,10 +1,10 @@
 //! Registries, with the credentials that the client of a build has.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::Read;
 use std::sync::{Arc, Mutex};
 
-use robot_env_build::Fetch;
+use robot_env_build::{BuildRequest, CachePlace, CacheSource, Fetch, Output};
 use robot_env_diag::Result;
 use robot_env_oci::{Platform, Reference};
 use robot_env_registry::{Client, Credentials};
@@ -29,10 +29,43 @@ pub(super) struct Registries {
     pub(super) cancel: Cancel,
     /// By registry.
     pub(super) clients: HashMap<String, Client>,
+    /// For what is pushed, and for caches.
+    pub(super) pusher: Option<Client>,
 }
 
 impl Registries {
-    fn client(&mut self, domain: &str) -> Result<Client> {
+    /// Gets the credentials for what a build pushes, and for caches.
+    pub(super) fn prepare(&mut self, request: &BuildRequest) -> Result<()> {
+        let mut names: Vec<&Reference> = Vec::new();
+        for output in &request.outputs {
+            if let Output::Image { names: own, push: true, .. } = output {
+                names.extend(own);
+            }
+        }
+        names.extend(request.cache_from.iter().filter_map(|cache| match cache {
+            CacheSource::Registry(name) => Some(name),
+            CacheSource::Local { .. } => None,
+        }));
+        names.extend(request.cache_to.iter().filter_map(|cache| match &cache.place {
+            CachePlace::Registry(name) => Some(name),
+            _ => None,
+        }));
+        if names.is_empty() {
+            return Ok(());
+        }
+        let mut options = self.server.registry.clone();
+        for domain in names.iter().map(|name| name.repository().domain()).collect::<BTreeSet<_>>() {
+            if let Some(credentials) = credentials(&self.handle, &self.session, domain)? {
+                options.given.insert(domain.to_owned(), credentials);
+            }
+        }
+        let client = Client::new(options);
+        self.cancel.watch(&client);
+        self.pusher = Some(client);
+        Ok(())
+    }
+
+    fn client_of(&mut self, domain: &str) -> Result<Client> {
         if let Some(client) = self.clients.get(domain) {
             return Ok(client.clone());
         }
@@ -69,7 +102,7 @@ fn credentials(handle: &Handle, session: &Session, domain: &str) -> Result<Optio
 impl Fetch for Registries {
     fn fetch(&mut self, reference: &Reference, platform: Option<&Platform>, _always: bool) -> Result<()> {
         self.cancel.check()?;
-        let client = self.client(reference.repository().domain())?;
+        let client = self.client_of(reference.repository().domain())?;
         let step = self.progress.begin(&format!("[internal] pull {reference}"));
         let options = PullOptions { platform: platform.cloned(), ownership: ownership() };
         let shown = Shown(Mutex::new(step));
@@ -84,7 +117,11 @@ impl Fetch for Registries {
 
     fn download(&mut self, address: &str) -> Result<Box<dyn Read>> {
         self.cancel.check()?;
-        Ok(Box::new(self.client("")?.download(address)?))
+        Ok(Box::new(self.client_of("")?.download(address)?))
+    }
+
+    fn client(&self) -> Option<Client> {
+        self.pusher.clone()
     }
 }
 

@@ -51,13 +51,18 @@ enum Mischief {
 }
 
 fn file(path: &str, content: &str) -> FileStat {
-    FileStat { path: path.into(), mode: 0o644, size: content.len() as i64, modified: 5, ..FileStat::default() }
+    FileStat {
+        path: path.into(),
+        mode: 0o644,
+        size: content.len() as i64,
+        modified: 5,
+        ..FileStat::default()
+    }
 }
 
 impl Client {
     fn new(dockerfile: &str, context: &[(&str, &str)], mischief: Mischief) -> Arc<Client> {
-        let mut files =
-            vec![("dockerfile", file("Dockerfile", dockerfile), dockerfile.as_bytes().to_vec())];
+        let mut files = vec![("dockerfile", file("Dockerfile", dockerfile), dockerfile.as_bytes().to_vec())];
         for (path, content) in context {
             let stat = match content {
                 &"/" => FileStat { path: (*path).into(), mode: go::DIRECTORY | 0o755, ..FileStat::default() },
@@ -81,7 +86,8 @@ impl Client {
         let Incoming { metadata, mut messages, mut answer, .. } = call;
         let text = |name: &str| metadata.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let (name, only) = (text("dir-name").to_owned(), text("followpaths").to_owned());
-        let packet = |kind, id, stat, data: &[u8]| Packet { kind: kind as i32, stat, id, data: data.to_vec() };
+        let packet =
+            |kind, id, stat, data: &[u8]| Packet { kind: kind as i32, stat, id, data: data.to_vec() };
         let context = name == "context" && only != ".dockerignore";
         match self.mischief {
             Mischief::Escape if context => {
@@ -97,7 +103,8 @@ impl Client {
             _ => {}
         }
         let mine: Vec<_> = self.files.iter().filter(|(of, ..)| *of == name).collect();
-        let mine: Vec<_> = mine.into_iter().filter(|(_, stat, _)| only != ".dockerignore" || stat.path == only).collect();
+        let mine: Vec<_> =
+            mine.into_iter().filter(|(_, stat, _)| only != ".dockerignore" || stat.path == only).collect();
         for (_, stat, _) in &mine {
             answer.send(&packet(PacketKind::Stat, 0, Some(stat.clone()), b"")).await?;
         }
@@ -198,7 +205,11 @@ async fn session(server: &'static Server, id: &str, client: &Arc<Client>) -> tok
 fn solving(reference: &str, session: &str, frontend: &str, output: Option<(&str, &str)>) -> SolveRequest {
     let exporters = output.into_iter().map(|(kind, name)| Exporter {
         kind: kind.into(),
-        attributes: if name.is_empty() { Attributes::new() } else { [("name".to_owned(), name.to_owned())].into() },
+        attributes: if name.is_empty() {
+            Attributes::new()
+        } else {
+            [("name".to_owned(), name.to_owned())].into()
+        },
     });
     SolveRequest {
         reference: reference.into(),
@@ -228,7 +239,8 @@ const COPY: &str = "FROM scratch\nCOPY . /\nLABEL a=b\n";
 #[test]
 fn privileged_a_build_is_driven_as_buildx_does_it() {
     run(async |server, _| {
-        let client = Client::new(COPY, &[("a", "hello"), ("d", "/"), ("d/f", &"long ".repeat(100))], Mischief::None);
+        let client =
+            Client::new(COPY, &[("a", "hello"), ("d", "/"), ("d/f", &"long ".repeat(100))], Mischief::None);
         let control = control(server).await;
         for round in 0..2 {
             let id = format!("s{round}");
