@@ -51,15 +51,13 @@ pub(super) struct Held {
 struct Shown<'s> {
     step: &'s mut Step,
     name: String,
-    cancel: &'s Cancel,
     bytes: u64,
 }
 
 impl files::Progress for Shown<'_> {
-    fn transferred(&mut self, bytes: u64) -> bool {
+    fn transferred(&mut self, bytes: u64) {
         self.bytes = bytes;
         self.step.part(&self.name, Amount { done: bytes, total: 0 }, false);
-        !self.cancel.is_cancelled()
     }
 }
 
@@ -194,8 +192,8 @@ impl Gatherer<'_> {
         let session = self.session_of(asked, &wish.name)?;
         let mut step = self.progress.begin(shown);
         let name = format!("transferring {what}:");
-        let mut heard = Shown { step: &mut step, name: name.clone(), cancel: self.cancel, bytes: 0 };
-        let received = files::receive(self.handle, &session, wish, into, &mut heard);
+        let mut heard = Shown { step: &mut step, name: name.clone(), bytes: 0 };
+        let received = files::receive(self.handle, &session, wish, into, &mut heard, self.cancel);
         let done = heard.bytes;
         step.part(&name, Amount { done, total: 0 }, true);
         step.ended(received)

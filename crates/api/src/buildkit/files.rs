@@ -9,6 +9,7 @@ use robot_env_diag::{Error, Result};
 use tokio::runtime::Handle;
 
 use super::grpc::{Replies, Sink};
+use super::job::Cancel;
 use super::messages::session::{Packet, PacketKind};
 use super::session::Session;
 use super::tree::Tree;
@@ -31,8 +32,8 @@ pub(super) struct Wish {
 
 /// Hears how much has been transferred.
 pub(super) trait Progress {
-    /// So many bytes; `false` when it is to stop.
-    fn transferred(&mut self, bytes: u64) -> bool;
+    /// So many bytes.
+    fn transferred(&mut self, bytes: u64);
 }
 
 /// Makes the directory `into` like one of the client's.
@@ -42,6 +43,7 @@ pub(super) fn receive(
     wish: &Wish,
     into: &Path,
     progress: &mut dyn Progress,
+    cancel: &Cancel,
 ) -> Result<()> {
     let doing = || format!("cannot get `{}` from the client", wish.name);
     let mut metadata = vec![("dir-name", wish.name.clone())];
@@ -51,7 +53,7 @@ pub(super) fn receive(
     handle.block_on(async {
         let (mut sink, mut replies) =
             session.channel.call(DIFF_COPY, &metadata).await.map_err(|status| status.error(doing()))?;
-        let done = transfer(&mut sink, &mut replies, tree, progress, &doing).await;
+        let done = cancel.unless(transfer(&mut sink, &mut replies, tree, progress, &doing)).await;
         if let Err(error) = &done {
             let refusal = Packet {
                 kind: PacketKind::Error as i32,
@@ -82,9 +84,7 @@ async fn transfer(
         }
         bytes +=
             16 + packet.data.len() as u64 + packet.stat.as_ref().map_or(0, |stat| stat.path.len() as u64);
-        if !progress.transferred(bytes) {
-            return Err(super::job::cancelled());
-        }
+        progress.transferred(bytes);
         Ok(packet)
     };
     let unexpected = |packet: &Packet| {

@@ -158,6 +158,7 @@ pub(crate) struct Cancel(Arc<Inside>);
 #[derive(Default)]
 struct Inside {
     cancelled: AtomicBool,
+    now: Notify,
     /// Those that talk to registries for the build.
     clients: Mutex<Vec<Client>>,
 }
@@ -166,6 +167,7 @@ impl Cancel {
     /// Ends the build.
     pub(crate) fn cancel(&self) {
         self.0.cancelled.store(true, Ordering::SeqCst);
+        self.0.now.notify_waiters();
         if let Ok(clients) = self.0.clients.lock() {
             clients.iter().for_each(Client::cancel);
         }
@@ -183,6 +185,18 @@ impl Cancel {
         }
         if self.is_cancelled() {
             client.cancel();
+        }
+    }
+
+    /// Does something that is given up when the build is ended.
+    pub(crate) async fn unless<T>(&self, work: impl Future<Output = EngineResult<T>>) -> EngineResult<T> {
+        let now = self.0.now.notified();
+        tokio::pin!(now);
+        now.as_mut().enable();
+        self.check()?;
+        tokio::select! {
+            done = work => done,
+            () = now => Err(cancelled()),
         }
     }
 
