@@ -3,10 +3,14 @@
 //! Nothing here takes anything away: a file that is there with another text is left alone unless it is
 //! ours, and where Docker is installed its name stays Docker's.
 
+mod journal;
+
 use robot_env_device::HostRoot;
 
 use crate::doctor::{self, Mend};
 use crate::{Family, Live, Os};
+
+pub use journal::{Done, Journal};
 
 /// What a step does.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,3 +1,5 @@
+mod undo;
+
 use std::path::Path;
 
 use clap::Args;
@@ -22,6 +24,9 @@ pub(crate) struct Setup {
     /// Do these parts only
     #[arg(long, value_name = "PART", value_delimiter = ',')]
     only: Vec<String>,
+    /// Take back what earlier setups did; what was changed since stays
+    #[arg(long, conflicts_with_all = ["only", "user"])]
+    undo: bool,
     /// The user to set it up for; by default who called sudo, else the caller
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
@@ -37,6 +42,9 @@ impl Verb for Setup {
                 .with_hint(format!("the parts are {}", names.join(", "))));
         }
         let root = rustix::process::geteuid().is_root();
+        if self.undo {
+            return undo::undo(app, root, self.dry_run);
+        }
         let sudo = app.ambient().variable("SUDO_USER").filter(|_| root);
         let live = live::look(app, self.user.as_deref().or(sudo), false)?;
         let home = app.ambient().home().map(|home| home.to_string_lossy().into_owned());
@@ -50,7 +58,9 @@ impl Verb for Setup {
             if self.dry_run {
                 continue;
             }
-            if let Err(error) = act(step, root) {
+            let done =
+                undo::note(app, root, step).and_then(|note| act(step, root).inspect_err(|_| note.forget()));
+            if let Err(error) = done {
                 app.show(&error.within(format!("cannot do `{}` of the setup", step.part)));
                 failed = true;
             }
