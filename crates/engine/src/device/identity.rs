@@ -77,7 +77,7 @@ impl Start<'_> {
     ) -> Result<()> {
         let place = self.run.join(PLACE);
         crate::paths::make_directory(&place, 0o711)?;
-        let display = NestedDisplay::start(root, self.session, self.run, &self.record.name)?;
+        let display = NestedDisplay::start(root, self.session, self.run, &self.record.name, host.rootless)?;
         let made = request(self.record, &resolved.user, host, &place, false, |request| {
             Ok(gui::isolated(root, self.session, request, display.number, &display.cookie))
         })?;

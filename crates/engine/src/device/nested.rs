@@ -46,7 +46,13 @@ impl NestedDisplay {
     ///
     /// # Errors
     /// `Unsupported` where no such server is installed; `Unavailable` with what it said where it ends.
-    pub(crate) fn start(root: &HostRoot, session: &Session, run: &Path, name: &str) -> Result<NestedDisplay> {
+    pub(crate) fn start(
+        root: &HostRoot,
+        session: &Session,
+        run: &Path,
+        name: &str,
+        rootless: bool,
+    ) -> Result<NestedDisplay> {
         let windows = gui::has_local_display(root, session);
         let xephyr = find("Xephyr", None).filter(|_| windows);
         let program = xephyr.clone().or_else(|| find("Xvfb", None)).ok_or_else(|| {
@@ -72,7 +78,8 @@ impl NestedDisplay {
         let log = run.join(LOG);
         let output = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&log);
         let output = output.io_context(|| format!("cannot write `{}`", log.display()))?;
-        let server = Server { program: program.clone(), root, session, name, windows: xephyr.is_some() };
+        let server =
+            Server { program: program.clone(), root, session, name, windows: xephyr.is_some(), rootless };
         let parent = rustix::process::getpid();
         let pid = match poll::fork()? {
             Fork::Child => {
@@ -118,6 +125,8 @@ struct Server<'a> {
     name: &'a str,
     /// Xephyr.
     windows: bool,
+    /// Root of a user namespace is the user already.
+    rootless: bool,
 }
 
 impl Server<'_> {
@@ -150,13 +159,11 @@ impl Server<'_> {
         poll::replace_stdio(2, output)?;
         process::reset_signals();
         let user = HostUser::of(self.root, self.session);
-        if rustix::process::geteuid().is_root() && user.uid != 0 && !user.name.is_empty() {
+        if !self.rootless && user.uid != 0 && !user.name.is_empty() {
             let groups: Vec<u32> = user.groups.iter().map(|(_, gid)| *gid).collect();
-            // In a user namespace root is the user already.
-            if process::set_groups(&groups).is_ok() {
-                process::set_group(user.gid)?;
-                process::set_user(user.uid)?;
-            }
+            process::set_groups(&groups)?;
+            process::set_group(user.gid)?;
+            process::set_user(user.uid)?;
         }
         rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
             .context(Kind::Internal, || "prctl(PR_SET_PDEATHSIG)".into())?;

@@ -73,7 +73,14 @@ impl Account {
         }
         own_host();
         let name = format!("re-acc-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        root("useradd", &["-m", "-s", "/bin/sh", &name]);
+        // Another test's user may be on its way out, with all that is in its home.
+        eventually(Duration::from_secs(120), || {
+            let made =
+                Command::new("useradd").args(["-m", "-s", "/bin/sh", &name]).output().expect("useradd");
+            let text = String::from_utf8_lossy(&made.stderr).into_owned();
+            assert!(made.status.success() || text.contains("cannot lock"), "{text}");
+            if made.status.success() { Ok(()) } else { Err(text) }
+        });
         let passwd = fs::read_to_string("/etc/passwd").unwrap();
         let line = passwd.lines().find(|line| line.starts_with(&format!("{name}:"))).expect("it was added");
         let fields: Vec<&str> = line.split(':').collect();
