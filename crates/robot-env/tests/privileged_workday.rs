@@ -230,7 +230,7 @@ fn privileged_a_working_day() {
             let recording = recording
                 .replace(home.to_str().unwrap(), "/home/ada")
                 .replace(&user.name, "ada")
-                .replace(&registry.host(), "registry.lab");
+                .replace(&registry.host(), "registry.lab:80");
             fs::write(place.join(name), recording).unwrap();
         }
     }
