@@ -21,7 +21,8 @@ use crate::copying::{CopyOptions, Target};
 use crate::output::{Destination, Output};
 use crate::relayer::Relayer;
 use crate::request::{BuildRequest, Built, Observer};
-use crate::solve::{Room, Solved};
+use crate::room::Room;
+use crate::solve::Solved;
 use crate::tree::Tree;
 
 /// What goes out, and what has gone.

@@ -12,10 +12,13 @@ use rustix::fs::OFlags;
 
 use crate::archive::{decompressed, is_archive};
 use crate::copying::CopyOptions;
+use crate::failure::Trouble;
 use crate::history::created_by;
 use crate::permissions::Permissions;
-use crate::solve::{Build, Mounted, Opened, Shown};
+use crate::room::Opened;
+use crate::solve::Build;
 use crate::state::State;
+use crate::step::{Mounted, Shown};
 use crate::tree::{Match, Tree, clean};
 
 /// Everything that decides where files go and how.
@@ -127,11 +130,9 @@ impl Build<'_> {
             return error;
         }
         match opened {
-            Opened::Directory(directory) => {
-                let out = Error::not_found(format!(
-                    "`{text}` is not in the context `{}`",
-                    directory.path.display()
-                ));
+            Opened::Directory(context) => {
+                let out =
+                    Error::not_found(format!("`{text}` is not in the context `{}`", context.path.display()));
                 let all = Tree { ignore: None, root: tree.root, foreign: true };
                 if all.find(text).is_ok() {
                     out.with_hint("a line of .dockerignore keeps it out")
@@ -143,22 +144,15 @@ impl Build<'_> {
         }
     }
 
-    pub(crate) fn copy_step(&mut self, state: &mut State, copy: &Copy, shown: &Shown) -> Result<()> {
-        let from = copy.from.as_ref().map(|word| self.file.copy_source(word)).transpose();
-        let from = from.map_err(|fault| self.fault(fault))?;
+    pub(crate) fn copy_step(&self, state: &mut State, copy: &Copy, shown: &Shown) -> Result<(), Trouble> {
+        let from = copy.from.as_ref().map(|word| self.file.copy_source(word)).transpose()?;
         let history = created_by(&Instruction::Copy(copy.clone()), &[]);
-        self.place("COPY", state, &copy.placement, from.as_ref(), copy.parents, history, shown)
-            .map_err(|error| self.placed(shown, error))
-    }
-
-    /// An error that has no place yet gets that of the instruction.
-    fn placed(&self, shown: &Shown, error: Error) -> Error {
-        if error.message().starts_with("cannot build from") { error } else { self.at(shown.span, error) }
+        Ok(self.place("COPY", state, &copy.placement, from.as_ref(), copy.parents, history, shown)?)
     }
 
     #[allow(clippy::too_many_arguments)] // what COPY and ADD have in common
     fn place(
-        &mut self,
+        &self,
         name: &str,
         state: &mut State,
         placement: &Placement,
@@ -168,12 +162,9 @@ impl Build<'_> {
         shown: &Shown,
     ) -> Result<()> {
         let plan = Plan::of(state, placement, name, parents)?;
-        let opened = self.open(from)?;
+        let opened = self.open(from, shown.stage)?;
         let found = Self::find(&opened, placement, name, &plan)?;
-        let digest = {
-            let index = self.index_of(from)?;
-            opened.tree().digest(&found, plan.excludes.as_ref(), index)?
-        };
+        let digest = opened.tree().digest(&found, plan.excludes.as_ref(), self.index_of(&opened))?;
         let documents: Vec<(&str, &str)> = placement
             .documents
             .iter()
@@ -208,19 +199,18 @@ impl Build<'_> {
         })
     }
 
-    pub(crate) fn add_step(&mut self, state: &mut State, add: &Add, shown: &Shown) -> Result<()> {
+    pub(crate) fn add_step(&self, state: &mut State, add: &Add, shown: &Shown) -> Result<()> {
         let history = created_by(&Instruction::Add(add.clone()), &[]);
         let remote = add.placement.sources.iter().any(|word| crate::remote::is_remote(&word.text));
-        let made = if remote {
+        if remote {
             self.add_remote(state, add, history, shown)
         } else {
             self.add_local(state, add, history, shown)
-        };
-        made.map_err(|error| self.placed(shown, error))
+        }
     }
 
     /// Files of the context, archives among them unpacked.
-    fn add_local(&mut self, state: &mut State, add: &Add, history: String, shown: &Shown) -> Result<()> {
+    fn add_local(&self, state: &mut State, add: &Add, history: String, shown: &Shown) -> Result<()> {
         if add.checksum.is_some() {
             return Err(Error::invalid("--checksum is for what is downloaded"));
         }
@@ -228,7 +218,7 @@ impl Build<'_> {
             return Err(Error::invalid("--keep-git-dir is for git repositories"));
         }
         let placement = &add.placement;
-        let opened = self.open(None)?;
+        let opened = self.open(None, shown.stage)?;
         let plan = Plan::of(state, placement, "ADD", false)?;
         let found = Self::find(&opened, placement, "ADD", &plan)?;
         let archive = |found: &Match| -> Result<Option<File>> {
@@ -245,7 +235,7 @@ impl Build<'_> {
         if archives == 0 {
             return self.place("ADD", state, placement, None, false, history, shown);
         }
-        let digest = opened.tree().digest(&found, plan.excludes.as_ref(), &mut self.context.index)?;
+        let digest = opened.tree().digest(&found, plan.excludes.as_ref(), &self.context.index)?;
         let what = ("add", (&plan.destination, plan.directory, &plan.chmod, &plan.chown), digest.to_string());
         self.placed_layer(state, shown, &plan, &what, history, &mut |mounted, owner| {
             for found in &found {
@@ -263,7 +253,7 @@ impl Build<'_> {
 
     /// A layer of `COPY` or `ADD`: `write` is told the owner of `--chown`.
     pub(crate) fn placed_layer(
-        &mut self,
+        &self,
         state: &mut State,
         shown: &Shown,
         plan: &Plan,

@@ -115,10 +115,10 @@ impl Build<'_> {
     ///
     /// # Errors
     /// `NotFound` when the registry has none for the platform; those of pulling.
-    pub(crate) fn foreign_base(&mut self, name: &str, platform: &Platform) -> Result<ImageRecord> {
+    pub(crate) fn foreign_base(&self, name: &str, platform: &Platform) -> Result<ImageRecord> {
         let reference = name.parse::<Reference>()?.or_latest();
         let client = self
-            .fetch
+            .fetch()
             .client()
             .ok_or_else(|| Error::not_found(format!("image `{name}` is here, but not for {platform}")))?;
         let image = client.image(&reference, Some(platform))?;
@@ -127,7 +127,7 @@ impl Build<'_> {
         if let Ok(known) = self.store().resolve(&text) {
             return Ok(known);
         }
-        self.fetch.fetch(&own, Some(platform), false)?;
+        self.fetch().fetch(&own, Some(platform), false)?;
         self.store().resolve(&text)
     }
 }

@@ -13,6 +13,7 @@ use std::fs;
 use std::io::Write;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use robot_env_diag::{IoContext, Result};
@@ -33,6 +34,11 @@ type Content = [u8; 24];
 #[derive(Default)]
 pub(crate) struct Index {
     path: Option<PathBuf>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
     known: HashMap<Key, Content>,
     /// Those that were asked for; only they are kept.
     used: HashMap<Key, Content>,
@@ -49,23 +55,29 @@ pub(crate) fn path_of(engine: &Engine, context: &Path) -> PathBuf {
 impl Index {
     /// The index kept at `path`; empty when there is none, or a damaged one.
     pub(crate) fn open(path: PathBuf) -> Index {
-        let mut index = Index { path: Some(path.clone()), ..Index::default() };
-        let Ok(bytes) = fs::read(path) else { return index };
-        let Some(records) = bytes.strip_prefix(HEADER) else { return index };
-        for record in records.chunks_exact(RECORD) {
+        let mut inner = Inner::default();
+        let bytes = fs::read(&path).unwrap_or_default();
+        for record in bytes.strip_prefix(HEADER).unwrap_or_default().chunks_exact(RECORD) {
             if let (Ok(key), Ok(content)) = (record[..40].try_into(), record[40..].try_into()) {
-                index.known.insert(key, content);
+                inner.known.insert(key, content);
             }
         }
-        index
+        Index { path: Some(path), inner: Mutex::new(inner) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What stands for a file's content.
-    pub(crate) fn content(&mut self, dir: BorrowedFd<'_>, name: &CStr, stat: &Stat) -> Result<Content> {
+    pub(crate) fn content(&self, dir: BorrowedFd<'_>, name: &CStr, stat: &Stat) -> Result<Content> {
         let key = key_of(stat);
-        if let Some(content) = self.known.get(&key) {
-            self.used.insert(key, *content);
-            return Ok(*content);
+        {
+            let mut inner = self.lock();
+            if let Some(content) = inner.known.get(&key).copied() {
+                inner.used.insert(key, content);
+                return Ok(content);
+            }
         }
         let within = || format!("cannot read `{}`", name.to_string_lossy());
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -91,26 +103,28 @@ impl Index {
         let changed = i128::from(after.st_ctime) * 1_000_000_000 + i128::from(after.st_ctime_nsec);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos() as i128);
         if key_of(&after) == key && now - changed > RACY {
-            self.used.insert(key, content);
-            self.changed = true;
+            let mut inner = self.lock();
+            inner.used.insert(key, content);
+            inner.changed = true;
         }
         Ok(content)
     }
 
     /// Keeps what is known now. That it cannot be kept costs time at the next build, nothing else.
-    pub(crate) fn save(&mut self) {
+    pub(crate) fn save(&self) {
         let Some(path) = &self.path else { return };
-        if !self.changed && self.used.len() == self.known.len() {
+        let mut inner = self.lock();
+        if !inner.changed && inner.used.len() == inner.known.len() {
             return;
         }
-        let mut bytes = Vec::with_capacity(HEADER.len() + self.used.len() * RECORD);
+        let mut bytes = Vec::with_capacity(HEADER.len() + inner.used.len() * RECORD);
         bytes.extend_from_slice(HEADER);
-        for (key, content) in &self.used {
+        for (key, content) in &inner.used {
             bytes.extend_from_slice(key);
             bytes.extend_from_slice(content);
         }
         let _ = write(path, &bytes);
-        self.changed = false;
+        inner.changed = false;
     }
 }
 
@@ -157,23 +171,23 @@ mod tests {
         fs::create_dir_all(&place).unwrap();
         let dir = robot_env_sys::fs::open_directory(&place).unwrap();
         fs::write(place.join("f"), "text").unwrap();
-        let ask = |index: &mut Index| {
+        let ask = |index: &Index| {
             let stat = rustix::fs::statat(&dir, "f", AtFlags::SYMLINK_NOFOLLOW).unwrap();
             index.content(dir.as_fd(), c"f", &stat).unwrap()
         };
-        let mut index = Index::open(place.join("index"));
-        let first = ask(&mut index);
-        assert!(index.used.is_empty(), "a fresh file may still change in this tick");
+        let index = Index::open(place.join("index"));
+        let first = ask(&index);
+        assert!(index.lock().used.is_empty(), "a fresh file may still change in this tick");
         std::thread::sleep(Duration::from_millis(2100));
-        assert_eq!(ask(&mut index), first);
+        assert_eq!(ask(&index), first);
         index.save();
-        let mut again = Index::open(place.join("index"));
-        assert_eq!(again.known.len(), 1);
-        assert_eq!(ask(&mut again), first);
+        let again = Index::open(place.join("index"));
+        assert_eq!(again.lock().known.len(), 1);
+        assert_eq!(ask(&again), first);
         fs::write(place.join("f"), "next").unwrap();
-        assert_ne!(ask(&mut again), first);
+        assert_ne!(ask(&again), first);
         fs::write(place.join("index"), "damaged").unwrap();
-        assert!(Index::open(place.join("index")).known.is_empty());
+        assert!(Index::open(place.join("index")).lock().known.is_empty());
         fs::remove_dir_all(place).unwrap();
     }
 }

@@ -1,6 +1,7 @@
 //! Building images: from a Dockerfile and a context to an image of the store.
 //!
-//! Stages are built in the order of the file, those alone that the target needs. The state of a stage
+//! Those stages are built that the target needs, each as soon as its base is there, several at once
+//! ([`schedule`](self)). The state of a stage
 //! is the chain of layers so far and the image's config so far; a step's cache key is the digest of
 //! that chain and of everything else that the step depends on, so that an instruction that only
 //! changes the config costs no step after it its place in the cache. A `RUN` is a container of the
@@ -20,9 +21,13 @@
 //! ```
 
 mod archive;
+mod base;
 mod cache;
+mod cancel;
+mod check;
 mod copying;
 mod deliver;
+mod failure;
 mod files;
 mod foreign;
 mod git;
@@ -36,17 +41,23 @@ mod permissions;
 mod relayer;
 mod remote;
 mod request;
+mod room;
 mod run;
+mod schedule;
 mod session;
 mod solve;
 mod source;
+mod stage;
 mod state;
+mod step;
 mod tree;
 
 pub use cache::{CachePlace, CacheSource, CacheTarget};
+pub use cancel::Cancel;
+pub use check::check;
 pub use kept::{CachedStep, cached_steps};
 pub use output::{Destination, Output};
-pub use request::{BuildRequest, Built, Fetch, Observer, Secret};
+pub use request::{BuildRequest, Built, Failure, Fetch, MadeLayer, Observer, Place, Secret};
 pub use session::build;
 pub use solve::read;
 pub use source::{ContextRoom, Files, Origin, Recipe, is_address};

@@ -12,13 +12,14 @@ use robot_env_store::CacheRecord;
 use robot_env_transfer::{Unpacker, copy_layer, ownership};
 use serde::Serialize;
 
-use crate::solve::{Build, Mounted, Shown};
+use crate::solve::Build;
 use crate::state::State;
+use crate::step::{Mounted, Shown};
 
 impl Build<'_> {
     /// Like [`Build::layer`], linked.
     pub(crate) fn linked(
-        &mut self,
+        &self,
         state: &mut State,
         shown: &Shown,
         what: &impl Serialize,
@@ -26,12 +27,15 @@ impl Build<'_> {
         write: &mut dyn FnMut(&mut Mounted<'_>) -> Result<()>,
     ) -> Result<()> {
         let key = Self::key(state.chain.as_ref(), &("link", what))?;
+        let _turn = self.schedule.turn(&key)?;
         if self.recall(state, shown, &key, &history)? {
             return Ok(());
         }
         let own = Self::key(None, &("link alone", what))?;
+        let _own_turn = self.schedule.turn(&own)?;
         let known = if shown.cache { self.session.cached(self.store(), &own)? } else { None };
-        let step = self.begin(&shown.label);
+        self.cancel.check()?;
+        let step = self.begin(shown);
         let begun = Instant::now();
         let found = known.is_some();
         let made = match known {
@@ -40,17 +44,18 @@ impl Build<'_> {
         };
         let unpacker = Unpacker::new(self.store(), ownership());
         let below = state.chain.clone();
-        let made = made.and_then(|alone| {
+        let mut alone = None;
+        let made = made.and_then(|made| {
+            alone = made;
             let on_top = |layer: &ChainId| copy_layer(&unpacker, layer, below.as_ref());
             let chain = alone.as_ref().map(on_top).transpose()?;
-            Ok((alone, chain.or_else(|| below.clone())))
+            Ok(chain.or_else(|| below.clone()))
         });
         if found && made.is_ok() {
-            self.observer.cached(step);
-            let (_, chain) = made?;
-            return self.remember(state, &key, chain, history);
+            self.heard().observer.cached(step);
+            return self.remember(state, shown, &key, made?, history);
         }
-        let (alone, chain) = self.ended(step, begun, made).map_err(|error| self.at(shown.span, error))?;
+        let chain = self.ended(step, begun, below.as_ref(), made)?;
         let record = CacheRecord {
             layer: alone.is_some(),
             chain: alone,
@@ -60,6 +65,6 @@ impl Build<'_> {
         };
         self.store().put_cached(&own, &record)?;
         self.session.note(&own, &record);
-        self.remember(state, &key, chain, history)
+        self.remember(state, shown, &key, chain, history)
     }
 }

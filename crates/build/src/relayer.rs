@@ -15,7 +15,7 @@ use robot_env_transfer::{Unpacker, commit_layer, ownership};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
 
 use crate::copying::{CopyOptions, Target};
-use crate::solve::Room;
+use crate::room::Room;
 use crate::tree::{Entry, Tree};
 
 /// How layers are made anew.

@@ -14,8 +14,9 @@ use crate::copying::CopyOptions;
 use crate::files::{Plan, unpack};
 use crate::git::{Access, GitAddress};
 use crate::permissions::Permissions;
-use crate::solve::{Build, Shown};
+use crate::solve::Build;
 use crate::state::State;
+use crate::step::Shown;
 use crate::tree::Tree;
 
 /// What files of a repository may: what git keeps of it, whatever the umask is.
@@ -30,7 +31,7 @@ pub(crate) fn is_remote(text: &str) -> bool {
 impl Build<'_> {
     /// Files of the web, and repositories.
     pub(crate) fn add_remote(
-        &mut self,
+        &self,
         state: &mut State,
         add: &Add,
         history: String,
@@ -48,7 +49,7 @@ impl Build<'_> {
     }
 
     fn add_download(
-        &mut self,
+        &self,
         state: &mut State,
         add: &Add,
         plan: &Plan,
@@ -68,7 +69,7 @@ impl Build<'_> {
             Some(word) => Some(word.text.parse::<Digest>()?),
             None => None,
         };
-        let path = self.room.path.join(format!("download-{}", Digest::of(address.as_bytes()).short()));
+        let path = self.room.place("download");
         // What it must be decides alone where that is said: it is not downloaded to be found again.
         let (digest, time) = match &checksum {
             Some(digest) => (digest.clone(), None),
@@ -110,7 +111,7 @@ impl Build<'_> {
     }
 
     fn add_repository(
-        &mut self,
+        &self,
         state: &mut State,
         add: &Add,
         plan: &Plan,
@@ -134,7 +135,7 @@ impl Build<'_> {
             authorization: git.authorization(&self.request.secrets)?,
             trusted: false,
         };
-        let place = self.room.path.join(format!("git-{}", Digest::of(git.remote.as_bytes()).short()));
+        let place = self.room.place("git");
         let commit = git.resolve(&access, &self.room.path)?;
         let what = (
             "git",
@@ -146,7 +147,6 @@ impl Build<'_> {
         let permissions = Permissions::parse(GIT_PERMISSIONS)?;
         self.placed_layer(state, shown, plan, &what, history, &mut |mounted, owner| {
             let _gone = Gone(place.clone());
-            let _ = fs::remove_dir_all(&place);
             fs::create_dir_all(&place).io_context(|| format!("cannot make `{}`", place.display()))?;
             let (directory, time) = git.checkout(&access, &commit, &place, keep)?;
             let root = open_directory(&directory)?;

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use robot_env_diag::Result;
 use robot_env_engine::stream::Stream;
-use robot_env_oci::{Digest, ImageId, Platform, Reference};
+use robot_env_oci::{ChainId, Digest, ImageId, Platform, Reference};
 use robot_env_registry::Client;
 use robot_env_spec::{ContainerSpec, NetworkMode};
 
 use crate::cache::{CacheSource, CacheTarget};
+use crate::cancel::Cancel;
 use crate::output::Output;
 
 /// What is to be built.
@@ -62,6 +63,8 @@ pub struct BuildRequest {
     pub cache_from: Vec<CacheSource>,
     /// Where the cache of this one is put, too.
     pub cache_to: Vec<CacheTarget>,
+    /// Ends the build when it is cancelled.
+    pub cancel: Option<Cancel>,
     /// What files and image say of the time, in seconds since the Unix epoch; `None`: what it is.
     pub epoch: Option<i64>,
 }
@@ -90,22 +93,74 @@ pub struct Built {
     pub digest: Option<Digest>,
 }
 
-/// Hears what a build does. Steps have numbers, in the order in which they begin.
-pub trait Observer {
+/// Where a step stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its stage: its name, or `stage-N`.
+    pub stage: String,
+    /// Its number in the stage, from 1; 0 for what makes no layer.
+    pub number: usize,
+    /// How many the stage has.
+    pub count: usize,
+    /// The line of the Dockerfile.
+    pub line: usize,
+}
+
+/// A layer that an instruction of the Dockerfile made, in this build or in an earlier one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MadeLayer {
+    /// The layers up to it.
+    pub chain: ChainId,
+    /// The line of the Dockerfile, counted from 1.
+    pub line: usize,
+}
+
+/// Where in its Dockerfile a build failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// What messages call the file.
+    pub file: String,
+    /// The stage, where the file has several.
+    pub stage: Option<String>,
+    /// The step, where it had begun.
+    pub step: Option<usize>,
+    /// The step's label; empty for what is no step.
+    pub label: String,
+    /// Counted from 1.
+    pub line: usize,
+    /// Counted from 1, in characters.
+    pub column: usize,
+    /// The lines of the file, that one marked: see [`robot_env_dockerfile::Span::excerpt`].
+    pub excerpt: String,
+    /// The end of what the step has printed, as it came.
+    pub output: Vec<u8>,
+}
+
+/// Hears what a build does. Steps have numbers, in the order in which they begin; those of stages that
+/// are built at the same time interleave. Calls come one at a time, from several threads.
+pub trait Observer: Send {
     /// A step begins.
     fn begin(&mut self, step: usize, label: &str);
+    /// Where the step that has just begun stands.
+    fn place(&mut self, _step: usize, _place: &Place) {}
     /// Its result was there already.
     fn cached(&mut self, step: usize);
     /// It prints something.
     fn output(&mut self, step: usize, stream: Stream, bytes: &[u8]);
+    /// It made a layer with so many bytes of files; it is done in a moment.
+    fn layer(&mut self, _step: usize, _size: u64) {}
     /// It is done, after so much time.
     fn done(&mut self, step: usize, time: Duration);
-    /// It failed.
+    /// It failed, or was ended because another one failed.
     fn failed(&mut self, step: usize);
+    /// The layers of a target that was built, the lowest first, without those of its base image.
+    fn layers(&mut self, _layers: &[MadeLayer]) {}
+    /// The build has failed here; comes last.
+    fn failure(&mut self, _failure: &Failure) {}
 }
 
-/// Brings images here.
-pub trait Fetch {
+/// Brings images here. Calls come one at a time, from several threads.
+pub trait Fetch: Send {
     /// Pulls it. Without `always`, it is known not to be here.
     fn fetch(&mut self, reference: &Reference, platform: Option<&Platform>, always: bool) -> Result<()>;
 

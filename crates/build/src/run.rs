@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use robot_env_diag::{Error, IoContext, Kind, Result};
 use robot_env_dockerfile::{Mount, MountKind, Run, RunNetwork, Script, Sharing, Source, Word};
@@ -13,16 +14,21 @@ use robot_env_engine::{StepRequest, StepResult};
 use robot_env_oci::Digest;
 use robot_env_spec::{MountSource, MountSpec, NetworkMode, Propagation, ReadOnlyDepth};
 use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 
 use crate::copying::{CopyOptions, Target};
+use crate::failure::Trouble;
 use crate::history::with_shell;
 use crate::request::Secret;
-use crate::solve::{Build, Shown};
+use crate::solve::Build;
 use crate::state::{State, network_word};
+use crate::step::Shown;
 use crate::tree::clean;
 
 /// Where a script of a heredoc is to be found.
 const SCRIPTS: &str = "/dev/pipes";
+/// How often a lock is tried that somebody holds.
+const PATIENCE: Duration = Duration::from_millis(20);
 /// Variables that every `RUN` sees without `ARG`, and that are part of no key.
 const PROXIES: [&str; 8] = [
     "HTTP_PROXY",
@@ -42,13 +48,36 @@ struct Mounts {
     /// What of them the key depends on.
     keys: Vec<String>,
     variables: Vec<(String, Vec<u8>)>,
-    /// Locks of caches.
+    /// The directories of caches, by their ids, and their locks.
+    caches: BTreeMap<String, PathBuf>,
     held: Vec<File>,
+    /// Files and directories that go with the step.
+    places: Vec<PathBuf>,
+}
+
+impl Drop for Mounts {
+    fn drop(&mut self) {
+        for place in &self.places {
+            if fs::remove_file(place).is_err() {
+                let _ = fs::remove_dir_all(place);
+            }
+        }
+    }
+}
+
+/// Where a mount goes.
+fn target_of(state: &State, mount: &Mount, default: &str) -> String {
+    let text = if mount.target.is_empty() { default } else { &mount.target };
+    format!("/{}", clean(&state.absolute(text)))
+}
+
+fn cache_id<'m>(mount: &'m Mount, target: &'m str) -> &'m str {
+    if mount.id.is_empty() { target } else { &mount.id }
 }
 
 impl Build<'_> {
-    pub(crate) fn run_step(&mut self, state: &mut State, run: &Run, shown: &Shown) -> Result<()> {
-        let mounts = run.mounts(self.file.escape, &state.scope).map_err(|fault| self.fault(fault))?.0;
+    pub(crate) fn run_step(&self, state: &mut State, run: &Run, shown: &Shown) -> Result<(), Trouble> {
+        let mounts = run.mounts(self.file.escape, &state.scope)?.0;
         let (words, script) = match run.script() {
             Script::Exec(words) => (words, None),
             Script::Shell(text) => (with_shell(&state.config.shell, &text), None),
@@ -58,17 +87,16 @@ impl Build<'_> {
             }
         };
         if let Some(device) = run.devices.iter().find(|device| device.required) {
-            return Err(self.at(
-                shown.span,
-                Error::new(Kind::Unsupported, format!("cannot give the device `{}` to a build", device.name)),
-            ));
+            let why = format!("cannot give the device `{}` to a build", device.name);
+            return Err(Error::new(Kind::Unsupported, why).into());
         }
         if run.insecure && !self.request.run.privileged {
-            return Err(self.at(
-                shown.span,
-                Error::new(Kind::Denied, "cannot run with `--security=insecure`: it was not allowed")
-                    .with_hint("build with `--allow security.insecure`"),
-            ));
+            return Err(Error::new(
+                Kind::Denied,
+                "cannot run with `--security=insecure`: it was not allowed",
+            )
+            .with_hint("build with `--allow security.insecure`")
+            .into());
         }
         let network = match run.network {
             RunNetwork::Default => self.request.network.clone(),
@@ -87,7 +115,7 @@ impl Build<'_> {
             state.scope.variables().filter(|(name, _)| !PROXIES.contains(name)).collect();
         let mut wanted = Mounts::default();
         for mount in &mounts {
-            self.key_of(mount, &mut wanted).map_err(|error| self.at(shown.span, error))?;
+            self.key_of(mount, shown.stage, &mut wanted)?;
         }
         let what = (
             "run",
@@ -98,12 +126,15 @@ impl Build<'_> {
             &wanted.keys,
         );
         let key = Self::key(state.chain.as_ref(), &what)?;
+        let _turn = self.schedule.turn(&key)?;
         if self.recall(state, shown, &key, &history)? {
             return Ok(());
         }
-        crate::foreign::check_runs(&state.platform).map_err(|error| self.at(shown.span, error))?;
+        crate::foreign::check_runs(&state.platform)?;
+        self.cancel.check()?;
+        self.lock_caches(state, &mounts, shown.stage, &mut wanted)?;
         for mount in &mounts {
-            self.mount(state, mount, &mut wanted).map_err(|error| self.at(shown.span, error))?;
+            self.mount(state, mount, shown.stage, &mut wanted)?;
         }
         let mut spec = self.request.run.clone();
         spec.image.clone_from(&shown.label);
@@ -114,7 +145,7 @@ impl Build<'_> {
         spec.entrypoint = Some(words.clone());
         spec.mounts = std::mem::take(&mut wanted.specs);
         if let Some((path, content)) = script {
-            spec.mounts.push(self.script(&path, &content)?);
+            spec.mounts.push(self.script(&path, &content, &mut wanted)?);
         }
         let proxies =
             PROXIES.iter().filter_map(|name| Some((*name, self.request.arguments.get(*name)?.as_str())));
@@ -124,15 +155,14 @@ impl Build<'_> {
             let value = String::from_utf8_lossy(value);
             spec.env.push(format!("{name}={value}"));
         }
-        let step = self.begin(&shown.label);
+        let step = self.begin(shown);
         let begun = Instant::now();
         let request = StepRequest { chain: state.chain.clone(), config: state.config.clone(), spec };
-        let engine = self.engine;
-        let observer = &mut *self.observer;
-        let result = engine.run_step(request, &mut |stream, bytes| {
-            observer.output(step, stream, bytes);
+        let mut output = |stream, bytes: &[u8]| {
+            self.output(step, shown, stream, bytes);
             Ok(())
-        });
+        };
+        let result = self.engine.run_step(request, &mut output, self.cancel.as_fd());
         drop(wanted);
         let result = match result {
             Ok(StepResult::Layers(chain)) => Ok(chain),
@@ -142,12 +172,12 @@ impl Build<'_> {
             )),
             Err(error) => Err(error),
         };
-        let chain = self.ended(step, begun, result).map_err(|error| self.at(shown.span, error))?;
-        self.remember(state, &key, chain, history)
+        let chain = self.ended(step, begun, state.chain.as_ref(), result)?;
+        Ok(self.remember(state, shown, &key, chain, history)?)
     }
 
-    fn script(&self, path: &str, content: &str) -> Result<MountSpec> {
-        let file = self.room.path.join(format!("script-{}", Digest::of(content.as_bytes()).short()));
+    fn script(&self, path: &str, content: &str, wanted: &mut Mounts) -> Result<MountSpec> {
+        let file = self.scratch("script", wanted);
         let within = || format!("cannot write `{}`", file.display());
         fs::write(&file, content).io_context(within)?;
         fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).io_context(within)?;
@@ -160,14 +190,14 @@ impl Build<'_> {
     }
 
     /// Adds to the key what the result of a step with this mount depends on.
-    fn key_of(&mut self, mount: &Mount, wanted: &mut Mounts) -> Result<()> {
+    fn key_of(&self, mount: &Mount, stage: usize, wanted: &mut Mounts) -> Result<()> {
         let key = match mount.kind {
             MountKind::Bind => {
                 let from = self.source(mount);
-                let opened = self.open(from.as_ref())?;
+                let opened = self.open(from.as_ref(), stage)?;
                 let found = opened.tree().find(&mount.source)?;
-                let index = self.index_of(from.as_ref())?;
-                format!("bind {} {}", mount.target, opened.tree().digest(&found, None, index)?)
+                let digest = opened.tree().digest(&found, None, self.index_of(&opened))?;
+                format!("bind {} {digest}", mount.target)
             }
             // What is in a cache, a secret, an agent is no part of the result.
             MountKind::Cache => format!("cache {} {}", mount.target, mount.id),
@@ -179,11 +209,8 @@ impl Build<'_> {
         Ok(())
     }
 
-    fn mount(&mut self, state: &State, mount: &Mount, wanted: &mut Mounts) -> Result<()> {
-        let target = |default: &str| {
-            let text = if mount.target.is_empty() { default } else { &mount.target };
-            format!("/{}", clean(&state.absolute(text)))
-        };
+    fn mount(&self, state: &State, mount: &Mount, stage: usize, wanted: &mut Mounts) -> Result<()> {
+        let target = |default: &str| target_of(state, mount, default);
         match mount.kind {
             MountKind::Tmpfs => wanted.specs.push(MountSpec {
                 target: target(""),
@@ -191,12 +218,14 @@ impl Build<'_> {
                 read_only: mount.read_only,
             }),
             MountKind::Bind => {
-                let spec = self.bind_mount(mount, &target(""))?;
+                let spec = self.bind_mount(mount, &target(""), stage, wanted)?;
                 wanted.specs.push(spec);
             }
             MountKind::Cache => {
                 let target = target("");
-                let directory = self.cache(mount, &target, wanted)?;
+                let directory = wanted.caches.get(cache_id(mount, &target)).cloned().ok_or_else(|| {
+                    Error::new(Kind::Internal, format!("the cache for `{target}` was not opened"))
+                })?;
                 wanted.specs.push(bind(&directory, &target, mount.read_only));
             }
             MountKind::Secret => self.secret(mount, &target, wanted)?,
@@ -217,7 +246,13 @@ impl Build<'_> {
         Ok(())
     }
 
-    fn bind_mount(&mut self, mount: &Mount, target: &str) -> Result<MountSpec> {
+    fn bind_mount(
+        &self,
+        mount: &Mount,
+        target: &str,
+        stage: usize,
+        wanted: &mut Mounts,
+    ) -> Result<MountSpec> {
         let from = self.source(mount);
         if let Some(from) = &from
             && !matches!(from, Source::Image(name) if self.named_context(name)?.is_some())
@@ -228,7 +263,7 @@ impl Build<'_> {
                     "a mount from a stage or an image cannot be written to",
                 ));
             }
-            let Some(other) = self.state_of(from)? else {
+            let Some(other) = self.state_of(from, stage)? else {
                 return Err(Error::invalid("nothing can be mounted from scratch"));
             };
             let image = self.temporary_image(&other)?.to_string();
@@ -240,47 +275,69 @@ impl Build<'_> {
             });
         }
         // A copy: what is written is nobody's, owners are root's, what is ignored is not there.
-        let opened = self.open(from.as_ref())?;
+        let opened = self.open(from.as_ref(), stage)?;
         let tree = opened.tree();
         let mut found = tree.find(&mount.source)?;
         let Some(found) = found.pop() else { return Err(Error::not_found(mount.source.clone())) };
-        let place = self.room.path.join(format!("bind-{}", Digest::of(target.as_bytes()).short()));
-        let _ = fs::remove_dir_all(&place);
+        let place = self.scratch("bind", wanted);
         fs::create_dir_all(&place).io_context(|| format!("cannot make `{}`", place.display()))?;
         let root = robot_env_sys::fs::open_directory(&place)?;
-        let mut into = Target::new(std::os::fd::AsFd::as_fd(&root), robot_env_transfer::ownership());
+        let mut into = Target::new(root.as_fd(), robot_env_transfer::ownership());
         into.copy(&tree, &found, "/tree", &CopyOptions::default())?;
         Ok(bind(&place.join("tree"), target, mount.read_only))
     }
 
+    /// Opens and locks the caches of a step, always in the same order: steps that want several of them
+    /// do not wait for each other in a circle.
+    fn lock_caches(&self, state: &State, mounts: &[Mount], stage: usize, wanted: &mut Mounts) -> Result<()> {
+        let mut all: BTreeMap<String, &Mount> = BTreeMap::new();
+        for mount in mounts.iter().filter(|mount| mount.kind == MountKind::Cache) {
+            let id = cache_id(mount, &target_of(state, mount, "")).to_owned();
+            all.entry(id).or_insert(mount);
+        }
+        for (id, mount) in all {
+            let (directory, lock) = self.cache(mount, &id, stage)?;
+            wanted.caches.insert(id, directory);
+            wanted.held.push(lock);
+        }
+        Ok(())
+    }
+
     /// The directory of a cache, locked as its sharing says.
-    fn cache(&mut self, mount: &Mount, target: &str, wanted: &mut Mounts) -> Result<PathBuf> {
-        let id = if mount.id.is_empty() { target } else { &mount.id };
+    fn cache(&self, mount: &Mount, id: &str, stage: usize) -> Result<(PathBuf, File)> {
         let base = self.engine.paths().root().join("build/mounts");
         let digest = Digest::of(id.as_bytes());
-        for number in 0.. {
+        let mut number = 0;
+        loop {
             let directory = base.join(format!("{}-{number}", digest.hex()));
-            self.make_cache(mount, &directory)?;
+            self.make_cache(mount, stage, &directory)?;
             let lock =
                 File::open(&directory).io_context(|| format!("cannot open `{}`", directory.display()))?;
             let how = match mount.sharing {
-                Sharing::Shared => FlockOperation::LockShared,
-                Sharing::Locked => FlockOperation::LockExclusive,
-                Sharing::Private => FlockOperation::NonBlockingLockExclusive,
+                Sharing::Shared => FlockOperation::NonBlockingLockShared,
+                Sharing::Locked | Sharing::Private => FlockOperation::NonBlockingLockExclusive,
             };
             match rustix::fs::flock(&lock, how) {
-                Ok(()) => {
-                    wanted.held.push(lock);
-                    return Ok(directory.join("content"));
+                Ok(()) => return Ok((directory.join("content"), lock)),
+                Err(Errno::AGAIN) if mount.sharing == Sharing::Private => number += 1,
+                Err(Errno::AGAIN) => {
+                    // A lock tells nobody that it is free; a cancelled build must not wait for it.
+                    self.cancel.check()?;
+                    std::thread::sleep(PATIENCE);
                 }
-                Err(rustix::io::Errno::AGAIN) => {}
                 Err(errno) => return Err(errno).io_context(|| format!("flock({})", directory.display())),
             }
         }
-        unreachable!("the loop ends by itself")
     }
 
-    fn make_cache(&mut self, mount: &Mount, directory: &Path) -> Result<()> {
+    /// A path that goes when the step has ended.
+    fn scratch(&self, name: &str, wanted: &mut Mounts) -> PathBuf {
+        let place = self.room.place(name);
+        wanted.places.push(place.clone());
+        place
+    }
+
+    fn make_cache(&self, mount: &Mount, stage: usize, directory: &Path) -> Result<()> {
         let content = directory.join("content");
         if content.exists() {
             return Ok(());
@@ -288,14 +345,14 @@ impl Build<'_> {
         let within = || format!("cannot make cache `{}`", directory.display());
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o755).create(directory).io_context(within)?;
-        let grown = directory.join(format!("new-{}", self.room.name));
+        let grown = directory.join(format!("new-{}-{stage}", self.room.name));
         fs::create_dir(&grown).io_context(within)?;
         if mount.from.is_some() {
             let from = self.source(mount);
-            let opened = self.open(from.as_ref())?;
+            let opened = self.open(from.as_ref(), stage)?;
             let found = opened.tree().find(&mount.source)?;
             let root = robot_env_sys::fs::open_directory(&grown)?;
-            let mut into = Target::new(std::os::fd::AsFd::as_fd(&root), robot_env_transfer::ownership());
+            let mut into = Target::new(root.as_fd(), robot_env_transfer::ownership());
             for found in found.iter().filter(|found| found.is_directory) {
                 into.copy(&opened.tree(), found, "/", &CopyOptions::default())?;
             }
@@ -317,7 +374,7 @@ impl Build<'_> {
         }
     }
 
-    fn secret(&mut self, mount: &Mount, target: &dyn Fn(&str) -> String, wanted: &mut Mounts) -> Result<()> {
+    fn secret(&self, mount: &Mount, target: &dyn Fn(&str) -> String, wanted: &mut Mounts) -> Result<()> {
         let id = [&mount.id, &mount.source].into_iter().find(|text| !text.is_empty()).cloned();
         let id = id.unwrap_or_else(|| mount.target.rsplit('/').next().unwrap_or_default().to_owned());
         let content = match self.request.secrets.get(&id) {
@@ -337,9 +394,8 @@ impl Build<'_> {
                 return Ok(());
             }
         }
-        let path = self.room.path.join(format!("secret-{}", wanted.specs.len()));
+        let path = self.scratch("secret", wanted);
         let within = || "cannot hand on a secret".to_owned();
-        let _ = fs::remove_file(&path);
         let mut file =
             fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).io_context(within)?;
         file.write_all(&content).io_context(within)?;

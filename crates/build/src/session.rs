@@ -12,8 +12,9 @@ use robot_env_store::{CacheRecord, Store};
 use crate::cache::{self, CachePlace, CacheTarget, Import};
 use crate::deliver::{self, Delivery};
 use crate::relayer::Relayer;
-use crate::request::{BuildRequest, Built, Fetch, Observer};
-use crate::solve::{Room, Solved, solve};
+use crate::request::{BuildRequest, Built, Failure, Fetch, MadeLayer, Observer, Place};
+use crate::room::Room;
+use crate::solve::{Solved, solve};
 
 /// How long what a build uses stays without anything that refers to it.
 const LEASE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -78,7 +79,8 @@ impl Session {
 ///
 /// # Errors
 /// `InvalidInput` for a Dockerfile that is none, naming file, line and column; `NotFound` for a file
-/// or image that is not there; `Conflict` for a command that fails; those of pulling and running.
+/// or image that is not there; `Conflict` for a command that fails; `Interrupted` when
+/// it was cancelled; those of pulling and running.
 /// Nothing of the build is left then but what the cache keeps.
 pub fn build(
     engine: &Engine,
@@ -253,6 +255,10 @@ impl Observer for Numbered<'_> {
         }
     }
 
+    fn place(&mut self, step: usize, place: &Place) {
+        self.inner.place(self.before + step, place);
+    }
+
     fn cached(&mut self, step: usize) {
         self.inner.cached(self.before + step);
     }
@@ -261,11 +267,24 @@ impl Observer for Numbered<'_> {
         self.inner.output(self.before + step, stream, bytes);
     }
 
+    fn layer(&mut self, step: usize, size: u64) {
+        self.inner.layer(self.before + step, size);
+    }
+
+    fn layers(&mut self, layers: &[MadeLayer]) {
+        self.inner.layers(layers);
+    }
+
     fn done(&mut self, step: usize, time: Duration) {
         self.inner.done(self.before + step, time);
     }
 
     fn failed(&mut self, step: usize) {
         self.inner.failed(self.before + step);
+    }
+
+    fn failure(&mut self, failure: &Failure) {
+        let step = failure.step.map(|step| self.before + step);
+        self.inner.failure(&Failure { step, ..failure.clone() });
     }
 }

@@ -7,6 +7,7 @@ use robot_env_spec::NetworkMode;
 use serde_json::{Map, Value};
 
 use crate::history::{created_by, with_shell};
+use crate::request::MadeLayer;
 
 /// The search path of an image that has none, as Docker sets it.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -25,6 +26,8 @@ pub(crate) struct State {
     /// The layers of the image that the stage stands on, through other stages: what the build did
     /// not make.
     pub(crate) base: Option<ChainId>,
+    /// The layers on top of those.
+    pub(crate) made: Vec<MadeLayer>,
     /// Whether this stage said what the default command is.
     has_command: bool,
 }
@@ -53,7 +56,18 @@ impl State {
         let environment = config.env.iter().filter_map(|variable| variable.split_once('='));
         let scope = Scope::new(environment);
         let base = chain.clone();
-        State { chain, platform, scope, config, author, history, created, base, has_command: false }
+        State {
+            chain,
+            platform,
+            scope,
+            config,
+            author,
+            history,
+            created,
+            base,
+            made: Vec::new(),
+            has_command: false,
+        }
     }
 
     /// Another stage begins with this one's result.
@@ -82,6 +96,17 @@ impl State {
             empty_layer: !layer,
             ..HistoryEntry::default()
         });
+    }
+
+    /// The stage has these layers from now on, the last one made by the instruction in `line` if it
+    /// made one.
+    pub(crate) fn stand_on(&mut self, chain: Option<ChainId>, line: usize) {
+        if let Some(chain) = &chain
+            && self.chain.as_ref() != Some(chain)
+        {
+            self.made.push(MadeLayer { chain: chain.clone(), line });
+        }
+        self.chain = chain;
     }
 
     /// Does what an instruction says, which makes no layer; variables are put in. False for one that

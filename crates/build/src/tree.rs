@@ -230,7 +230,7 @@ impl Tree<'_> {
         &self,
         matches: &[Match],
         excludes: Option<&Ignore>,
-        index: &mut Index,
+        index: &Index,
     ) -> Result<Digest> {
         let mut hasher = Hasher::new(Algorithm::Sha256);
         for found in matches {

@@ -56,6 +56,16 @@ pub struct App {
     server: Option<Server>,
 }
 
+/// See [`App::error_observer`], for another thread.
+pub(crate) fn error_observer(terminal: bool, quiet: bool) -> Box<dyn Observer> {
+    if quiet {
+        return Box::new(());
+    }
+    let out = std::io::stderr();
+    let size = terminal.then(|| robot_env_sys::terminal::size(&out).unwrap_or((24, 80)));
+    Box::new(Progress::new(out, size))
+}
+
 /// Who serves the API: a front end of its own, which the program brings along.
 pub type Server = fn(ServeRequest) -> Result<()>;
 
@@ -314,13 +324,7 @@ impl App {
 
     /// The same on standard error, for commands whose output is the program's.
     pub(crate) fn error_observer(&self, quiet: bool) -> Box<dyn Observer> {
-        if quiet {
-            return Box::new(());
-        }
-        let out = std::io::stderr();
-        let size =
-            self.ambient.stderr_is_terminal.then(|| robot_env_sys::terminal::size(&out).unwrap_or((24, 80)));
-        Box::new(Progress::new(out, size))
+        error_observer(self.ambient.stderr_is_terminal, quiet)
     }
 
     /// The time.

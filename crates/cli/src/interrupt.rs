@@ -15,6 +15,15 @@ use crate::verb::Exit;
 /// Does something with `client`; SIGINT, SIGTERM and SIGHUP cancel it. A second one ends the
 /// process at once: what is left then is cleaned up by a later command.
 pub(crate) fn interruptible<T>(client: &Client, act: impl FnOnce() -> Result<T>) -> Result<T> {
+    interruptible_by(client, &|| {}, act)
+}
+
+/// [`interruptible`], with more to do when it is cancelled.
+pub(crate) fn interruptible_by<T>(
+    client: &Client,
+    cancel: &(dyn Fn() + Sync),
+    act: impl FnOnce() -> Result<T>,
+) -> Result<T> {
     let signals = SignalFd::new(&[Signal::INT.as_raw(), Signal::TERM.as_raw(), Signal::HUP.as_raw()])?;
     let (ended, end) = pipe()?;
     std::thread::scope(|scope| {
@@ -33,6 +42,7 @@ pub(crate) fn interruptible<T>(client: &Client, act: impl FnOnce() -> Result<T>)
                         exit_now(128 + signal);
                     }
                     client.cancel();
+                    cancel();
                 }
             }
         };

@@ -1,6 +1,6 @@
 //! The client's side of a monitor's stream: a command in front of a container.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use robot_env_diag::{Context, Error, Kind, Result};
@@ -93,6 +93,35 @@ impl Attachment {
             }
             if !self.fill()? {
                 return Ok(None);
+            }
+        }
+    }
+
+    /// [`Attachment::receive`], as long as `cancel` is not readable.
+    ///
+    /// # Errors
+    /// `Interrupted` when it is.
+    pub fn receive_unless(&mut self, cancel: BorrowedFd<'_>) -> Result<Option<Frame>> {
+        loop {
+            let mut fds =
+                [PollFd::new(&self.socket, PollFlags::IN), PollFd::from_borrowed_fd(cancel, PollFlags::IN)];
+            let known = self.decoder.next_frame()?;
+            // Frames that are here already are not waited for.
+            let patience = known.is_some().then_some(Timespec { tv_sec: 0, tv_nsec: 0 });
+            match poll(&mut fds, patience.as_ref()) {
+                Ok(_) if !fds[1].revents().is_empty() => {
+                    return Err(Error::new(Kind::Interrupted, "the command was cancelled"));
+                }
+                Ok(_) | Err(Errno::INTR) if known.is_some() => return Ok(known),
+                Ok(_) => {
+                    if !self.fill()? {
+                        return Ok(None);
+                    }
+                }
+                Err(Errno::INTR) => {}
+                Err(errno) => {
+                    return Err(errno).context(Kind::Internal, || "cannot wait for the container".into());
+                }
             }
         }
     }

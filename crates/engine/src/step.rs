@@ -41,14 +41,17 @@ pub enum StepResult {
 }
 
 impl Engine {
-    /// Runs a step to its end; what it prints goes to `output` as it comes.
+    /// Runs a step to its end; what it prints goes to `output` as it comes. It is killed when `cancel`
+    /// becomes readable.
     ///
     /// # Errors
-    /// Those of [`Engine::create`] and [`Engine::start`]; `NoSpace`. The container is gone then, too.
+    /// Those of [`Engine::create`] and [`Engine::start`]; `NoSpace`; `Interrupted` when it was
+    /// cancelled. The container is gone then, too.
     pub fn run_step(
         &self,
         request: StepRequest,
         output: &mut dyn FnMut(Stream, &[u8]) -> Result<()>,
+        cancel: BorrowedFd<'_>,
     ) -> Result<StepResult> {
         let StepRequest { chain, config, mut spec } = request;
         spec.check()?;
@@ -65,7 +68,7 @@ impl Engine {
             let started = self.start_with(id, Some(hello), Some(ahead))?;
             let mut code = None;
             if let Some(mut attachment) = started.attachment {
-                while let Some(frame) = attachment.receive()? {
+                while let Some(frame) = attachment.receive_unless(cancel)? {
                     match frame {
                         Frame::Output(stream, bytes) => output(stream, &bytes)?,
                         Frame::Exit(notice) => code = Some(notice.code),

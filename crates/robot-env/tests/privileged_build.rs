@@ -178,6 +178,16 @@ fn privileged_bad_builds_are_refused_and_leave_nothing() {
     for (text, want) in [
         ("FROM busybox\nRUN exit 3\n", "ended with exit code 3"),
         ("FROM busybox\nRUN exit 3\n", "line 2, column 1"),
+        ("FROM busybox\nRUN exit 3\n", " 2 | >>> RUN exit 3\n"),
+        ("FROM busybox\nRUN echo why; exit 3\n", "------\n > [2/2] RUN echo why; exit 3:\nwhy\n------\n"),
+        (
+            "FROM busybox\nCOPPY a b\n",
+            "Dockerfile:2\n--------------------\n 1 |     FROM busybox\n 2 | >>> COPPY a b\n",
+        ),
+        (
+            "# check=error=true\nFROM busybox\nCMD true\n",
+            "lint violation found for rules: JSONArgsRecommended",
+        ),
         ("FROM busybox\nCOPPY a b\n", "did you mean `COPY`"),
         ("FROM busybox\nCOPY nope /x\n", "`nope` is not in the context"),
         ("FROM busybox\nCOPY hidden /x\n", "a line of .dockerignore keeps it out"),
@@ -199,6 +209,7 @@ fn privileged_bad_builds_are_refused_and_leave_nothing() {
     for (words, want) in [
         (&["--isolation", "hyperv"][..], "cannot isolate by `hyperv`"),
         (&["--target", "nope"], "target stage \"nope\" could not be found"),
+        (&["--progress", "tty"], "standard error is no terminal"),
         (&["--progress", "loud"], "invalid argument `loud` for --progress"),
         (&["-f", "missing"], "there is no such file"),
         (&["--allow", "everything"], "invalid argument `everything` for --allow"),
@@ -298,4 +309,180 @@ fn privileged_contexts_come_from_archives_repositories_and_standard_input() {
         .unwrap();
     let done = build(&place, &directory, &[]);
     assert!(done.code != 0 && done.err.contains("has the digest"), "{}", done.err);
+}
+
+#[test]
+fn privileged_stages_are_built_at_once_and_wait_where_they_need_each_other() {
+    let Some(place) = Place::new("build-parallel") else { return };
+    // Each of the two waits until the other one works, by a cache that they share.
+    let text = "\
+FROM busybox AS one
+RUN --mount=type=cache,target=/c touch /c/one; until [ -e /c/two ]; do sleep 0.05; done; echo 1 > /made
+FROM busybox AS two
+RUN --mount=type=cache,target=/c touch /c/two; until [ -e /c/one ]; do sleep 0.05; done; echo 2 > /made
+FROM busybox AS same-one
+RUN date +%N > /time; echo shared
+FROM busybox AS same-two
+RUN date +%N > /time; echo shared
+FROM busybox
+COPY --from=one /made /one
+COPY --from=two /made /two
+COPY --from=same-one /time /time-one
+COPY --from=same-two /time /time-two
+";
+    let directory = context(&place, "ctx", text, &[]);
+    // On one processor they would wait for ever.
+    let parallel = std::thread::available_parallelism().is_ok_and(|number| number.get() > 1);
+    if !parallel {
+        println!("skipped: one processor builds one stage at a time");
+        return;
+    }
+    let done = build(&place, &directory, &["-t", "t", "--no-cache"]);
+    assert_eq!(done.code, 0, "{}", done.err);
+    assert_eq!(
+        prints(&place, "t", "cat /one /two; [ $(cat /time-one) = $(cat /time-two) ] && echo same"),
+        "1\n2\nsame"
+    );
+    // Lines of both name their stages; the step that both stages have is made once.
+    for label in ["[one 2/2] RUN", "[two 2/2] RUN"] {
+        assert!(done.err.contains(label), "{}", done.err);
+    }
+    let shared = done.err.lines().filter(|line| line.ends_with(" shared") && !line.contains("RUN"));
+    assert_eq!(shared.count(), 1, "{}", done.err);
+
+    // A failure ends the other stage and is named; nothing of either is left.
+    let text = "\
+FROM busybox AS slow
+RUN sleep 981
+FROM busybox AS bad
+RUN sleep 0.5; echo reason; exit 7
+FROM busybox
+COPY --from=slow / /
+COPY --from=bad / /
+";
+    let directory = context(&place, "bad", text, &[]);
+    let begun = Instant::now();
+    let done = build(&place, &directory, &[]);
+    assert!(begun.elapsed() < Duration::from_secs(60), "{}", done.err);
+    assert_eq!(done.code, 1, "{}", done.err);
+    assert!(done.err.contains("stage `bad` of"), "{}", done.err);
+    assert!(done.err.contains("line 4, column 1") && done.err.contains("exit code 7"), "{}", done.err);
+    assert_leaves_nothing(&place, b"sleep\x00981");
+}
+
+#[test]
+fn privileged_an_interrupted_build_ends_its_commands() {
+    let Some(place) = Place::new("build-interrupt") else { return };
+    let text = "\
+FROM busybox AS a
+RUN echo begun; sleep 983
+FROM busybox AS b
+RUN echo begun; sleep 983.5
+FROM busybox
+COPY --from=a / /
+COPY --from=b / /
+";
+    let directory = context(&place, "ctx", text, &[]);
+    let mut call = place.command(&["build", "--progress", "plain", directory.to_str().unwrap()]);
+    let log = place.directory.join("log");
+    let mut child = Killed(call.0.stderr(fs::File::create(&log).unwrap()).spawn().unwrap());
+    let patience = Instant::now() + Duration::from_secs(30);
+    let wanted = std::thread::available_parallelism().map_or(1, |number| number.get().min(2));
+    while fs::read_to_string(&log).unwrap().matches(" begun\n").count() < wanted {
+        assert!(Instant::now() < patience, "{}", fs::read_to_string(&log).unwrap());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT)
+        .unwrap();
+    assert_eq!(child.0.wait().unwrap().code(), Some(130), "{}", fs::read_to_string(&log).unwrap());
+    assert_leaves_nothing(&place, b"sleep\x00983");
+}
+
+/// A child that does not outlive its test.
+struct Killed(std::process::Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// No process with this command line, no container, snapshot or directory of a build.
+#[track_caller]
+fn assert_leaves_nothing(place: &Place, command: &[u8]) {
+    let runs = fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .any(|entry| fs::read(entry.path().join("cmdline")).is_ok_and(|line| line.starts_with(command)));
+    assert!(!runs, "a command outlives its build");
+    let containers = fs::read_dir(place.directory.join("root/containers")).unwrap().flatten();
+    assert_eq!(containers.filter(|entry| entry.file_name().len() == 64).count(), 0);
+    for left in ["root/snapshots", "run/builds"] {
+        assert_eq!(fs::read_dir(place.directory.join(left)).map(Iterator::count).unwrap_or(0), 0, "{left}");
+    }
+}
+
+#[test]
+fn privileged_checks_warnings_and_space_are_told() {
+    let Some(place) = Place::new("build-told") else { return };
+    let text = "\
+FROM busybox
+RUN mkdir -p /var/lib/apt/lists; dd if=/dev/zero of=/var/lib/apt/lists/l bs=1000000 count=2 2>/dev/null
+RUN dd if=/dev/zero of=/big bs=1000000 count=3 2>/dev/null
+RUN rm /big; printf '\\033[2J\\377 over\\rwritten\\n'
+CMD echo $UNSET
+";
+    let directory = context(&place, "ctx", text, &[]);
+    let path = directory.to_str().unwrap();
+    let checked = place.command(&["build", "--check", path]).run();
+    assert_eq!(checked.code, 1, "{checked:?}");
+    assert!(
+        checked
+            .out
+            .starts_with("Check complete, 1 warning has been found!\n\nWARNING: JSONArgsRecommended - "),
+        "{}",
+        checked.out
+    );
+    assert!(checked.out.contains("Dockerfile:5\n--------------------\n"), "{}", checked.out);
+    assert!(checked.out.contains(" 5 | >>> CMD echo $UNSET\n"), "{}", checked.out);
+    assert!(!place.directory.join("root/cache").exists(), "nothing was built");
+
+    let done = build(&place, &directory, &["-t", "t"]);
+    assert_eq!(done.code, 0, "{}", done.err);
+    for part in [
+        "1 warning found",
+        " - JSONArgsRecommended: JSON arguments recommended for CMD",
+        "(line 5)",
+        "5MB in 2 layers of this Dockerfile:\n",
+        "     3MB  line 3    RUN dd if=/dev/zero of=/big",
+        "5MB of it for nothing:\n      3MB  line 3    /big, deleted by line 4\n",
+        "     2MB  line 2    /var/lib/apt/lists: lists of apt left behind\n",
+        " written\n",
+        "layer of 2MB\n",
+    ] {
+        assert!(done.err.contains(part), "{part}: {}", done.err);
+    }
+    assert!(!done.err.contains('\x1b'), "{}", done.err);
+    // Nothing is measured again when nothing was made.
+    assert!(!build(&place, &directory, &["-t", "t"]).err.contains("of this Dockerfile"));
+
+    let json = place.command(&["build", "--no-cache", "--progress", "json", path]).run();
+    for part in [
+        r#""begin":"[2/4] RUN"#,
+        r#""stage":"stage-0""#,
+        r#""layer":2000000"#,
+        r#""rule":"JSONArgsRecommended""#,
+        r#"{"space":{"layers":[{"files":1,"line":2,"#,
+    ] {
+        assert!(json.err.contains(part), "{part}: {}", json.err);
+    }
+    for object in json.err.lines() {
+        assert!(object.starts_with('{') && object.ends_with('}'), "{object}");
+    }
+    let quiet = place.command(&["build", "--progress", "quiet", path]).run();
+    assert!(quiet.ok().starts_with("sha256:"));
+    let clean = context(&place, "clean", "FROM busybox\nCMD [\"true\"]\n", &[]);
+    let checked = place.command(&["build", "--check", clean.to_str().unwrap()]).run();
+    assert_eq!(checked.ok(), "Check complete, no warnings found.");
 }

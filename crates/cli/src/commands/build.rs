@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use robot_env_build::{BuildRequest, Built, Fetch, Files, Origin, Recipe, Secret, is_address};
+use robot_env_build::{BuildRequest, Built, Cancel, Fetch, Files, Origin, Recipe, Secret, is_address};
 use robot_env_diag::{Error, IoContext, Kind, Result};
 use robot_env_engine::Engine;
 use robot_env_oci::{Platform, Reference};
@@ -15,14 +15,19 @@ use robot_env_transfer::{PullOptions, ownership};
 use super::load::standard_input;
 use crate::app::App;
 use crate::container_flags::{self, LimitFlags, csv};
-use crate::interrupt::interruptible;
+use crate::interrupt::{interruptible, interruptible_by};
 use crate::verb::{Exit, Verb};
 
+mod lint;
 mod outputs;
 mod progress;
+mod space;
+mod terminal;
+mod text;
 
 use outputs::OutputFlags;
-use progress::{Progress, Style};
+use progress::{Progress, Pulls, Style};
+use space::Space;
 
 /// The largest Dockerfile that is read from standard input, in bytes.
 const LIMIT: u64 = 16 << 20;
@@ -42,6 +47,9 @@ pub(crate) struct Build {
     /// A further tree for FROM and --from: NAME=DIRECTORY or NAME=docker-image://IMAGE
     #[arg(long, value_name = "NAME=SOURCE")]
     build_context: Vec<String>,
+    /// Look at the Dockerfile without building it
+    #[arg(long)]
+    check: bool,
     /// The Dockerfile; `-` reads it from standard input
     #[arg(short, long, value_name = "FILE")]
     file: Option<String>,
@@ -74,8 +82,8 @@ pub(crate) struct Build {
     #[arg(long, value_name = "OS/ARCH[/VARIANT],...")]
     platform: Vec<String>,
     /// How progress is shown: auto, plain, tty, json, quiet
-    #[arg(long, value_name = "STYLE", default_value = "auto")]
-    progress: String,
+    #[arg(long, value_name = "STYLE")]
+    progress: Option<String>,
     /// Look for newer base images in their registries
     #[arg(long)]
     pull: bool,
@@ -117,9 +125,10 @@ pub(crate) struct Build {
 impl Verb for Build {
     const SPELLINGS: &'static [&'static str] = &["build", "image build", "buildx build", "builder build"];
 
-    fn run(self, app: &App) -> Result<Exit> {
-        self.check()?;
-        let style = if self.quiet { Style::Quiet } else { Style::of(&self.progress, app)? };
+    fn run(mut self, app: &App) -> Result<Exit> {
+        self.refuse()?;
+        let style = if self.quiet { Style::Quiet } else { Style::of(self.progress.as_deref(), app)? };
+        self.quiet |= style == Style::Quiet;
         let names = self.tag.iter().map(|name| name.parse::<Reference>()).collect::<Result<Vec<_>>>()?;
         if let Some(name) = names.iter().find(|name| name.digest().is_some()) {
             return Err(Error::invalid(format!(
@@ -131,28 +140,33 @@ impl Verb for Build {
         let engine = app.engine()?;
         let client = app.registry();
         let files = {
-            let mut fetch =
-                Registries { app, engine: &engine, client: &client, quiet: style == Style::Quiet };
+            let mut fetch = Registries { engine: &engine, client: &client, pulls: Pulls::silent() };
             interruptible(&client, || self.files(app, &engine, &mut fetch))?
         };
-        let request = self.request(app, &files, names)?;
-        let mut progress = Progress::new(style);
-        let built = interruptible(&client, || {
-            let mut fetch =
-                Registries { app, engine: &engine, client: &client, quiet: style == Style::Quiet };
+        let mut request = self.request(app, &files, names)?;
+        if self.check {
+            return lint::check(app, &engine, &request);
+        }
+        let cancel = Cancel::new()?;
+        request.cancel = Some(cancel.clone());
+        let mut progress = Progress::new(style, app);
+        let built = interruptible_by(&client, &|| cancel.cancel(), || {
+            let mut fetch = Registries { engine: &engine, client: &client, pulls: progress.pulls() };
             robot_env_build::build(&engine, &request, &mut fetch, &mut progress)
         });
         progress.end(built.as_ref().ok());
         drop(files);
         engine.empty_trash_later();
         let built = built?;
+        report(&engine, &request, &progress, &built);
         self.tell(app, &engine, &built)?;
         Ok(Exit::SUCCESS)
     }
 }
 
 impl Build {
-    fn check(&self) -> Result<()> {
+    /// What can be told from the words alone.
+    fn refuse(&self) -> Result<()> {
         if let Some(isolation) = self.isolation.as_deref().filter(|word| !matches!(*word, "" | "default")) {
             return Err(Error::new(
                 Kind::Unsupported,
@@ -260,6 +274,7 @@ impl Build {
             agents: self.ssh.iter().map(|text| agent(app, text)).collect::<Result<_>>()?,
             names,
             epoch,
+            cancel: None,
         })
     }
 
@@ -340,6 +355,25 @@ impl Build {
     }
 }
 
+/// Warnings, and what the layers take. That these cannot be had is no failure of a build.
+fn report(engine: &Engine, request: &BuildRequest, progress: &Progress, built: &Built) {
+    if progress.is_shown()
+        && let Ok(found) = robot_env_build::check(engine, request)
+    {
+        progress.say(&lint::summary(&found, request));
+        for object in lint::objects(&found, request) {
+            progress.say_json(object);
+        }
+    }
+    if let Some(layers) = progress.new_layers()
+        && let Ok(space) = Space::measure(engine.store(), layers, &request.dockerfile)
+    {
+        let name = built.names.first().map_or_else(|| built.image.short().to_owned(), Reference::familiar);
+        progress.say(&space.text(&name));
+        progress.say_json(space.object());
+    }
+}
+
 /// `id=NAME[,src=FILE|,env=VARIABLE]`
 fn secret(app: &App, text: &str) -> Result<(String, Secret)> {
     let bad = |why: &str| Error::invalid(format!("invalid argument `{text}` for --secret: {why}"));
@@ -411,16 +445,15 @@ fn agent(app: &App, text: &str) -> Result<(String, PathBuf)> {
 
 /// Brings base images and downloads.
 struct Registries<'a> {
-    app: &'a App,
     engine: &'a Engine,
     client: &'a Client,
-    quiet: bool,
+    pulls: Pulls,
 }
 
 impl Fetch for Registries<'_> {
     fn fetch(&mut self, reference: &Reference, platform: Option<&Platform>, _always: bool) -> Result<()> {
         let options = PullOptions { platform: platform.cloned(), ownership: ownership() };
-        let observer = self.app.error_observer(self.quiet);
+        let observer = self.pulls.observer();
         robot_env_transfer::pull(self.engine.store(), self.client, reference, &options, observer.as_ref())
             .map(drop)
     }

@@ -82,7 +82,8 @@ struct Layer<'a> {
     step: &'a str,
 }
 
-fn measure(store: &Store, layers: &[ChainId], biggest: usize) -> Result<Vec<LayerSpace>> {
+/// What layers take, the lowest first, with the `biggest` largest files of each.
+pub(super) fn measure(store: &Store, layers: &[ChainId], biggest: usize) -> Result<Vec<LayerSpace>> {
     let trees: Vec<OwnedFd> = layers.iter().map(|chain| store.layer_dir(chain)).collect::<Result<_>>()?;
     let trees: Vec<BorrowedFd<'_>> = trees.iter().map(AsFd::as_fd).collect();
     let namespace = match store.overlay_xattr() {
@@ -110,7 +111,8 @@ fn step_text(created_by: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-fn shown(path: &[u8]) -> String {
+/// A path for a person.
+pub(super) fn shown(path: &[u8]) -> String {
     String::from_utf8_lossy(path).chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 

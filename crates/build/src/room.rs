@@ -1,0 +1,203 @@
+//! A build at work: its directory, and the trees that it copies from.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError};
+
+use robot_env_diag::{Error, IoContext, Kind, Result, Within};
+use robot_env_dockerfile::Source;
+use robot_env_dockerfile::ignore::Ignore;
+use robot_env_engine::Engine;
+use robot_env_oci::{Algorithm, ChainId, Digest, Hasher};
+use robot_env_store::OverlayXattr;
+use robot_env_sys::fs::open_directory;
+use robot_env_sys::mount::{self, OverlayRequest};
+use rustix::fs::FlockOperation;
+
+use crate::index::{self, Index};
+use crate::solve::Build;
+use crate::tree::Tree;
+
+/// The directory of a build at work; while it is locked, the build lives.
+pub(crate) struct Room {
+    pub(crate) name: String,
+    pub(crate) path: PathBuf,
+    places: AtomicUsize,
+    _lock: File,
+}
+
+impl Room {
+    pub(crate) fn open(engine: &Engine) -> Result<Room> {
+        let mut bytes = [0u8; 8];
+        rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+            .io_context(|| "getrandom()".into())?;
+        let name: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let path = engine.paths().builds().join(&name);
+        let within = || format!("cannot make `{}`", path.display());
+        fs::create_dir_all(engine.paths().builds()).io_context(within)?;
+        let mut builder = fs::DirBuilder::new();
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        builder.create(&path).io_context(within)?;
+        let lock = File::open(&path).io_context(within)?;
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).io_context(within)?;
+        Ok(Room { name, path, places: AtomicUsize::new(0), _lock: lock })
+    }
+
+    /// A path in it that nobody else has.
+    pub(crate) fn place(&self, name: &str) -> PathBuf {
+        self.path.join(format!("{name}-{}", self.places.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    /// An empty directory.
+    pub(crate) fn empty(&self) -> Result<OwnedFd> {
+        let path = self.path.join("empty");
+        fs::create_dir_all(&path).io_context(|| format!("cannot make `{}`", path.display()))?;
+        Ok(open_directory(&path)?)
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// A directory of the host's that files are copied from, and what is known of its files.
+pub(crate) struct Context {
+    pub(crate) path: PathBuf,
+    root: OwnedFd,
+    ignore: Ignore,
+    pub(crate) index: Index,
+}
+
+impl Context {
+    pub(crate) fn open(engine: &Engine, path: &Path, ignore: &str) -> Result<Context> {
+        let path =
+            fs::canonicalize(path).io_context(|| format!("cannot open context `{}`", path.display()))?;
+        let root = open_directory(&path)
+            .map_err(Error::from)
+            .within(|| format!("cannot open context `{}`", path.display()))?;
+        let index = Index::open(index::path_of(engine, &path));
+        Ok(Context { root, ignore: Ignore::parse(ignore)?, path, index })
+    }
+}
+
+/// A tree that was opened for copying.
+pub(crate) enum Opened {
+    Directory(Arc<Context>),
+    Layers(OwnedFd),
+}
+
+impl Opened {
+    /// As a tree to copy from.
+    pub(crate) fn tree(&self) -> Tree<'_> {
+        match self {
+            Opened::Directory(context) => Tree {
+                root: context.root.as_fd(),
+                ignore: Some(&context.ignore).filter(|ignore| !ignore.is_empty()),
+                foreign: true,
+            },
+            Opened::Layers(root) => Tree { root: root.as_fd(), ignore: None, foreign: false },
+        }
+    }
+}
+
+impl Build<'_> {
+    /// A named context that is a directory.
+    pub(crate) fn named_context(&self, name: &str) -> Result<Option<Arc<Context>>> {
+        let Some(path) = self.request.contexts.get(name) else { return Ok(None) };
+        if path.starts_with("docker-image://") {
+            return Ok(None);
+        }
+        let mut contexts = self.contexts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = contexts.get(name) {
+            return Ok(Some(known.clone()));
+        }
+        let directory = Path::new(path);
+        let ignore = fs::read_to_string(directory.join(".dockerignore")).unwrap_or_default();
+        let context = Arc::new(Context::open(self.engine, directory, &ignore)?);
+        contexts.insert(name.to_owned(), context.clone());
+        Ok(Some(context))
+    }
+
+    /// Opens what `--from` names for `stage`; without it, the context.
+    pub(crate) fn open(&self, from: Option<&Source>, stage: usize) -> Result<Opened> {
+        let Some(from) = from else { return Ok(Opened::Directory(self.context.clone())) };
+        if let Source::Image(name) = from
+            && let Some(context) = self.named_context(name)?
+        {
+            return Ok(Opened::Directory(context));
+        }
+        let chain = self.state_of(from, stage)?.and_then(|state| state.chain);
+        Ok(Opened::Layers(self.open_layers(chain.as_ref())?))
+    }
+
+    /// What is known of the files of a tree.
+    pub(crate) fn index_of<'s>(&'s self, opened: &'s Opened) -> &'s Index {
+        match opened {
+            Opened::Directory(context) => &context.index,
+            Opened::Layers(_) => &self.layers_index,
+        }
+    }
+
+    /// Downloads into a file of the build's; the digest of what came, and when it was modified, in
+    /// seconds since the Unix epoch, where that is known.
+    pub(crate) fn download(&self, address: &str, path: &Path) -> Result<(Digest, Option<i64>)> {
+        let within = || format!("cannot write `{}`", path.display());
+        let (mut body, time) = self.fetch().download_with_time(address)?;
+        let mut file = File::create(path).io_context(within)?;
+        let mut hasher = Hasher::new(Algorithm::Sha256);
+        let mut buffer = vec![0u8; 128 * 1024];
+        loop {
+            self.cancel.check()?;
+            let n = body.read(&mut buffer).map_err(|error| {
+                Error::new(Kind::Unavailable, format!("cannot read `{address}`")).because(error)
+            })?;
+            if n == 0 {
+                return Ok((hasher.finish(), time));
+            }
+            hasher.update(&buffer[..n]);
+            file.write_all(&buffer[..n]).io_context(within)?;
+        }
+    }
+
+    /// The merged tree of layers, read-only.
+    pub(crate) fn open_layers(&self, chain: Option<&ChainId>) -> Result<OwnedFd> {
+        let store = self.store();
+        let Some(chain) = chain else { return self.room.empty() };
+        let record = store
+            .layer(chain)?
+            .ok_or_else(|| Error::not_found(format!("layer `{chain}` is not in the store")))?;
+        let top = std::iter::once(chain).chain(record.ancestors.iter().rev());
+        let mut lowers: Vec<OwnedFd> = top.map(|chain| store.layer_dir(chain)).collect::<Result<_>>()?;
+        if lowers.len() == 1
+            && let Some(only) = lowers.pop()
+        {
+            return Ok(only);
+        }
+        let lowers: Vec<BorrowedFd<'_>> = lowers.iter().map(AsFd::as_fd).collect();
+        self.overlay(&lowers, None)
+    }
+
+    /// An overlay of these directories, upper ones first; of an empty one where there are none.
+    pub(crate) fn overlay(
+        &self,
+        lowers: &[BorrowedFd<'_>],
+        upper: Option<(BorrowedFd<'_>, BorrowedFd<'_>)>,
+    ) -> Result<OwnedFd> {
+        let empty;
+        let only;
+        let mut lowers = lowers;
+        if lowers.is_empty() {
+            empty = self.room.empty()?;
+            only = [empty.as_fd()];
+            lowers = &only;
+        }
+        let userxattr = self.store().overlay_xattr() == OverlayXattr::User;
+        let request = OverlayRequest { lowers, upper, volatile: upper.is_some(), userxattr };
+        Ok(mount::overlay(&request)?)
+    }
+}
