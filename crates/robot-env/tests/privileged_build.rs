@@ -392,7 +392,7 @@ COPY --from=b / /
         assert!(Instant::now() < patience, "{}", fs::read_to_string(&log).unwrap());
         std::thread::sleep(Duration::from_millis(20));
     }
-    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT)
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child.0), rustix::process::Signal::INT)
         .unwrap();
     assert_eq!(child.0.wait().unwrap().code(), Some(130), "{}", fs::read_to_string(&log).unwrap());
     assert_leaves_nothing(&place, b"sleep\x00983");
