@@ -128,19 +128,19 @@ pub struct Healthcheck {
     #[serde(deserialize_with = "null_default")]
     pub test: Vec<String>,
     /// Nanoseconds between checks; 0 inherits (30 s).
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_zero", deserialize_with = "null_default")]
     pub interval: i64,
     /// Nanoseconds until a check counts as failed; 0 inherits (30 s).
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_zero", deserialize_with = "null_default")]
     pub timeout: i64,
     /// Nanoseconds in which failures do not count; 0 inherits (0 s).
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_zero", deserialize_with = "null_default")]
     pub start_period: i64,
     /// Nanoseconds between checks during the start period; 0 inherits (5 s).
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_zero", deserialize_with = "null_default")]
     pub start_interval: i64,
     /// Failures in a row until unhealthy; 0 inherits (3).
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_zero", deserialize_with = "null_default")]
     pub retries: i64,
 }
 

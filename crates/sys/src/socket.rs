@@ -66,6 +66,22 @@ pub fn set_nonblocking(fd: impl AsFd) -> CallResult<()> {
     rustix::io::ioctl_fionbio(fd, true).call(|| "ioctl(FIONBIO)".into())
 }
 
+/// What was sent over a unix stream socket and was not read by the other side, in bytes of the
+/// kernel's buffers: 0 exactly when all of it was read.
+pub fn unread(socket: BorrowedFd<'_>) -> CallResult<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: SIOCOUTQ (the number of TIOCOUTQ) writes one int to the address given.
+    let rc = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if rc < 0 {
+        return Err(crate::CallError::new(
+            "ioctl(SIOCOUTQ)",
+            rustix::io::Errno::from_io_error(&std::io::Error::last_os_error())
+                .unwrap_or(rustix::io::Errno::IO),
+        ));
+    }
+    Ok(usize::try_from(bytes).unwrap_or(0))
+}
+
 /// Sends bytes, and a descriptor with them.
 pub fn send_with_fd(socket: impl AsFd, bytes: &[u8], fd: Option<BorrowedFd<'_>>) -> CallResult<()> {
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -127,6 +143,11 @@ mod tests {
         let mut buffer = [0; 5];
         server.read_exact(&mut buffer).unwrap();
         assert_eq!(&buffer, b"hello");
+        assert_eq!(unread(client.as_fd()).unwrap(), 0);
+        client.write_all(b"more").unwrap();
+        assert!(unread(client.as_fd()).unwrap() >= 4);
+        server.read_exact(&mut buffer[..4]).unwrap();
+        assert_eq!(unread(client.as_fd()).unwrap(), 0);
         std::fs::remove_dir_all(&base).unwrap();
     }
 }

@@ -353,9 +353,11 @@ mod tests {
     #[test]
     fn nulls_and_single_words_are_read() {
         let text = r#"{"Image":"a","Cmd":"sh","Entrypoint":null,"Env":null,"Labels":null,
+            "Healthcheck":{"Test":["CMD","true"],"Interval":1,"Timeout":null,"StartPeriod":null,"Retries":null},
             "HostConfig":{"Binds":null,"Memory":5,"PidsLimit":null,"BlkioDeviceReadIOps":[{"Path":"/dev/x","Rate":3}],
             "PortBindings":{"80/tcp":[{"HostIp":"","HostPort":"8080"}],"81/tcp":null}},"NetworkingConfig":null,"Unknown":1}"#;
         let got: CreateContainer = serde_json::from_str(text).unwrap();
+        assert_eq!(got.healthcheck.unwrap().interval, 1);
         assert_eq!((got.line.cmd, got.line.entrypoint), (Some(vec!["sh".into()]), None));
         assert_eq!((got.host_config.resources.memory, got.host_config.resources.pids_limit), (5, None));
         assert_eq!(got.host_config.resources.blkio_device_read_iops[0].rate, 3);

@@ -9,11 +9,16 @@ use serde::{Deserialize, Serialize};
 pub struct ExecConfig {
     #[serde(deserialize_with = "crate::null_default")]
     pub user: String,
+    #[serde(deserialize_with = "crate::null_default")]
     pub privileged: bool,
+    #[serde(deserialize_with = "crate::null_default")]
     pub tty: bool,
     pub console_size: Option<[u32; 2]>,
+    #[serde(deserialize_with = "crate::null_default")]
     pub attach_stdin: bool,
+    #[serde(deserialize_with = "crate::null_default")]
     pub attach_stderr: bool,
+    #[serde(deserialize_with = "crate::null_default")]
     pub attach_stdout: bool,
     pub detach_keys: Option<String>,
     pub env: Option<Vec<String>>,
@@ -28,7 +33,9 @@ pub struct ExecConfig {
 #[serde(rename_all = "PascalCase", default)]
 #[allow(missing_docs)] // the names are Docker's
 pub struct ExecStart {
+    #[serde(deserialize_with = "crate::null_default")]
     pub detach: bool,
+    #[serde(deserialize_with = "crate::null_default")]
     pub tty: bool,
     pub console_size: Option<[u32; 2]>,
 }

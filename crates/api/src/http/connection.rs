@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io::{self, ErrorKind};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -196,6 +197,7 @@ async fn write_reply(
         }
         Content::Takeover(takeover) => {
             write(output, &bytes).await?;
+            taken(output).await;
             takeover(Upgraded { input, output }).await;
         }
     }
@@ -204,6 +206,29 @@ async fn write_reply(
 
 async fn write(output: &mut OwnedWriteHalf, bytes: &[u8]) -> io::Result<()> {
     timeout(WRITE_TIME, output.write_all(bytes)).await.map_err(|_| ErrorKind::TimedOut)?
+}
+
+/// How long a client may take to read the head before its stream begins.
+const TAKE_TIME: Duration = Duration::from_millis(100);
+
+/// Waits until the client has read all that was written. The Docker SDK for Python reads a head and
+/// whatever came with it into a buffer, and the stream from the socket below that: what arrives
+/// together with the head is lost to it.
+async fn taken(output: &OwnedWriteHalf) {
+    let stream: &UnixStream = output.as_ref();
+    let reading = async {
+        // A client that is as quick as it can be needs some microseconds.
+        for _ in 0..16 {
+            if !matches!(robot_env_sys::socket::unread(stream.as_fd()), Ok(1..)) {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+        while matches!(robot_env_sys::socket::unread(stream.as_fd()), Ok(1..)) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let _ = timeout(TAKE_TIME, reading).await;
 }
 
 /// Passes a stream on until it ends or the client goes; whether the client is still there.

@@ -428,3 +428,32 @@ fn privileged_a_websocket_attaches() {
     assert!(kinds.contains(&0x8a) && kinds.last() == Some(&0x88), "{kinds:x?}");
     server.ask("DELETE", &format!("/containers/{id}"), None).status(204);
 }
+
+#[test]
+fn privileged_a_stream_does_not_arrive_with_its_head() {
+    let Some(place) = Place::new("api-head") else { return };
+    let server = Served::new(&place, &[]);
+    let box_ = place.sleeper("--name box");
+    for upgrade in ["Connection: Upgrade\r\nUpgrade: tcp\r\n", ""] {
+        let exec = server.ask(
+            "POST",
+            "/containers/box/exec",
+            Some(json!({ "Cmd": ["echo", "hi"], "AttachStdout": true })),
+        );
+        let id = exec.status(201).json()["Id"].as_str().unwrap().to_owned();
+        let mut stream = server.connect();
+        let head = format!(
+            "POST /exec/{id}/start HTTP/1.1\r\nHost: x\r\n{upgrade}Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{{}}"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        // What comes by one read is what a client's buffer takes: the head and nothing else.
+        std::thread::sleep(Duration::from_millis(50));
+        let mut buffer = [0u8; 8192];
+        let count = stream.read(&mut buffer).unwrap();
+        assert!(buffer[..count].ends_with(b"\r\n\r\n"), "{}", String::from_utf8_lossy(&buffer[..count]));
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).unwrap();
+        assert_eq!(rest, b"\x01\0\0\0\0\0\0\x03hi\n");
+    }
+    place.run(&format!("rm -f {box_}")).ok();
+}
