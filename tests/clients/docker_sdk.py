@@ -1,13 +1,14 @@
 """The Docker SDK for Python: what it calls, and what it makes of the answers."""
 
 import io
+import os
 import socket
 import tarfile
 
 import docker
 
 client = docker.from_env(version="auto", timeout=60)
-IMAGE = "busybox:test"
+IMAGE = os.environ["IMAGE"]
 RUN = {"image": IMAGE, "network_mode": "none"}
 
 
@@ -67,6 +68,22 @@ client.volumes.create("volume").remove()
 short = client.containers.run(command=["sh", "-c", "echo 1; echo 2"], detach=True, **RUN)
 assert list(short.logs(stream=True, follow=True)) == [b"1\n", b"2\n"]
 short.remove(force=True)
+# What a quick process says comes, too.
+quick = client.containers.run(command=["sleep", "1000"], detach=True, **RUN)
+for _ in range(30):
+    assert quick.exec_run("echo hi").output == b"hi\n"
+quick.remove(force=True)
+
+recipe = f"FROM {IMAGE}\nARG A\nRUN echo $A > /a\nCMD cat /a\n".encode()
+built, said = client.images.build(fileobj=io.BytesIO(recipe), buildargs={"A": "z"}, tag="built:1", network_mode="none")
+assert "built:1" in built.tags and any("Step 3/4 : RUN" in one.get("stream", "") for one in said)
+assert client.containers.run("built:1", remove=True, network_mode="none") == b"z\n"
+wrong = raises(
+    docker.errors.BuildError,
+    lambda: client.images.build(fileobj=io.BytesIO(recipe.replace(b"echo", b"exit 3; echo")), network_mode="none"),
+)
+assert "returned a non-zero code: 3" in wrong.msg, wrong.msg
+client.images.remove("built:1")
 assert client.info()["OSType"] == "linux" and client.df()["LayersSize"] > 0
 for kind in (client.containers, client.volumes, client.networks, client.images):
     kind.prune()

@@ -276,7 +276,12 @@ fn unpack(input: &mut dyn Read, room: &Path) -> Result<Option<String>> {
     start.truncate(filled);
     if is_tar(&start) {
         let root = robot_env_sys::fs::open_directory(room)?;
-        let how = ExtractOptions { owner: ExtractOwner::Caller, plain: true, ..ExtractOptions::default() };
+        let how = ExtractOptions {
+            owner: ExtractOwner::Caller,
+            plain: true,
+            missing_end_ok: true,
+            ..ExtractOptions::default()
+        };
         extract(Cursor::new(start).chain(decoder), root.as_fd(), &how)
             .map_err(|error| error.within("cannot unpack the context"))?;
         return Ok(None);

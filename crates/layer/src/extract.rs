@@ -41,6 +41,8 @@ pub struct ExtractOptions {
     pub plain: bool,
     /// The most bytes that the tar may have; an error beyond.
     pub size_limit: Option<u64>,
+    /// Whether the tar may end behind its last file's content, without padding and final blocks.
+    pub missing_end_ok: bool,
 }
 
 /// A tar that was extracted.
@@ -70,7 +72,8 @@ pub fn extract(tar: impl Read, dest: BorrowedFd<'_>, options: &ExtractOptions) -
         ExtractOwner::Fixed(uid, gid) => Owner::Fixed(uid, gid),
         ExtractOwner::Caller => Owner::Maker,
     };
-    let source = SourceOptions { limit: options.size_limit, hash: false, missing_end_ok: false };
+    let source =
+        SourceOptions { limit: options.size_limit, hash: false, missing_end_ok: options.missing_end_ok };
     let mut extraction = Extraction {
         reader: Reader::new(tar, source, NoTap),
         dest,

@@ -88,16 +88,17 @@ impl<R: Read, T: Tap> Reader<R, T> {
     fn skip_payload(&mut self) -> Result<()> {
         let payload = std::mem::take(&mut self.payload);
         let padding = std::mem::take(&mut self.padding);
-        self.pass(payload)?;
-        self.pass(padding)
+        self.pass(payload, false)?;
+        // Docker's client ends a context that it has put files into behind the last one's content.
+        self.pass(padding, self.missing_end_ok)
     }
 
-    /// Hands the next `n` bytes to the tap.
-    fn pass(&mut self, mut n: u64) -> Result<()> {
+    /// Hands the next `n` bytes to the tap, or with `end_ok` those that there are.
+    fn pass(&mut self, mut n: u64, end_ok: bool) -> Result<()> {
         while n > 0 {
             let chunk = self.source.chunk(n)?;
             if chunk.is_empty() {
-                return Err(self.source.truncated());
+                return if end_ok { Ok(()) } else { Err(self.source.truncated()) };
             }
             self.tap.verbatim(chunk)?;
             let length = chunk.len();
@@ -313,7 +314,7 @@ impl<R: Read, T: Tap> Reader<R, T> {
             self.source.consume(length);
             left -= length as u64;
         }
-        self.pass(padding(size))?;
+        self.pass(padding(size), false)?;
         Ok(out)
     }
 }

@@ -92,6 +92,15 @@ fn privileged_builds_that_fail_say_it_where_clients_look() {
     assert!(quiet.1.contains("before\n") && quiet.0.last().unwrap()["error"] == message, "{quiet:?}");
     let (lines, _) = said(&build("", "FROM busybox\nCOPY nothing /\n").status(200));
     assert!(lines.last().unwrap()["error"].as_str().unwrap().contains("nothing"), "{lines:?}");
+    // Docker's client leaves out the end of a context that it has put a Dockerfile into.
+    let mut short = tar_of_files(&[("a", "x"), ("Dockerfile", "FROM busybox\nCOPY a /\n")]);
+    short.truncate(short.len() - 1024);
+    let content = short.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    short.truncate(content);
+    let (_, text) = said(&server.send("POST", "/build", "", &short).status(200));
+    assert!(text.contains("Successfully built"), "{text}");
+    short.truncate(content - 1);
+    assert!(server.send("POST", "/build", "", &short).status >= 400);
     // A link in the context does not lead out of it.
     let link = crate::tar_of_link("Dockerfile", "/etc/hostname");
     let answer = server.send("POST", "/build", "", &link).status(500);
