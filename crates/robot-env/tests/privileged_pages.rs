@@ -10,8 +10,8 @@ use std::process::Command;
 use place::Place;
 use robot_env_testkit::registry::{Auth, RegistryOptions, TestRegistry};
 
-const PAGES: [&str; 8] =
-    ["concepts", "install", "registry", "run", "lifecycle", "image", "project", "troubleshooting"];
+const PAGES: [&str; 9] =
+    ["concepts", "install", "registry", "run", "lifecycle", "image", "build", "project", "troubleshooting"];
 
 fn page(language: &str, name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../docs/{language}/{name}.md"))

@@ -1,0 +1,34 @@
+#!/usr/bin/env python3
+"""Says how near the nearest thing is, by /scan and by /scan_clean."""
+
+import ctypes
+
+import rospy
+from sensor_msgs.msg import LaserScan
+
+
+def cuda():
+    """The version of the CUDA runtime that the image has, or none."""
+    try:
+        runtime = ctypes.CDLL("libcudart.so.12")
+    except OSError:
+        return "none"
+    version = ctypes.c_int()
+    runtime.cudaRuntimeGetVersion(ctypes.byref(version))
+    return "%d.%d" % (version.value // 1000, version.value % 1000 // 10)
+
+
+def main():
+    rospy.init_node("watcher")
+    print("CUDA runtime:", cuda(), flush=True)
+
+    def nearest(scan, topic):
+        rospy.loginfo_throttle_identical(5, "%s: nearest %.1f m" % (topic, min(scan.ranges)))
+
+    rospy.Subscriber("scan", LaserScan, nearest, "scan")
+    rospy.Subscriber("scan_clean", LaserScan, nearest, "scan_clean")
+    rospy.spin()
+
+
+if __name__ == "__main__":
+    main()
