@@ -303,7 +303,7 @@ fn desktop(
 ) -> Result<SpecEdits> {
     let mut out = SpecEdits::default();
     let chosen = choose(gpus, visible)?;
-    check_image(driver, &chosen, image, &mut out.warnings)?;
+    check_image(root, driver, &chosen, image, &mut out.warnings)?;
     for path in ["/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools"] {
         match root.device(path) {
             Some(device) => out.add_device(device),
@@ -385,13 +385,20 @@ fn mig_by_name<'a>(gpus: &'a [Gpu], id: &str) -> Option<(&'a Gpu, &'a nvidia::Mi
 
 /// Refuses an image that the driver cannot run, and warns of one that it runs in part.
 fn check_image(
+    root: &HostRoot,
     driver: &Driver,
     chosen: &[(&Gpu, Option<&nvidia::Mig>)],
     image: &ImageFacts,
     warnings: &mut Vec<String>,
 ) -> Result<()> {
     let Some(version) = Version::parse(&driver.version) else { return Ok(()) };
+    let capability = |gpu: &Gpu| -> Option<Version> {
+        let text = root.line(&format!("/sys/bus/pci/devices/{}/device", gpu.bus))?;
+        contract::arch(u16::from_str_radix(text.strip_prefix("0x")?, 16).ok()?)
+    };
+    let capabilities: Option<Vec<Version>> = chosen.iter().map(|(gpu, _)| capability(gpu)).collect();
     let properties = Properties {
+        arch: capabilities.and_then(|all| all.into_iter().min()),
         cuda: newest_cuda(&version, image),
         brands: chosen.first().map(|(gpu, _)| contract::brands(&gpu.model)).unwrap_or_default(),
         driver: version.clone(),

@@ -22,9 +22,17 @@ const LIMIT: usize = 16 << 20;
 /// # Errors
 /// What the file system says; `Denied` where a directory is in the way.
 pub fn apply(root: BorrowedFd<'_>, edits: &SpecEdits) -> Result<()> {
+    // A driver has dozens of links in one directory.
+    let mut directory: Option<(&str, OwnedFd)> = None;
     for link in &edits.links {
-        make_link(root, &link.path, &link.target)
-            .within(|| format!("cannot make link `{}` in the container", link.path))?;
+        let failed = || format!("cannot make link `{}` in the container", link.path);
+        let (parent, name) = split(&link.path).within(failed)?;
+        if directory.as_ref().is_none_or(|(path, _)| *path != parent) {
+            directory = Some((parent, make_directory(root, parent, (0, 0)).within(failed)?));
+        }
+        if let Some((_, parent)) = &directory {
+            link_in(parent, name, &link.path, &link.target).within(failed)?;
+        }
     }
     update_cache(root, &edits.libraries).within(|| "cannot tell the loader of the GPU's libraries".into())
 }
@@ -114,19 +122,23 @@ fn split(path: &str) -> Result<(&str, &str)> {
 /// Makes a symbolic link, in place of a file or another link.
 pub fn make_link(root: BorrowedFd<'_>, path: &str, target: &str) -> Result<()> {
     let (parent, name) = split(path)?;
-    let parent = make_directory(root, parent, (0, 0))?;
+    link_in(&make_directory(root, parent, (0, 0))?, name, path, target)
+}
+
+/// Makes the link `name` in a directory; `path` is for messages.
+fn link_in(parent: &OwnedFd, name: &str, path: &str, target: &str) -> Result<()> {
     for _ in 0..8 {
-        match rustix::fs::symlinkat(target, &parent, name) {
+        match rustix::fs::symlinkat(target, parent, name) {
             Ok(()) => return Ok(()),
             Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno).io_context(|| format!("symlink({path})")),
         }
-        if rustix::fs::readlinkat(&parent, name, Vec::new())
+        if rustix::fs::readlinkat(parent, name, Vec::new())
             .is_ok_and(|had| had.as_bytes() == target.as_bytes())
         {
             return Ok(());
         }
-        match rustix::fs::unlinkat(&parent, name, AtFlags::empty()) {
+        match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(Errno::ISDIR) => {
                 return Err(Error::new(Kind::Denied, format!("`{path}` in the image is a directory")));

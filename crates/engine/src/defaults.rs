@@ -10,6 +10,7 @@ use robot_env_spec::{
 };
 
 use crate::monitor::is_own_runtime;
+use crate::rootless::seed::find;
 
 /// What a request said that its spec alone does not tell from nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -85,7 +86,27 @@ pub fn apply_defaults(spec: &mut ContainerSpec, configuration: &Configuration, g
     {
         spec.runtime_command = std::iter::once(runtime.path).chain(runtime.arguments).collect();
     }
-    Ok(())
+    check_runtime(spec)
+}
+
+/// Whether there is the program of another runtime: found missing when the container is made, and not by
+/// its monitor.
+fn check_runtime(spec: &ContainerSpec) -> Result<()> {
+    let Some(name) = spec.runtime.as_deref().filter(|name| !is_own_runtime(name)) else { return Ok(()) };
+    let program = spec.runtime_command.first().map_or(name, String::as_str);
+    let is_there =
+        if program.contains('/') { Path::new(program).exists() } else { find(program, None).is_some() };
+    if is_there {
+        return Ok(());
+    }
+    let why = if program == name {
+        "there is no such program, and the configuration has none".into()
+    } else {
+        format!("its program `{program}` is missing")
+    };
+    Err(Error::invalid(format!("unknown or invalid runtime name: {name}"))
+        .because(Error::not_found(why))
+        .with_hint("`config show` lists the `runtimes` of the configuration; without --runtime robot-env's own is used"))
 }
 
 /// What Docker's configuration calls its own default.
@@ -174,7 +195,7 @@ mod tests {
     const DAEMON: &str = r#"{"dns": ["10.0.0.1"], "dns-search": ["lab"], "log-driver": "local",
         "log-opts": {"max-size": "1m", "max-file": 2}, "default-shm-size": "1G", "init": true,
         "default-ulimits": {"memlock": {"Soft": -1, "Hard": -1}, "core": {"Soft": 0, "Hard": 0}},
-        "default-runtime": "kata", "runtimes": {"kata": {"path": "/opt/kata", "runtimeArgs": ["--x"]}},
+        "default-runtime": "kata", "runtimes": {"kata": {"path": "/bin/sh", "runtimeArgs": ["--x"]}},
         "no-new-privileges": true, "cgroup-parent": "/robots", "default-cgroupns-mode": "host",
         "default-ipc-mode": "shareable"}"#;
 
@@ -190,7 +211,7 @@ mod tests {
         assert_eq!(spec.ulimits.len(), 2);
         assert_eq!(
             (spec.runtime.as_deref(), spec.runtime_command),
-            (Some("kata"), vec!["/opt/kata".into(), "--x".into()])
+            (Some("kata"), vec!["/bin/sh".into(), "--x".into()])
         );
         assert!(spec.security.no_new_privileges);
         assert_eq!((spec.cgroup_parent.as_deref(), spec.cgroupns), (Some("/robots"), CgroupnsMode::Host));
@@ -244,6 +265,34 @@ mod tests {
                 ContainerSpec::default(),
                 "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn a_runtime_that_is_nowhere_is_an_error() {
+        let source = Source { path: "/x/daemon.json".into(), own: false };
+        let text = r#"{"runtimes": {"gone": {"path": "/nonexistent/runtime"}, "here": {"path": "/bin/sh"}}}"#;
+        let configuration = Configuration::of_text(&source, text);
+        for (name, says) in [
+            ("gone", Some("`/nonexistent/runtime` is missing")),
+            ("nowhere-to-be-found", Some("there is no such program")),
+            ("here", None),
+            ("nvidia", None),
+            ("robot-env", None),
+        ] {
+            let mut spec = ContainerSpec { runtime: Some(name.into()), ..ContainerSpec::default() };
+            let done = apply_defaults(&mut spec, &configuration, Given::default());
+            match (done, says) {
+                (Ok(()), None) => {}
+                (Err(error), Some(says)) => {
+                    let text = error.to_report().to_string();
+                    assert!(
+                        text.contains("unknown or invalid runtime name") && text.contains(says),
+                        "{text}"
+                    );
+                }
+                other => panic!("{name}: {other:?}"),
+            }
         }
     }
 

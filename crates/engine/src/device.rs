@@ -10,10 +10,11 @@ mod show;
 use std::os::fd::AsFd;
 use std::path::Path;
 
+use robot_env_device::gpu::nvidia::{PARAMETERS, without_nodes};
 use robot_env_device::gpu::{self, ImageFacts};
 use robot_env_device::selector::{self, Class, Selector};
 use robot_env_device::{DRIVER_ROOT, HostRoot, Session, SpecEdits, bind, cdi, inside};
-use robot_env_diag::{Error, Kind, Result, Within};
+use robot_env_diag::{Error, IoContext, Kind, Result, Within};
 use robot_env_spec::{GuiMode, HostFacts, NetworkMode, Resolved};
 use robot_env_sys::fs as sys_fs;
 use rustix::fs::{Dir, OFlags};
@@ -69,6 +70,10 @@ impl Start<'_> {
             for name in &robot.cdi {
                 out.merge(cdi_device(&root, name, &image)?);
             }
+            // Another runtime mounts nothing on procfs.
+            if by_contract || spec.runtime.as_deref().is_none_or(str::is_empty) {
+                self.keep_nodes(&mut out)?;
+            }
         }
         if robot.selectors.is_empty() {
             live::forget(self.engine, self.record);
@@ -76,6 +81,18 @@ impl Start<'_> {
             self.add_selected(&mut out)?;
         }
         Ok(out)
+    }
+
+    /// NVIDIA's libraries make device nodes where the kernel's part does not tell them otherwise.
+    fn keep_nodes(&self, out: &mut SpecEdits) -> Result<()> {
+        let is_nvidia = out.devices.iter().any(|device| device.path == "/dev/nvidiactl");
+        let Ok(text) = std::fs::read_to_string(PARAMETERS) else { return Ok(()) };
+        if let Some(text) = without_nodes(&text).filter(|_| is_nvidia) {
+            let path = self.run.join("nvidia-params");
+            std::fs::write(&path, text).io_context(|| format!("cannot write `{}`", path.display()))?;
+            out.mounts.push(bind(path.to_string_lossy(), PARAMETERS, true));
+        }
+        Ok(())
     }
 
     /// What the selectors mean now. Nothing is no failure: it may be plugged in later.

@@ -143,11 +143,17 @@ pub(crate) fn file_mount(source: &str, target: &str) -> ResolvedMount {
 fn resolve_device(wanted: &DeviceSpec) -> Result<Vec<ResolvedDevice>> {
     let host = Path::new(&wanted.host);
     let metadata = fs::metadata(host).map_err(|error| {
-        Error::new(
+        let failed = Error::new(
             Kind::of_io(&error),
             format!("error gathering device information while adding custom device \"{}\"", wanted.host),
-        )
-        .because(error)
+        );
+        let absent = error.kind() == std::io::ErrorKind::NotFound && wanted.host.starts_with("/dev/");
+        let failed = failed.because(error);
+        if !absent {
+            return failed;
+        }
+        failed
+            .with_hint(format!("`--device path:{}` waits for a device that is plugged in later", wanted.host))
     })?;
     let mut found = Vec::new();
     if metadata.is_dir() {

@@ -211,6 +211,9 @@ fn privileged_without_a_gpu_docker_s_error() {
     for (flags, says) in [
         (&["--gpus", "all"][..], "could not select device driver \"\" with capabilities: [[gpu]]"),
         (&["--runtime=nvidia", "-e", "NVIDIA_VISIBLE_DEVICES=all"], "no NVIDIA driver found on this host"),
+        (&["--runtime=nowhere"], "unknown or invalid runtime name: nowhere"),
+        (&["--gpus="], "it is empty"),
+        (&["--device", "/dev/absent0"], "`--device path:/dev/absent0` waits"),
         (&["--device", "nvidia.com/gpu=all"], "unresolvable CDI devices nvidia.com/gpu=all"),
     ] {
         let args: Vec<&str> = ["run", "--rm", "--network", "none"]

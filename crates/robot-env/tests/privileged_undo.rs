@@ -103,6 +103,7 @@ fn privileged_a_removed_container_comes_back() {
         ("undo", "there is nothing to bring back"),
         ("undo nope", "nothing of that name is kept"),
         ("undo --list --discard", "cannot be used with"),
+        ("undo --list nav", "cannot be used with"),
         ("undo --format json", "--list"),
     ] {
         let done = kept.run(line);

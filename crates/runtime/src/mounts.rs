@@ -18,8 +18,9 @@ use crate::options::{self, Options};
 
 const PROC_SUPER_MAGIC: u64 = 0x9fa0;
 
-/// Files of procfs that something else may be mounted on (lxcfs and the like).
-const OPEN_IN_PROC: [&str; 11] = [
+/// Files of procfs that something else may be mounted on (lxcfs and the like; NVIDIA's driver is told
+/// there that it makes no device nodes).
+const OPEN_IN_PROC: [&str; 12] = [
     "/proc/cpuinfo",
     "/proc/diskstats",
     "/proc/meminfo",
@@ -31,6 +32,7 @@ const OPEN_IN_PROC: [&str; 11] = [
     "/proc/net/dev",
     "/proc/sys/kernel/ns_last_pid",
     "/proc/sys/crypto/fips_enabled",
+    "/proc/driver/nvidia/params",
 ];
 
 /// The most links to nowhere that are followed on the way to one place to mount on.

@@ -43,6 +43,19 @@ pub struct DeviceMapping {
     pub cgroup_permissions: String,
 }
 
+/// GPUs, or devices of CDI files, that were asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+#[allow(missing_docs)] // the names are Docker's
+pub struct DeviceAsk {
+    pub driver: String,
+    pub count: i64,
+    #[serde(rename = "DeviceIDs")]
+    pub device_ids: Option<Vec<String>>,
+    pub capabilities: Option<Vec<Vec<String>>>,
+    pub options: Option<BTreeMap<String, String>>,
+}
+
 /// A block device's weight.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -153,7 +166,7 @@ pub struct HostConfig {
     pub cpuset_mems: String,
     pub devices: Vec<DeviceMapping>,
     pub device_cgroup_rules: Option<Vec<String>>,
-    pub device_requests: Option<Vec<String>>,
+    pub device_requests: Option<Vec<DeviceAsk>>,
     pub memory_reservation: i64,
     pub memory_swap: i64,
     pub memory_swappiness: Option<i64>,
@@ -263,6 +276,7 @@ impl HostConfig {
                 })
                 .collect(),
             device_cgroup_rules: null_if_empty(spec.device_cgroup_rules.clone()),
+            device_requests: null_if_empty(device_asks(spec)),
             memory_reservation: resources.memory_reservation.unwrap_or(0),
             memory_swap: resources.memory_swap.unwrap_or(0),
             memory_swappiness: resources.memory_swappiness,
@@ -278,6 +292,26 @@ impl HostConfig {
             ..HostConfig::default()
         }
     }
+}
+
+fn device_asks(spec: &ContainerSpec) -> Vec<DeviceAsk> {
+    let gpus = spec.robot.gpus.iter().map(|gpu| {
+        // Docker's client puts this word last.
+        let words = gpu.capabilities.iter().cloned().chain(["gpu".to_owned()]);
+        DeviceAsk {
+            driver: gpu.driver.clone(),
+            count: gpu.count.unwrap_or(0),
+            device_ids: null_if_empty(gpu.ids.clone()),
+            capabilities: Some(vec![words.collect()]),
+            options: Some(gpu.options.clone()),
+        }
+    });
+    let cdi = (!spec.robot.cdi.is_empty()).then(|| DeviceAsk {
+        driver: "cdi".into(),
+        device_ids: Some(spec.robot.cdi.clone()),
+        ..DeviceAsk::default()
+    });
+    gpus.chain(cdi).collect()
 }
 
 fn log_config(log: &robot_env_spec::LogConfig) -> LogConfig {
@@ -331,5 +365,35 @@ mod tests {
             assert_eq!(got[field], want, "{field}");
         }
         assert!(got.get("Init").is_none() && got.get("Mounts").is_none());
+    }
+}
+
+#[cfg(test)]
+mod device_tests {
+    use super::*;
+    use robot_env_spec::GpuRequest;
+
+    #[test]
+    fn what_was_asked_of_gpus_is_shown_as_docker_shows_it() {
+        let mut spec = ContainerSpec::default();
+        assert!(device_asks(&spec).is_empty());
+        spec.robot.gpus = vec![
+            GpuRequest { count: Some(-1), ..GpuRequest::default() },
+            GpuRequest {
+                ids: vec!["0".into()],
+                capabilities: vec!["compute".into()],
+                ..GpuRequest::default()
+            },
+        ];
+        spec.robot.cdi = vec!["vendor.example/lidar=0".into()];
+        let text = serde_json::to_string(&device_asks(&spec)).unwrap();
+        assert_eq!(
+            text,
+            concat!(
+                r#"[{"Driver":"","Count":-1,"DeviceIDs":null,"Capabilities":[["gpu"]],"Options":{}},"#,
+                r#"{"Driver":"","Count":0,"DeviceIDs":["0"],"Capabilities":[["compute","gpu"]],"Options":{}},"#,
+                r#"{"Driver":"cdi","Count":0,"DeviceIDs":["vendor.example/lidar=0"],"Capabilities":null,"Options":null}]"#,
+            )
+        );
     }
 }

@@ -14,7 +14,7 @@ use crate::verb::{Exit, Verb};
 #[derive(Args)]
 pub(crate) struct Undo {
     /// List what can come back
-    #[arg(short, long)]
+    #[arg(short, long, conflicts_with = "names")]
     list: bool,
     /// Let it go for good and free its space: all, or what is named
     #[arg(long, conflicts_with = "list")]

@@ -56,12 +56,7 @@ pub(super) fn robot(flags: &ContainerFlags) -> Result<RobotSpec> {
     let is_cdi = |text: &&String| cdi::qualified(text).is_some();
     let wanted = &flags.robot;
     Ok(RobotSpec {
-        gpus: flags
-            .gpus
-            .iter()
-            .filter(|text| !text.is_empty())
-            .map(|text| gpus(text))
-            .collect::<Result<_>>()?,
+        gpus: flags.gpus.iter().map(|text| gpus(text)).collect::<Result<_>>()?,
         cdi: flags.device.iter().filter(is_cdi).cloned().collect(),
         gui: match wanted.gui.as_deref() {
             None | Some("" | "none") => GuiMode::None,
@@ -254,6 +249,9 @@ pub(crate) fn selector(text: &str) -> Result<Option<DeviceSelector>> {
 /// Reads `--gpus` (docker/cli `opts/gpus.go`).
 fn gpus(text: &str) -> Result<GpuRequest> {
     let bad = |why: String| Error::invalid(format!("invalid argument \"{text}\" for \"--gpus\" flag: {why}"));
+    if text.is_empty() {
+        return Err(bad("it is empty".into()).with_hint("write all, a number, or device=0,1 in quotes"));
+    }
     let fields = csv(text).ok_or_else(|| bad("its quotes do not match".into()))?;
     let mut out = GpuRequest::default();
     let mut seen: Vec<String> = Vec::new();
@@ -373,6 +371,7 @@ mod tests {
             assert_eq!(gpus(text).unwrap(), want, "{text}");
         }
         for (text, says) in [
+            ("", "it is empty"),
             ("x", "count (x) must be an integer"),
             ("-2", "must be an integer"),
             ("all,count=1", "only once"),

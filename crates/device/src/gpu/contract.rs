@@ -130,6 +130,8 @@ pub struct Properties {
     pub cuda: Option<Version>,
     /// Names of the GPU's brand; empty: not known.
     pub brands: Vec<&'static str>,
+    /// The least compute capability of the GPUs; absent: not known.
+    pub arch: Option<Version>,
 }
 
 /// Checks every `NVIDIA_REQUIRE_*` variable.
@@ -207,9 +209,37 @@ fn satisfied(constraint: &str, properties: &Properties) -> Option<bool> {
             "!=" => Some(!properties.brands.contains(&value)),
             _ => None,
         },
-        // `arch` needs a question to the GPU itself.
+        "arch" => properties.arch.as_ref().map_or(Some(true), versions),
         _ => Some(true),
     }
+}
+
+/// The compute capability of a card by its number on the PCI bus: NVIDIA gives each chip a range of them.
+/// Nothing for what is older than Maxwell or newer than this table.
+pub fn arch(device: u16) -> Option<Version> {
+    const RANGES: [(u16, u16, &str); 19] = [
+        (0x1340, 0x13bf, "5.0"),
+        (0x13c0, 0x143f, "5.2"),
+        (0x15f0, 0x15ff, "6.0"),
+        (0x1617, 0x161f, "5.2"),
+        (0x1667, 0x1667, "5.2"),
+        (0x1725, 0x172f, "6.0"),
+        (0x17c2, 0x17fd, "5.2"),
+        (0x1b00, 0x1d7f, "6.1"),
+        (0x1d80, 0x1dff, "7.0"),
+        (0x1e00, 0x1fff, "7.5"),
+        (0x2080, 0x20ff, "8.0"),
+        (0x2180, 0x21ff, "7.5"),
+        (0x2200, 0x22ff, "8.6"),
+        (0x2300, 0x23ff, "9.0"),
+        (0x2400, 0x25ff, "8.6"),
+        (0x2680, 0x28ff, "8.9"),
+        (0x2900, 0x29ff, "10.0"),
+        (0x2b80, 0x2dff, "12.0"),
+        (0x2f00, 0x2fff, "12.0"),
+    ];
+    let (_, _, text) = RANGES.into_iter().find(|(first, last, _)| (*first..=*last).contains(&device))?;
+    Version::parse(text)
 }
 
 /// The contract's names for the brand of a model.
@@ -288,7 +318,8 @@ mod tests {
     fn requirements() {
         let of = |driver: &str, brands: Vec<&'static str>| {
             let driver = Version::parse(driver).unwrap();
-            Properties { cuda: super::super::cuda::of_driver(&driver), driver, brands }
+            let cuda = super::super::cuda::of_driver(&driver);
+            Properties { cuda, driver, brands, arch: arch(0x2330) }
         };
         let cuda_image = "NVIDIA_REQUIRE_CUDA=cuda>=12.2 brand=tesla,driver>=470,driver<471 brand=geforce,driver>=470,driver<471";
         for (entries, driver, brands, want) in [
@@ -305,6 +336,8 @@ mod tests {
             ),
             (&["NVIDIA_REQUIRE_JETPACK=csv-mounts=all"], "1", vec![], true),
             (&["NVIDIA_REQUIRE_ARCH=arch>=9.0"], "550", vec![], true),
+            (&["NVIDIA_REQUIRE_ARCH=arch<9.0"], "550", vec![], false),
+            (&["NVIDIA_REQUIRE_ARCH=arch>=10.0 arch=9.0"], "550", vec![], true),
         ] {
             let result = check_requirements(&env(entries), &of(driver, brands.clone()));
             assert_eq!(result.is_ok(), want, "{entries:?} on {driver} {brands:?}: {result:?}");
@@ -315,6 +348,25 @@ mod tests {
             "{error}"
         );
         assert!(error.hint().unwrap().contains("535.54.3"), "{error:?}");
+    }
+
+    #[test]
+    fn cards_have_a_compute_capability() {
+        for (device, want) in [
+            (0x1b06, Some("6.1")),
+            (0x1db1, Some("7.0")),
+            (0x1eb8, Some("7.5")),
+            (0x20b5, Some("8.0")),
+            (0x2204, Some("8.6")),
+            (0x2684, Some("8.9")),
+            (0x2335, Some("9.0")),
+            (0x2901, Some("10.0")),
+            (0x2b85, Some("12.0")),
+            (0x0191, None),
+            (0xffff, None),
+        ] {
+            assert_eq!(arch(device).map(|version| version.to_string()).as_deref(), want, "{device:#x}");
+        }
     }
 
     #[test]

@@ -142,6 +142,20 @@ pub fn kernel_version(root: &HostRoot) -> Option<String> {
     words.into_iter().find(|word| word.contains('.') && Version::parse(word).is_some()).map(str::to_owned)
 }
 
+/// Where the kernel's part says how it is set.
+pub const PARAMETERS: &str = "/proc/driver/nvidia/params";
+
+/// The text of [`PARAMETERS`] that keeps the driver's libraries from making or changing device nodes in a
+/// container; nothing where they would not anyway.
+pub fn without_nodes(parameters: &str) -> Option<String> {
+    const KEY: &str = "ModifyDeviceFiles:";
+    let lines = parameters
+        .lines()
+        .map(|line| if line.starts_with(KEY) { format!("{KEY} 0\n") } else { format!("{line}\n") });
+    let text: String = lines.collect();
+    (text != parameters && parameters.contains(KEY)).then_some(text)
+}
+
 /// Whether anything of the driver's kernel part is here.
 pub fn is_present(root: &HostRoot) -> bool {
     root.device("/dev/nvidiactl").is_some()

@@ -1,6 +1,16 @@
 //! Drivers that are nothing but files of the right names.
 
 use super::*;
+
+#[test]
+fn the_driver_is_told_to_make_no_nodes() {
+    let before = "ResmanDebugLevel: 4294967295\nModifyDeviceFiles: 1\nDeviceFileUID: 0\n";
+    let after = "ResmanDebugLevel: 4294967295\nModifyDeviceFiles: 0\nDeviceFileUID: 0\n";
+    assert_eq!(nvidia::without_nodes(before).as_deref(), Some(after));
+    assert_eq!(nvidia::without_nodes(after), None);
+    assert_eq!(nvidia::without_nodes("Mobile: 4294967295\n"), None);
+}
+
 use crate::elf::tests::{library, library_of};
 use robot_env_testkit::temporary::TemporaryDirectory;
 use std::fs;
