@@ -5,11 +5,11 @@ use robot_env_oci::Platform as OciPlatform;
 use super::grpc::{Code, Incoming, Status};
 use super::job::{CancelGuard, Job, Solved};
 use super::messages::control::{
-    DiskUsageResponse, InfoResponse, ListWorkersResponse, SolveRequest, SolveResponse, StatusRequest,
+    InfoResponse, ListWorkersResponse, SolveRequest, SolveResponse, StatusRequest,
 };
 use super::messages::session::HealthResponse;
 use super::messages::{Attributes, Empty, Platform, Version, Worker};
-use super::{bridge, session};
+use super::{bridge, session, usage};
 use crate::server::Server;
 
 /// Answers a call.
@@ -28,9 +28,8 @@ pub(super) async fn answer(server: &'static Server, mut call: Incoming) {
         "/moby.buildkit.v1.Control/Info" => {
             call.answer.whole(Ok(InfoResponse { version: Some(version(server)) })).await;
         }
-        "/moby.buildkit.v1.Control/DiskUsage" => {
-            call.answer.whole(Ok(DiskUsageResponse::default())).await;
-        }
+        "/moby.buildkit.v1.Control/DiskUsage" => usage::disk_usage(server, call).await,
+        "/moby.buildkit.v1.Control/Prune" => usage::prune(server, call).await,
         // No history is kept: it has no builds.
         "/moby.buildkit.v1.Control/ListenBuildHistory" => call.answer.end(Ok(())),
         "/moby.buildkit.v1.Control/UpdateBuildHistory" => {

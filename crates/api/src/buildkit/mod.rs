@@ -39,6 +39,7 @@ pub(crate) mod session;
 mod tests;
 mod tree;
 mod upload;
+mod usage;
 mod used;
 
 use crate::failure::Result;

@@ -161,6 +161,25 @@ pub(crate) struct InfoResponse {
 }
 
 #[derive(Clone, PartialEq, Message)]
+pub(crate) struct PruneRequest {
+    #[prost(string, repeated, tag = "1")]
+    pub(crate) filters: Vec<String>,
+    /// Nanoseconds.
+    #[prost(int64, tag = "3")]
+    pub(crate) keep_duration: i64,
+    #[prost(int64, tag = "4")]
+    pub(crate) reserved_space: i64,
+    #[prost(int64, tag = "5")]
+    pub(crate) max_used_space: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct DiskUsageRequest {
+    #[prost(string, repeated, tag = "1")]
+    pub(crate) filters: Vec<String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
 pub(crate) struct DiskUsageResponse {
     #[prost(message, repeated, tag = "1")]
     pub(crate) records: Vec<UsageRecord>,
