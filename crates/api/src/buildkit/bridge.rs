@@ -21,9 +21,9 @@ use super::messages::gateway::{
 };
 use super::messages::{Attributes, Definition, Empty, Operation, OperationInput, SourceOperation};
 use super::progress::Steps;
+use super::question;
 use super::registry::Registries;
 use super::session::Session;
-use crate::failure::text_of;
 use crate::server::Server;
 
 /// What of the bridge is spoken (frontend/gateway/pb/caps.go).
@@ -131,7 +131,11 @@ async fn solve(
 async fn answered(server: &'static Server, job: &Job, solved: Solved) -> Result<SolveResponse, Status> {
     let mut outcome = Outcome::default();
     let image = solved.image.clone();
-    let mut one = Ref { id: job.keep(solved), definition: None };
+    outcome.metadata.clone_from(&solved.metadata);
+    let mut one = Ref::default();
+    if image.is_some() {
+        one.id = job.keep(solved);
+    }
     if let Some(image) = image {
         one.definition = Some(definition_of(&image));
         let config = server.blocking_error(move |engine| engine.store().config(&image)).await;
@@ -189,10 +193,7 @@ pub(super) async fn build(server: &'static Server, job: &Arc<Job>, asking: Askin
     };
     match done {
         Ok(Ok(solved)) => Ok(solved),
-        Ok(Err(error)) if job.cancel.is_cancelled() && error.kind() == Kind::Interrupted => {
-            Err(super::job::cancelled_status())
-        }
-        Ok(Err(error)) => Err(error.into()),
+        Ok(Err(status)) => Err(status),
         Err(_) => Err(Status::new(Code::INTERNAL, "the builder has failed unexpectedly")),
     }
 }
@@ -203,18 +204,16 @@ fn run(
     job: &Arc<Job>,
     session: &Arc<Session>,
     asking: Asking,
-) -> EngineResult<Solved> {
+) -> Result<Solved, Status> {
     if asking.frontend != "dockerfile.v0" {
         return Err(Error::new(
             Kind::Unsupported,
             format!("the frontend `{}` is not supported: only Dockerfiles are built", asking.frontend),
         )
-        .with_hint("build without BUILDKIT_SYNTAX"));
+        .with_hint("build without BUILDKIT_SYNTAX")
+        .into());
     }
     let mut asked = Asked::read(&asking.attributes, &job.request.entitlements)?;
-    if let Some(question) = &asked.question {
-        return Err(Error::new(Kind::Unsupported, format!("the question `{question}` is not supported")));
-    }
     let mut fetch = Registries {
         server,
         handle: handle.clone(),
@@ -232,16 +231,29 @@ fn run(
         progress: &job.progress,
         cancel: &job.cancel,
     };
+    if let Some(question) = asked.question.clone() {
+        let _held = gatherer.look(&mut asked, &asking.inputs, &mut fetch)?;
+        let metadata = question::answer(&server.engine, &question, &asked.request)?;
+        return Ok(Solved { metadata, ..Solved::default() });
+    }
     let held = gatherer.gather(&mut asked, &asking.inputs, &mut fetch)?;
     let room = ContextRoom::make(&server.engine)?;
     let (outputs, exports) = Exports::prepare(handle, session, &job.request.exporters, room.path())?;
     caches(job, &mut asked)?;
     let mut request: BuildRequest = asked.request;
     request.outputs = outputs;
+    request.cancel = Some(job.cancel.builder());
     fetch.prepare(&request)?;
     let mut steps = Steps::new(job.progress.clone());
     let built = robot_env_build::build(&server.engine, &request, &mut fetch, &mut steps);
-    steps.end(built.as_ref().err().map(text_of).as_deref());
+    let built = built.map_err(|error| shown(error, &request));
+    let failure = steps.end(built.as_ref().err().map(|status| status.message.as_str()));
+    let built = built.map_err(|mut status| {
+        if let Some(failure) = failure {
+            status.details.push(question::place(&failure.file, &request.dockerfile, failure.line));
+        }
+        status
+    });
     // The outputs are closed with it.
     drop(request);
     let finished = exports.finish(built.is_ok());
@@ -261,7 +273,17 @@ fn run(
     for name in &built.names {
         server.engine.tell_of("image", "tag", &id, [("name".to_owned(), name.familiar())].into());
     }
-    Ok(Solved { attributes, image: Some(built.image) })
+    Ok(Solved { attributes, image: Some(built.image), ..Solved::default() })
+}
+
+/// An error as the client sees it: our own directories mean nothing there.
+fn shown(error: Error, request: &BuildRequest) -> Status {
+    let mut status = Status::from(error);
+    let own = request.context.display().to_string();
+    for path in request.contexts.values().chain([&own]).filter(|path| path.starts_with('/')) {
+        status.message = status.message.replace(&format!(" `{path}`"), "");
+    }
+    status
 }
 
 /// Caches that are read and written. A cache that cannot be read only costs time.

@@ -62,6 +62,24 @@ impl files::Progress for Shown<'_> {
 }
 
 impl Gatherer<'_> {
+    /// Completes a request as far as it takes to look at the Dockerfile.
+    pub(super) fn look(
+        &self,
+        asked: &mut Asked,
+        inputs: &HashMap<String, Definition>,
+        fetch: &mut dyn Fetch,
+    ) -> Result<Held> {
+        let ContextSource::Local(name) = asked.context.clone() else {
+            return self.gather(asked, inputs, fetch);
+        };
+        let temporary = ContextRoom::make(self.engine)?;
+        asked.request.ignore = match self.dockerfile(asked, &temporary)? {
+            Some(text) => text,
+            None => self.ignore(asked, &name, &temporary)?,
+        };
+        Ok(Held { rooms: vec![temporary], ..Held::default() })
+    }
+
     /// Completes a request.
     pub(super) fn gather(
         &self,

@@ -1,7 +1,6 @@
 //! Builds that clients have asked for, by the names that the clients gave them.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -47,6 +46,8 @@ struct Inner {
 pub(crate) struct Solved {
     /// What is said of it.
     pub(crate) attributes: Attributes,
+    /// What the answer to a question about it is.
+    pub(crate) metadata: HashMap<String, Vec<u8>>,
     /// The image.
     pub(crate) image: Option<robot_env_oci::ImageId>,
 }
@@ -125,7 +126,7 @@ impl Jobs {
         let job = Arc::new(Job {
             progress: Arc::new(Progress::new(&name)),
             request,
-            cancel: Cancel::default(),
+            cancel: Cancel::new()?,
             inner: Mutex::default(),
             returned: Notify::new(),
         });
@@ -152,21 +153,30 @@ impl Jobs {
 }
 
 /// Ends a build from outside.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Cancel(Arc<Inside>);
 
-#[derive(Default)]
 struct Inside {
-    cancelled: AtomicBool,
+    builder: robot_env_build::Cancel,
     now: Notify,
     /// Those that talk to registries for the build.
     clients: Mutex<Vec<Client>>,
 }
 
 impl Cancel {
+    fn new() -> EngineResult<Cancel> {
+        let builder = robot_env_build::Cancel::new()?;
+        Ok(Cancel(Arc::new(Inside { builder, now: Notify::new(), clients: Mutex::default() })))
+    }
+
+    /// What the builder takes.
+    pub(crate) fn builder(&self) -> robot_env_build::Cancel {
+        self.0.builder.clone()
+    }
+
     /// Ends the build.
     pub(crate) fn cancel(&self) {
-        self.0.cancelled.store(true, Ordering::SeqCst);
+        self.0.builder.cancel();
         self.0.now.notify_waiters();
         if let Ok(clients) = self.0.clients.lock() {
             clients.iter().for_each(Client::cancel);
@@ -175,7 +185,7 @@ impl Cancel {
 
     /// Whether it was ended.
     pub(crate) fn is_cancelled(&self) -> bool {
-        self.0.cancelled.load(Ordering::SeqCst)
+        self.0.builder.is_cancelled()
     }
 
     /// Lets it end what this client does.

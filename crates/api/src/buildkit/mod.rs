@@ -33,6 +33,7 @@ mod messages;
 mod pipe;
 mod place;
 mod progress;
+mod question;
 mod registry;
 pub(crate) mod session;
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use robot_env_build::Observer;
+use robot_env_build::{Failure, Observer};
 use robot_env_engine::stream::Stream;
 use robot_env_oci::Digest;
 use robot_env_transfer::Amount;
@@ -18,6 +18,9 @@ const WAITING: usize = 4 << 20;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How often it is told how far a transfer is.
 const OFTEN: Duration = Duration::from_millis(100);
+
+/// What clients take for the word of a step that was ended from outside.
+const CANCELLED: &str = "context canceled";
 
 /// What is told of one build. One client hears it; until it listens, its output is kept as far as
 /// there is room.
@@ -215,7 +218,7 @@ impl Step {
 
 impl Drop for Step {
     fn drop(&mut self) {
-        self.end(Some("context canceled".to_owned()));
+        self.end(Some(CANCELLED.to_owned()));
     }
 }
 
@@ -224,20 +227,25 @@ pub(crate) struct Steps {
     progress: Arc<Progress>,
     steps: HashMap<usize, Step>,
     /// Those that failed; why is known at the end.
-    failed: Vec<Step>,
+    failed: Vec<(usize, Step)>,
+    failure: Option<Failure>,
 }
 
 impl Steps {
     /// Tells of them there.
     pub(crate) fn new(progress: Arc<Progress>) -> Steps {
-        Steps { progress, steps: HashMap::new(), failed: Vec::new() }
+        Steps { progress, steps: HashMap::new(), failed: Vec::new(), failure: None }
     }
 
-    /// The build is over.
-    pub(crate) fn end(mut self, error: Option<&str>) {
-        for mut step in self.failed.drain(..) {
-            step.end(Some(error.unwrap_or("failed").to_owned()));
+    /// The build is over; where in the Dockerfile it failed.
+    pub(crate) fn end(mut self, error: Option<&str>) -> Option<Failure> {
+        let culprit = self.failure.as_ref().and_then(|failure| failure.step);
+        for (number, mut step) in self.failed.drain(..) {
+            // The others were ended because of the one.
+            let own = culprit.is_none_or(|culprit| culprit == number);
+            step.end(Some(error.filter(|_| own).unwrap_or(CANCELLED).to_owned()));
         }
+        self.failure
     }
 }
 
@@ -266,7 +274,11 @@ impl Observer for Steps {
     }
 
     fn failed(&mut self, step: usize) {
-        self.failed.extend(self.steps.remove(&step));
+        self.failed.extend(self.steps.remove(&step).map(|shown| (step, shown)));
+    }
+
+    fn failure(&mut self, failure: &Failure) {
+        self.failure = Some(failure.clone());
     }
 }
 
@@ -294,7 +306,7 @@ mod tests {
         steps.begin(2, "[2/2] RUN false");
         steps.output(2, Stream::Stderr, b"bad\n");
         steps.failed(2);
-        steps.end(Some("exit code 1"));
+        assert!(steps.end(Some("exit code 1")).is_none());
         progress.end();
         let told = all(&progress);
         let vertexes: Vec<_> = told.iter().flat_map(|message| &message.vertexes).collect();
