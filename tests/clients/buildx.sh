@@ -90,6 +90,27 @@ client() {
     tar -C "$place/app" -c . | docker buildx build --build-context other="$place/other" --target base -t bx:tar - > "$place/out" 2>&1 || fail "a tar as context"
     printf 'FROM busybox:test\nLABEL from=input\n' | docker buildx build -t bx:input - > "$place/out" 2>&1 || fail "a Dockerfile as input"
 
+    printf 'from busybox:test\nRUN true\n' > "$place/app/odd"
+    docker buildx build --check -f "$place/app/odd" "$place/app" > "$place/out" 2>&1 || true
+    [ "$name" = trixie ] || says ConsistentInstructionCasing
+    docker buildx du > "$place/out" 2>&1 || fail "buildx du"
+    says 'Total:'
+    cat > "$place/bake.hcl" <<'END'
+group "default" {
+  targets = ["lib", "app"]
+}
+target "lib" {
+  dockerfile-inline = "FROM busybox:test\nRUN echo of the library > /lib.txt"
+}
+target "app" {
+  contexts = { library = "target:lib" }
+  dockerfile-inline = "FROM library\nCOPY --from=library /lib.txt /again"
+  tags = ["bx:baked"]
+}
+END
+    docker buildx bake -f "$place/bake.hcl" > "$place/out" 2>&1 || fail bake
+    docker run --rm --network none bx:baked cat /again > "$place/out"; says 'of the library'
+
     # Ctrl-C ends the command inside, too.
     printf 'FROM busybox:test\nRUN echo begun; sleep 4321\n' > "$place/app/sleeps"
     docker buildx build -f "$place/app/sleeps" "$place/app" > "$place/out" 2>&1 &
@@ -107,6 +128,27 @@ client() {
 
     docker build --target base -t bx:plain "$place/app" > "$place/out" 2>&1 || fail "docker build"
     says '[base 2/2]'
+}
+
+# With the machine's own programs of ssh.
+agent() {
+    command -v ssh-agent ssh-add ssh-keygen > /dev/null || { echo "skipped: buildx: ssh agents: there are none"; return; }
+    local program
+    program=$(command -v ssh-add)
+    mkdir -p "$place/ssh"
+    for file in "$program" $(ldd "$program" | grep -o '/[^ ]*'); do
+        mkdir -p "$place/ssh$(dirname "$file")"
+        cp -L "$file" "$place/ssh$file"
+    done
+    printf 'FROM busybox:test\nCOPY . /\nRUN --mount=type=ssh,required=true %s -l\n' "$program" > "$place/ssh/Dockerfile"
+    eval "$(ssh-agent)" > /dev/null
+    ssh-keygen -q -t ed25519 -N '' -C a-key-of-the-test -f "$place/key"
+    ssh-add -q "$place/key"
+    build --ssh default "$place/ssh" || fail "a build with an agent"
+    kill "$SSH_AGENT_PID"
+    says a-key-of-the-test
+    ! build --no-cache "$place/ssh" || fail "an agent that was not given"
+    says 'was not given'
 }
 
 compose() {
@@ -134,6 +176,7 @@ if ! command -v docker > /dev/null; then
 fi
 debian trixie docker-buildx docker-compose || skip "Debian's packages cannot be had"
 client trixie
+agent
 compose trixie
 if debian sid docker-buildx docker-compose; then
     client sid

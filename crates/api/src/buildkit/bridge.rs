@@ -27,11 +27,12 @@ use super::session::Session;
 use crate::server::Server;
 
 /// What of the bridge is spoken (frontend/gateway/pb/caps.go).
-const BRIDGE: [&str; 7] = [
+const BRIDGE: [&str; 8] = [
     "solve.base",
     "return",
     "returnmap",
     "proto.refarray",
+    "reference.output",
     "gateway.solve.metadata",
     "gateway.solve.evaluate",
     "frontend.inputs",

@@ -20,7 +20,7 @@ use crate::routes::Call;
 use crate::server::Server;
 
 /// How long a build waits for the session that it names.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(3);
 /// How often a client is asked whether it is there, how long it may take, and how often it may fail.
 const HEALTH: Duration = Duration::from_secs(5);
 const HEALTH_TIME: Duration = Duration::from_secs(20);

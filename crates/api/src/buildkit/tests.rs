@@ -367,10 +367,10 @@ fn privileged_clients_that_misbehave_harm_nobody() {
         assert!(!place.join("root/build/clients/escaped").exists());
         for question in [
             SolveRequest { reference: String::new(), ..SolveRequest::default() },
-            solving("other", "s", "gateway.v0", None),
+            solving("other", "s0", "gateway.v0", None),
             SolveRequest {
                 definition: Some(super::messages::Definition { operations: vec![vec![1]] }),
-                ..solving("graph", "s", "", None)
+                ..solving("graph", "s0", "", None)
             },
         ] {
             assert!(control.unary::<SolveResponse>(SOLVE, &question).await.is_err());

@@ -29,7 +29,7 @@ fn record(step: &CachedStep) -> UsageRecord {
 }
 
 fn unfiltered(filters: &[String]) -> EngineResult<()> {
-    match filters.first() {
+    match filters.iter().find(|filter| !filter.is_empty()) {
         None => Ok(()),
         Some(filter) => {
             Err(Error::new(Kind::Unsupported, format!("what builds keep cannot be filtered by `{filter}`")))
