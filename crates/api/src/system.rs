@@ -22,7 +22,7 @@ use crate::server::Server;
 pub(crate) fn ping() -> Reply {
     Reply::text(200, "OK")
         // Version 2 would make the client ask for BuildKit.
-        .with("Builder-Version", "2")
+        .with("Builder-Version", "1")
         .with("Swarm", "inactive")
         .with("Cache-Control", "no-cache, no-store, must-revalidate")
         .with("Pragma", "no-cache")

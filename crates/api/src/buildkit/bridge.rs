@@ -27,7 +27,7 @@ use super::session::Session;
 use crate::server::Server;
 
 /// What of the bridge is spoken (frontend/gateway/pb/caps.go).
-const BRIDGE: [&str; 8] = [
+const BRIDGE: [&str; 9] = [
     "solve.base",
     "return",
     "returnmap",
@@ -35,6 +35,7 @@ const BRIDGE: [&str; 8] = [
     "reference.output",
     "gateway.solve.metadata",
     "gateway.solve.evaluate",
+    "gateway.evaluate",
     "frontend.inputs",
 ];
 /// What of graphs is understood (solver/pb/caps.go): that a build may have several outputs, and the
@@ -155,11 +156,11 @@ const RESULT: &str = "docker-image://robot-env.invalid/result@";
 fn definition_of(image: &ImageId) -> Definition {
     let source = SourceOperation { identifier: format!("{RESULT}{}", image.0) };
     let first = Operation { inputs: Vec::new(), source: Some(source) }.encode_to_vec();
-    let last = Operation {
-        inputs: vec![OperationInput { digest: Digest::of(&first).to_string(), index: 0 }],
-        source: None,
-    };
-    Definition { operations: vec![first, last.encode_to_vec()] }
+    let digest = Digest::of(&first).to_string();
+    let last = Operation { inputs: vec![OperationInput { digest: digest.clone(), index: 0 }], source: None };
+    let last = last.encode_to_vec();
+    let metadata = [digest, Digest::of(&last).to_string()].map(|digest| (digest, Empty {})).into();
+    Definition { operations: vec![first, last], metadata }
 }
 
 /// The image that a graph is, where it was made here.
@@ -324,7 +325,8 @@ mod tests {
             inputs: Vec::new(),
             source: Some(SourceOperation { identifier: "docker-image://alpine".into() }),
         };
-        let graph = Definition { operations: vec![other.encode_to_vec(), Vec::new()] };
+        let operations = vec![other.encode_to_vec(), Vec::new()];
+        let graph = Definition { operations, ..Definition::default() };
         assert_eq!(image_of(&graph), None);
         assert_eq!(image_of(&Definition::default()), None);
     }

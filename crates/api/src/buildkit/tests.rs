@@ -369,7 +369,10 @@ fn privileged_clients_that_misbehave_harm_nobody() {
             SolveRequest { reference: String::new(), ..SolveRequest::default() },
             solving("other", "s0", "gateway.v0", None),
             SolveRequest {
-                definition: Some(super::messages::Definition { operations: vec![vec![1]] }),
+                definition: Some(super::messages::Definition {
+                    operations: vec![vec![1]],
+                    ..Default::default()
+                }),
                 ..solving("graph", "s0", "", None)
             },
         ] {

@@ -47,6 +47,9 @@ pub(crate) struct Platform {
 pub(crate) struct Definition {
     #[prost(bytes = "vec", repeated, tag = "1")]
     pub(crate) operations: Vec<Vec<u8>>,
+    /// By the digest of an operation. Clients take no graph without.
+    #[prost(map = "string, message", tag = "2")]
+    pub(crate) metadata: HashMap<String, Empty>,
 }
 
 /// `pb.Op` (solver/pb/ops.proto)
