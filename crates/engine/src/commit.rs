@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use jiff::Timestamp;
 use robot_env_diag::{Error, Kind, Result, Within};
-use robot_env_layer::{Change, ChangeKind, ExportOptions, Exported, Overlay, changes, export};
+use robot_env_layer::{Change, ChangeKind, ExportOptions, Exported, Overlay, changes, export_as};
 use robot_env_oci::{Reference, RuntimeConfig};
 use robot_env_store::{ImageRecord, OverlayXattr};
 use robot_env_sys::fs::Usage;
@@ -131,7 +131,14 @@ impl Engine {
         mode: CommitMode,
         request: &CommitRequest,
     ) -> Result<ImageRecord> {
-        let snapshot = self.open_snapshot(record)?;
+        let mut snapshot = self.open_snapshot(record)?;
+        let mode = match self.unshifted_upper(record, &snapshot)? {
+            Some(upper) => {
+                snapshot.upper = upper;
+                CommitMode::Copy
+            }
+            None => mode,
+        };
         // An image that was removed since leaves its layers behind, and no history.
         let parent = match self.store.image(&record.image) {
             Ok(parent) => parent,
@@ -174,7 +181,10 @@ impl Engine {
     }
 
     fn changes_of(&self, container: &Container) -> Result<Vec<Change>> {
-        let snapshot = self.open_snapshot(&container.record)?;
+        let mut snapshot = self.open_snapshot(&container.record)?;
+        if let Some(upper) = self.unshifted_upper(&container.record, &snapshot)? {
+            snapshot.upper = upper;
+        }
         let namespace = match self.store.overlay_xattr() {
             OverlayXattr::Trusted => Overlay::Trusted,
             OverlayXattr::User => Overlay::User,
@@ -209,7 +219,11 @@ impl Engine {
     pub fn export(&self, text: &str, out: &mut dyn Write) -> Result<Exported> {
         let (tree, container) = self.own_tree(text)?;
         self.tell(&container.record, "export", &[]);
-        export(tree.root.as_fd(), out, &ExportOptions::default())
+        let owners = |uid, gid| match tree.live {
+            true => crate::userns::inside(&container.record, uid, gid),
+            false => (uid, gid),
+        };
+        export_as(tree.root.as_fd(), out, &ExportOptions::default(), &owners)
             .within(|| format!("cannot export container `{}`", container.record.name))
     }
 }
@@ -402,6 +416,7 @@ mod tests {
             chain: None,
             image_config: RuntimeConfig::default(),
             mounts: Vec::new(),
+            user_map: None,
             starts_at_once: false,
         };
         record.image_config.env = words("A=1 B=2 C=3");

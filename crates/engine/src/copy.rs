@@ -6,7 +6,9 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use jiff::Timestamp;
 use robot_env_diag::{Error, Kind, Result, Within};
-use robot_env_layer::{ExportOptions, Exported, ExtractOptions, Extracted, export, extract};
+use robot_env_layer::{
+    ExportOptions, Exported, ExtractOptions, ExtractOwner, Extracted, export_as, extract_as,
+};
 use robot_env_sys::fs as sys_fs;
 use rustix::fs::{AtFlags, FileType, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
@@ -123,7 +125,9 @@ impl ContainerFiles<'_> {
             }
         };
         self.engine.tell(&self.record, "archive-path", &[]);
-        export(from.as_fd(), out, &options).within(|| format!("cannot copy `{}:{path}`", self.text))
+        let owners = |uid, gid| crate::userns::inside(&self.record, uid, gid);
+        export_as(from.as_fd(), out, &options, &owners)
+            .within(|| format!("cannot copy `{}:{path}`", self.text))
     }
 
     /// Unpacks a tar (not compressed) into the directory `path`; links on the way and at its end
@@ -152,7 +156,14 @@ impl ContainerFiles<'_> {
             ));
         }
         self.engine.tell(&self.record, "extract-to-dir", &[]);
-        extract(tar, dir.as_fd(), options).within(|| format!("cannot copy to `{}:{path}`", self.text))
+        let options = match (&self.record.user_map, options.owner) {
+            // Whoever extracts is root inside.
+            (Some(_), ExtractOwner::Caller) => &ExtractOptions { owner: ExtractOwner::Fixed(0, 0), ..*options },
+            _ => options,
+        };
+        let owners = |uid, gid| crate::userns::owner(&self.record, uid, gid);
+        extract_as(tar, dir.as_fd(), options, &owners)
+            .within(|| format!("cannot copy to `{}:{path}`", self.text))
     }
 
     /// Opens what is before the last name of a path, or, if a slash comes after it, all of it.

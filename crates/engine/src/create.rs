@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use robot_env_diag::{Error, Kind, Result};
 use robot_env_oci::{ChainId, ImageConfig, ImageId, Platform, RuntimeConfig};
 use robot_env_spec::{ContainerId, ContainerSpec, IpcMode, NetworkMode, PidMode, check_name};
-use robot_env_store::SnapshotOptions;
+use robot_env_store::{Snapshot, SnapshotOptions};
 use robot_env_sys::process::parse_signal;
 
 use crate::engine::{Engine, snapshot_key};
@@ -122,13 +122,16 @@ impl Engine {
             chain,
             image_config: runtime,
             mounts,
+            user_map: None,
             starts_at_once,
         };
         // Held until the container is there: whoever finds its directory without a record, and the
         // lock free, knows that its maker was killed.
         let lock = self.records.begin(&id)?;
         let made = self.name(&mut record, name).and_then(|()| {
-            self.make_snapshot(&record)?;
+            let snapshot = self.make_snapshot(&record)?;
+            let _turn = self.choose_ids(&mut record)?;
+            Engine::adopt_snapshot(&record, &snapshot)?;
             self.fill_volumes(&record)?;
             self.records.publish(&record)
         });
@@ -157,10 +160,8 @@ impl Engine {
         unreachable!("the loop ends by itself")
     }
 
-    fn make_snapshot(&self, record: &ContainerRecord) -> Result<()> {
-        self.store
-            .prepare(&snapshot_key(&record.id), record.chain.as_ref(), snapshot_options(record))
-            .map(drop)
+    fn make_snapshot(&self, record: &ContainerRecord) -> Result<Snapshot> {
+        self.store.prepare(&snapshot_key(&record.id), record.chain.as_ref(), snapshot_options(record))
     }
 
     /// Names of other containers become ids: a rename must not lead to another container.

@@ -45,6 +45,7 @@ mod top;
 mod undo;
 mod update;
 mod usage;
+mod userns;
 mod view;
 mod volume;
 mod watch;

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use robot_env_diag::{Error, Kind, Result};
 use robot_env_oci::{ChainId, ImageId, RuntimeConfig};
-use robot_env_spec::{ContainerId, ContainerSpec, Propagation};
+use robot_env_spec::{ContainerId, ContainerSpec, Propagation, UserMap};
 use serde::{Deserialize, Serialize};
 
 /// What a container is. Written when it is created, renamed or updated.
@@ -25,6 +25,9 @@ pub struct ContainerRecord {
     pub image_config: RuntimeConfig,
     /// The volumes, binds and tmpfs it mounts, with names given to anonymous volumes.
     pub mounts: Vec<MountPoint>,
+    /// Its ids, where it has a user namespace of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_map: Option<UserMap>,
     /// Whether whoever made it was about to start it, with its lock held from the first moment on.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub starts_at_once: bool,
@@ -301,6 +304,7 @@ mod tests {
             chain: None,
             image_config: image,
             mounts: Vec::new(),
+            user_map: None,
             starts_at_once: false,
         }
     }

@@ -65,6 +65,7 @@ impl Engine {
             cgroup_path: host.cgroup_writable.then(|| format!("/{}", cgroup_path(record))),
             rootfs: self.paths.container_run(&record.id).join("rootfs"),
             block_devices: block_devices(record)?,
+            user_map: record.user_map.clone(),
         })
     }
 

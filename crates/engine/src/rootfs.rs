@@ -37,7 +37,9 @@ impl Rootfs {
     pub(crate) fn of(engine: &Engine, record: &ContainerRecord) -> Result<Rootfs> {
         let snapshot = engine.open_snapshot(record)?;
         snapshot.clear_volatile_mark()?;
-        let mut lowers: Vec<BorrowedFd<'_>> = snapshot.lowers.iter().map(AsFd::as_fd).collect();
+        let shifted = engine.shifted_lowers(record, &snapshot)?;
+        let layers = shifted.as_ref().unwrap_or(&snapshot.lowers);
+        let mut lowers: Vec<BorrowedFd<'_>> = layers.iter().map(AsFd::as_fd).collect();
         // An image without layers: an overlay needs one.
         let empty;
         if lowers.is_empty() {
@@ -73,8 +75,8 @@ impl Rootfs {
         read_lines(self.mount(), path)
     }
 
-    /// Makes the directory `path` with those above it where they are missing, owned by `owner`.
-    /// Links are followed inside the tree.
+    /// Makes the directory `path` with those above it where they are missing, owned by `owner` in the
+    /// engine's ids. Links are followed inside the tree.
     pub(crate) fn make_directory(&self, path: &str, owner: (u32, u32)) -> Result<()> {
         let mut done = String::new();
         for name in path.split('/').filter(|name| !name.is_empty() && *name != ".") {
@@ -110,7 +112,11 @@ impl Engine {
         let key = snapshot_key(&record.id);
         match self.store.snapshot(&key)? {
             Some(snapshot) => Ok(snapshot),
-            None => self.store.prepare(&key, record.chain.as_ref(), snapshot_options(record)),
+            None => {
+                let snapshot = self.store.prepare(&key, record.chain.as_ref(), snapshot_options(record))?;
+                Engine::adopt_snapshot(record, &snapshot)?;
+                Ok(snapshot)
+            }
         }
     }
 }

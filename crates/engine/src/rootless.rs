@@ -136,6 +136,11 @@ impl Identity {
         }
     }
 
+    /// How many user ids, and how many group ids, there are from 0 on without a gap.
+    pub(crate) fn counts(&self) -> (u32, u32) {
+        (dense(&self.users), dense(&self.groups))
+    }
+
     /// Whether the engine is root of a user namespace only.
     pub fn is_rootless(&self) -> bool {
         self.kind == Kind::Rootless
@@ -160,6 +165,38 @@ impl Identity {
     pub fn group_inside(&self, group: u32) -> Option<u32> {
         to_inside(&self.groups, group)
     }
+}
+
+fn dense(ranges: &[IdRange]) -> u32 {
+    let mut sorted: Vec<_> = ranges.iter().map(|r| (r.inside, r.count)).collect();
+    sorted.sort_unstable();
+    let step = |end: u32, (first, count): (u32, u32)| {
+        if first == end { Some(end.saturating_add(count)) } else { None }
+    };
+    let mut end = 0;
+    for range in sorted {
+        match step(end, range) {
+            Some(next) => end = next,
+            None => break,
+        }
+    }
+    end
+}
+
+/// The command that gives a user of this machine ids for containers: the program where it is missing,
+/// else the next free ranges.
+pub(crate) fn more_ids(user: u32) -> String {
+    if ["newuidmap", "newgidmap"].iter().any(|program| seed::find(program, None).is_none()) {
+        let package = if seed::find("dnf", None).is_some() { "shadow-utils" } else { "uidmap" };
+        return format!("sudo {}", helper::install(package));
+    }
+    let passwd = ranges::read("/etc/passwd");
+    let name = ranges::name_of(&passwd, user).map_or_else(|| user.to_string(), str::to_owned);
+    let first = ranges::first_free(&ranges::read("/etc/subuid"), &ranges::read("/etc/subgid"));
+    let range = format!("{first}-{}", first + 65535);
+    format!(
+        "sudo usermod --add-subuids {range} --add-subgids {range} {name}, and start anew once no container runs"
+    )
 }
 
 /// What the kernel shows for an id without a mapping.

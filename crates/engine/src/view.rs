@@ -136,7 +136,8 @@ impl Engine {
 
     fn stopped_view(&self, record: &ContainerRecord, access: Access, lock: ContainerLock) -> Result<View> {
         let mounts = in_order(&record.mounts);
-        if access == Access::Read {
+        // One with ids of its own is shown by these all over: its volumes are, too.
+        if access == Access::Read && record.user_map.is_none() {
             let root = self.read_only_overlay(record)?;
             if mounts
                 .iter()
@@ -156,7 +157,8 @@ impl Engine {
     /// The snapshot with its writable layer as one more lower one.
     pub(crate) fn read_only_overlay(&self, record: &ContainerRecord) -> Result<OwnedFd> {
         let snapshot = self.open_snapshot(record)?;
-        let mut lowers = vec![snapshot.upper.as_fd()];
+        let unshifted = self.unshifted_upper(record, &snapshot)?;
+        let mut lowers = vec![unshifted.as_ref().unwrap_or(&snapshot.upper).as_fd()];
         lowers.extend(snapshot.lowers.iter().map(AsFd::as_fd));
         let empty;
         if lowers.len() == 1 {
@@ -292,7 +294,7 @@ impl Engine {
                         .within(|| {
                             format!("cannot see the file system of container `{}`", container.record.name)
                         })?;
-                        return Ok((OwnTree { root, _lock: None }, container));
+                        return Ok((OwnTree { root, live: true, _lock: None }, container));
                     }
                     None => self.await_monitor(&id),
                 },
@@ -301,7 +303,7 @@ impl Engine {
                     let (lock, container) = self.lock_stopped(&id)?;
                     if !container.state.state.is_active() {
                         let root = self.read_only_overlay(&container.record)?;
-                        return Ok((OwnTree { root, _lock: Some(lock) }, container));
+                        return Ok((OwnTree { root, live: false, _lock: Some(lock) }, container));
                     }
                 }
             }
@@ -316,6 +318,8 @@ impl Engine {
 /// A container's own file system: see [`Engine::own_tree`].
 pub(crate) struct OwnTree {
     pub(crate) root: OwnedFd,
+    /// Whether it is what the container's processes see.
+    pub(crate) live: bool,
     _lock: Option<ContainerLock>,
 }
 

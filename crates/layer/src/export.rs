@@ -48,12 +48,22 @@ pub struct Exported {
 /// Files that change meanwhile (a running container) are stored as they are found; one that gets
 /// shorter while it is read ends in zeros.
 pub fn export(tree: BorrowedFd<'_>, out: &mut dyn Write, options: &ExportOptions) -> Result<Exported> {
-    let mut exporter = Exporter { packer: Packer::new(out, false, None), time: None };
+    export_as(tree, out, options, &|uid, gid| (uid, gid))
+}
+
+/// [`export`], with other owners in the tar: `owners` says which ids stand for a file's.
+pub fn export_as(
+    tree: BorrowedFd<'_>,
+    out: &mut dyn Write,
+    options: &ExportOptions,
+    owners: &dyn Fn(u32, u32) -> (u32, u32),
+) -> Result<Exported> {
+    let mut exporter = Exporter { packer: Packer::new(out, false, None), time: None, owners };
     if let Some(name) = &options.entry {
         let shown = || format!("cannot export `{}`", Shown(name));
         let stat = make::stat(tree, name)?.ok_or_else(|| Error::not_found("no such file")).within(shown)?;
         let in_tar = if options.prefix.is_empty() { name } else { &options.prefix };
-        exporter.packer.add(tree, name, &stat, in_tar, name).within(shown)?;
+        exporter.packer.add(tree, name, &exporter.changed(&stat), in_tar, name).within(shown)?;
         if make::file_type(&stat) == FileType::Directory {
             let top = open_directory(tree, name, OFlags::RDONLY)?;
             exporter.below(top.as_fd(), in_tar)?;
@@ -76,7 +86,7 @@ pub struct ExportTree<'a> {
 /// Writes several trees as one tar, as [`export`] does; `time` (in seconds since the Unix epoch)
 /// stands for the times at which their files were modified.
 pub fn export_trees(trees: &[ExportTree<'_>], out: &mut dyn Write, time: Option<i64>) -> Result<Exported> {
-    let mut exporter = Exporter { packer: Packer::new(out, false, None), time };
+    let mut exporter = Exporter { packer: Packer::new(out, false, None), time, owners: &|uid, gid| (uid, gid) };
     for ExportTree { tree, prefix } in trees {
         exporter.tree(*tree, prefix)?;
     }
@@ -86,6 +96,7 @@ pub fn export_trees(trees: &[ExportTree<'_>], out: &mut dyn Write, time: Option<
 struct Exporter<'a> {
     packer: Packer<'a>,
     time: Option<i64>,
+    owners: &'a dyn Fn(u32, u32) -> (u32, u32),
 }
 
 impl Exporter<'_> {
@@ -93,7 +104,7 @@ impl Exporter<'_> {
         if !prefix.is_empty()
             && let Some(stat) = make::stat(tree, b".")?
         {
-            let stat = self.timed(&stat);
+            let stat = self.changed(&stat);
             self.packer.add(tree, b".", &stat, prefix, b"")?;
         }
         self.below(tree, prefix)
@@ -102,7 +113,7 @@ impl Exporter<'_> {
     fn below(&mut self, top: BorrowedFd<'_>, prefix: &[u8]) -> Result<()> {
         walk(top, &mut |visit| {
             let in_tar = path::join(prefix, visit.path);
-            let stat = self.timed(&visit.item.stat);
+            let stat = self.changed(&visit.item.stat);
             match self.packer.add(visit.dir, &visit.item.name, &stat, &in_tar, visit.path) {
                 Ok(()) => Ok(!(visit.is_directory() && leads_to_kernel(top, visit.dir, visit.item)?)),
                 // It went away since its directory was listed.
@@ -112,8 +123,9 @@ impl Exporter<'_> {
         })
     }
 
-    fn timed(&self, stat: &Stat) -> Stat {
+    fn changed(&self, stat: &Stat) -> Stat {
         let mut stat = *stat;
+        (stat.st_uid, stat.st_gid) = (self.owners)(stat.st_uid, stat.st_gid);
         if let Some(seconds) = self.time {
             (stat.st_mtime, stat.st_mtime_nsec) = (seconds, 0);
         }

@@ -67,6 +67,22 @@ const LATER_LIMIT: usize = 1 << 18;
 /// [`Kind::Denied`], whatever a container does meanwhile. Missing parents are made (0755). `dest`
 /// itself stays as it is, whatever an entry `./` says of it, as Docker has it.
 pub fn extract(tar: impl Read, dest: BorrowedFd<'_>, options: &ExtractOptions) -> Result<Extracted> {
+    extract_as(tar, dest, options, &|uid, gid| (uid, gid))
+}
+
+/// [`extract`], with other owners of the files: `owners` says which ids stand for the tar's, or for
+/// those that the options name.
+pub fn extract_as(
+    tar: impl Read,
+    dest: BorrowedFd<'_>,
+    options: &ExtractOptions,
+    owners: &dyn Fn(u32, u32) -> (u32, u32),
+) -> Result<Extracted> {
+    let mut options = *options;
+    if let ExtractOwner::Fixed(uid, gid) = &mut options.owner {
+        (*uid, *gid) = owners(*uid, *gid);
+    }
+    let options = &options;
     let owner = match options.owner {
         ExtractOwner::Keep => Owner::Entry,
         ExtractOwner::Fixed(uid, gid) => Owner::Fixed(uid, gid),
@@ -88,6 +104,7 @@ pub fn extract(tar: impl Read, dest: BorrowedFd<'_>, options: &ExtractOptions) -
     let mut entries = 0;
     while extraction.reader.next(&mut entry)? {
         entries += 1;
+        (entry.uid, entry.gid) = owners(entry.uid, entry.gid);
         if options.plain && !make_plain(&mut entry, &mut extraction.maker.skipped) {
             continue;
         }

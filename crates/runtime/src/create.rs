@@ -11,7 +11,7 @@ use robot_env_sys::socket;
 
 use crate::state::Status;
 use crate::sync::{Message, Sync};
-use crate::{Console, check, hooks, init, resources, seccomp};
+use crate::{Console, check, hooks, init, mounts, resources, seccomp};
 
 /// `CLONE_NEWTIME`, which clone3 and setns know.
 const CLONE_NEWTIME: namespace::Flags = 0x80;
@@ -234,6 +234,14 @@ pub fn create(request: Create<'_>) -> Result<Created> {
         Some(cgroup) => cgroup.birthplace()?,
         None => None,
     };
+    let new_user_namespace = namespaces.new & libc::CLONE_NEWUSER != 0;
+    let sources = if new_user_namespace {
+        give_streams(&request.console, request.spec, &linux);
+        // What only the caller may reach is opened before the caller is somebody else.
+        mounts::sources(request.spec, request.bundle)?
+    } else {
+        Vec::new()
+    };
     let (near, far) = Sync::pair()?;
     let birth =
         Birth::into(&namespaces, &linux).within(|| "cannot prepare the container's namespaces".into())?;
@@ -251,7 +259,6 @@ pub fn create(request: Create<'_>) -> Result<Created> {
     } else {
         drop(birth);
     }
-    let new_user_namespace = namespaces.new & libc::CLONE_NEWUSER != 0;
     match cloned? {
         Cloned::Child => {
             drop(near);
@@ -271,6 +278,7 @@ pub fn create(request: Create<'_>) -> Result<Created> {
                 preserve_fds: request.preserve_fds,
                 init: request.init,
                 new_user_namespace,
+                sources: &sources,
                 gate: request.gate.as_ref(),
                 sync: &far,
             })
@@ -355,6 +363,20 @@ fn write_maps(pid: i32, linux: &Linux) -> Result<()> {
     namespace::write_id_maps(pid, &ranges(linux.uid_mappings()), &ranges(linux.gid_mappings()), false)
         .map_err(Error::from)
         .within(|| "cannot map the container's users".into())
+}
+
+/// Lets the user of a new user namespace open its own streams again: its ids are the caller's to give.
+fn give_streams(console: &Console, spec: &Spec, linux: &Linux) {
+    let Some(process) = spec.process() else { return };
+    let uid = process.user().uid();
+    let lines = linux.uid_mappings().iter().flatten();
+    let outside = lines.map(|m| (m.container_id(), m.host_id(), m.size())).find_map(|(inside, outside, size)| {
+        let offset = uid.checked_sub(inside).filter(|offset| *offset < size)?;
+        Some(outside + offset)
+    });
+    if let (Console::Pipes(stdio), Some(outside)) = (console, outside) {
+        init::give_pipes(stdio, outside);
+    }
 }
 
 /// Kills and reaps the child unless it is taken out.

@@ -40,6 +40,8 @@ pub(crate) struct Context<'a> {
     pub(crate) preserve_fds: u32,
     pub(crate) init: bool,
     pub(crate) new_user_namespace: bool,
+    /// The sources of binds by their place among the spec's mounts, for a new user namespace.
+    pub(crate) sources: &'a [Option<OwnedFd>],
     pub(crate) gate: Option<&'a OwnedFd>,
     pub(crate) sync: &'a Sync,
 }
@@ -78,11 +80,15 @@ fn prepare(context: Context<'_>) -> Result<Infallible> {
             .map_err(Error::from)
             .within(|| "cannot join a namespace".into())?;
     }
+    // While it is still whoever the caller is.
+    let anchor = open_anchor(&context)?;
     let joined_user = context.joins.iter().any(|(_, flag)| *flag == libc::CLONE_NEWUSER);
     if context.new_user_namespace || joined_user {
         // Root of that namespace, whatever the caller was.
-        sys_process::set_group(0)?;
-        sys_process::set_user(0)?;
+        if has_root(linux) || joined_user {
+            sys_process::set_group(0)?;
+            sys_process::set_user(0)?;
+        }
     }
     if context.later != 0 {
         hand_over(context.later, sync)?;
@@ -100,7 +106,7 @@ fn prepare(context: Context<'_>) -> Result<Infallible> {
     set_names(spec)?;
     write_sysctls(linux)?;
 
-    let root = mount_root(&context, linux)?;
+    let root = mount_root(&context, linux, anchor)?;
     let mut environment = mounts::Environment {
         root: &root,
         bundle: context.bundle,
@@ -108,10 +114,11 @@ fn prepare(context: Context<'_>) -> Result<Infallible> {
         hierarchies: context.hierarchies,
         own_pids: has_new(LinuxNamespaceType::Pid),
         place: None,
+        sources: context.sources,
         deferred: Vec::new(),
     };
-    for entry in spec.mounts().iter().flatten() {
-        environment.mount(entry).within(|| format!("cannot mount `{}`", entry.destination().display()))?;
+    for (index, entry) in spec.mounts().iter().flatten().enumerate() {
+        environment.mount(index, entry).within(|| format!("cannot mount `{}`", entry.destination().display()))?;
     }
     mounts::populate_dev(&root, spec, linux)?;
     let uid = process_spec.user().uid();
@@ -176,6 +183,7 @@ fn close_inherited(context: &Context<'_>) -> Result<()> {
     keep.push(context.sync.as_fd().as_raw_fd());
     keep.extend(context.gate.map(AsRawFd::as_raw_fd));
     keep.extend(context.joins.iter().map(|(fd, _)| fd.as_raw_fd()));
+    keep.extend(context.sources.iter().flatten().map(AsRawFd::as_raw_fd));
     if let Rootfs::Mount(fd) = context.rootfs {
         keep.push(fd.as_raw_fd());
     }
@@ -197,7 +205,7 @@ fn hand_over(flags: namespace::Flags, sync: &Sync) -> Result<()> {
 
 /// Mounts the root file system over the anchor; nothing that is mounted from here on is seen
 /// outside.
-fn mount_root(context: &Context<'_>, linux: &Linux) -> Result<Root> {
+fn mount_root(context: &Context<'_>, linux: &Linux, anchor: Option<OwnedFd>) -> Result<Root> {
     let shared = matches!(linux.rootfs_propagation().as_deref(), Some("shared" | "rshared"));
     // A container whose mounts are to reach the host must stay a peer of the host's.
     if !shared {
@@ -211,9 +219,10 @@ fn mount_root(context: &Context<'_>, linux: &Linux) -> Result<Root> {
             rustix::io::fcntl_dupfd_cloexec(fd, 3).io_context(|| "cannot copy a descriptor".into())?
         }
     };
-    let open = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let anchor = rustix::fs::open(context.anchor, open, Mode::empty())
-        .io_context(|| format!("cannot open `{}`", context.anchor.display()))?;
+    let anchor = match anchor {
+        Some(anchor) => anchor,
+        None => open_directory(context.anchor)?,
+    };
     if shared {
         // pivot_root refuses a shared parent: the mount that the anchor is on becomes private.
         mounts::make_private(&anchor)?;
@@ -225,6 +234,22 @@ fn mount_root(context: &Context<'_>, linux: &Linux) -> Result<Root> {
         mounts::set_propagation(tree.as_fd(), PropagationFlags::PRIVATE, true)?;
     }
     Ok(Root::new(tree))
+}
+
+fn open_directory(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).io_context(|| format!("cannot open `{}`", path.display()))
+}
+
+/// The anchor, for a new user namespace, whose root may not reach it.
+fn open_anchor(context: &Context<'_>) -> Result<Option<OwnedFd>> {
+    let reach = context.new_user_namespace && context.later == 0;
+    reach.then(|| open_directory(context.anchor)).transpose()
+}
+
+/// Whether the new user namespace has a root. One with other ids only has all rights all the same.
+fn has_root(linux: &Linux) -> bool {
+    linux.uid_mappings().iter().flatten().any(|m| m.container_id() == 0 && m.size() > 0)
 }
 
 fn set_oom_score(score: i32) -> Result<()> {

@@ -204,13 +204,38 @@ pub(crate) struct Environment<'a> {
     /// The directory in which the last file was mounted on a place of its own, and its path; see
     /// [`Environment::mount_file`].
     pub(crate) place: Option<(String, OwnedFd)>,
+    /// Sources of binds that are open already, by their place among the spec's mounts.
+    pub(crate) sources: &'a [Option<OwnedFd>],
     /// Mounts that become read-only once their inside is complete (`/dev`, `/sys/fs/cgroup`).
     pub(crate) deferred: Vec<OwnedFd>,
 }
 
+/// The sources of a spec's binds, by their place among its mounts.
+pub(crate) fn sources(spec: &oci_spec::runtime::Spec, bundle: &Path) -> Result<Vec<Option<OwnedFd>>> {
+    let of = |entry: &Mount| -> Result<Option<OwnedFd>> {
+        let options = options::parse(entry)?;
+        let open = || bind_source(bundle, entry, options.recursive);
+        (options.bind && !options.remount).then(open).transpose()
+    };
+    spec.mounts()
+        .iter()
+        .flatten()
+        .map(|entry| of(entry).within(|| format!("cannot mount `{}`", entry.destination().display())))
+        .collect()
+}
+
+/// The mount that a bind makes: a clone of the source's.
+fn bind_source(bundle: &Path, entry: &Mount, recursive: bool) -> Result<OwnedFd> {
+    let source = entry.source().as_ref().ok_or_else(|| Error::invalid("a bind mount needs a source"))?;
+    let source = bundle.join(source);
+    mount::clone_path(&source.to_string_lossy(), recursive)
+        .map_err(Error::from)
+        .within(|| format!("cannot use `{}`", source.display()))
+}
+
 impl Environment<'_> {
-    /// Mounts one entry of the spec.
-    pub(crate) fn mount(&mut self, entry: &Mount) -> Result<()> {
+    /// Mounts one entry of the spec, the `index`th.
+    pub(crate) fn mount(&mut self, index: usize, entry: &Mount) -> Result<()> {
         let destination = entry.destination().to_string_lossy().into_owned();
         let options = options::parse(entry)?;
         if options.remount {
@@ -234,7 +259,10 @@ impl Environment<'_> {
         let how = if kernels { ResolveFlags::NO_SYMLINKS } else { ResolveFlags::empty() };
         let (tree, directory) = match kind {
             "bind" => {
-                let tree = self.bind_source(entry, options.recursive)?;
+                let tree = match self.sources.get(index) {
+                    Some(Some(tree)) => tree.try_clone().io_context(|| "cannot copy a descriptor".into())?,
+                    _ => bind_source(self.bundle, entry, options.recursive)?,
+                };
                 let directory = file_type(&tree)? == FileType::Directory;
                 (Some(tree), directory)
             }
@@ -268,15 +296,6 @@ impl Environment<'_> {
         self.attach(&destination, tree, &target, kind, &options)
     }
 
-    /// The mount that a bind makes: a clone of the source's.
-    fn bind_source(&self, entry: &Mount, recursive: bool) -> Result<OwnedFd> {
-        let source = entry.source().as_ref().ok_or_else(|| Error::invalid("a bind mount needs a source"))?;
-        let source = self.bundle.join(source);
-        mount::clone_path(&source.to_string_lossy(), recursive)
-            .map_err(Error::from)
-            .within(|| format!("cannot use `{}`", source.display()))
-    }
-
     /// Mounts a file where the container has nothing yet, by few calls: a GPU's driver brings dozens.
     /// False where it is for the long way; then nothing has changed.
     fn mount_file(&mut self, entry: &Mount, destination: &str, options: &Options) -> bool {
@@ -284,7 +303,7 @@ impl Environment<'_> {
         let set = options.set | options.recursive_set;
         let times = Attributes::MOUNT_ATTR_NOATIME | Attributes::MOUNT_ATTR_STRICTATIME;
         let (parent, name) = split(destination);
-        if !clear.is_empty() || set.intersects(times) || matches!(name, "" | "." | "..") {
+        if !self.sources.is_empty() || !clear.is_empty() || set.intersects(times) || matches!(name, "" | "." | "..") {
             return false;
         }
         let Some(source) = entry.source() else { return false };
@@ -306,7 +325,7 @@ impl Environment<'_> {
         if made.is_err() {
             return false;
         }
-        let attached = self.bind_source(entry, false).and_then(|tree| {
+        let attached = bind_source(self.bundle, entry, false).and_then(|tree| {
             let propagation =
                 options.propagation.unwrap_or(PropagationFlags::PRIVATE) - PropagationFlags::REC;
             mount::set_attributes(tree.as_fd(), set, Attributes::empty(), Some(propagation), false)?;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use robot_env_diag::{Error, Result};
 use robot_env_oci::{Healthcheck, Platform};
 use serde::{Deserialize, Serialize};
 
@@ -254,7 +255,8 @@ pub enum PidMode {
     Container(String),
 }
 
-/// A container's user namespace.
+/// A container's user namespace. The words of the command line: [`FromStr`](std::str::FromStr),
+/// [`Display`](std::fmt::Display).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum UsernsMode {
@@ -263,6 +265,85 @@ pub enum UsernsMode {
     Engine,
     /// Written as `host`; the same as `Engine`, kept for `inspect`.
     Host,
+    /// One of its own in which an ordinary user's ids are these, by default the same as outside.
+    KeepId {
+        /// The user's id inside.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        uid: Option<u32>,
+        /// The user's group inside.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        gid: Option<u32>,
+    },
+    /// One of its own in which an ordinary user's id is not.
+    NoMap,
+    /// One of its own with ids that no other container has.
+    Auto {
+        /// How many; by default as many as the image's users need.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        size: Option<u32>,
+    },
+}
+
+impl UsernsMode {
+    /// Whether the container has one that is not the engine's.
+    pub fn is_own(self) -> bool {
+        !matches!(self, UsernsMode::Engine | UsernsMode::Host)
+    }
+}
+
+impl std::str::FromStr for UsernsMode {
+    type Err = Error;
+
+    /// Podman's words (podman-run(1), `--userns`); empty and `private` are the engine's.
+    fn from_str(text: &str) -> Result<Self> {
+        let bad = |why: String| Error::invalid(format!("invalid user namespace mode `{text}`: {why}"));
+        let (word, options) = text.split_once(':').unwrap_or((text, ""));
+        let mut mode = match word {
+            "" | "private" => UsernsMode::Engine,
+            "host" => UsernsMode::Host,
+            "keep-id" => UsernsMode::KeepId { uid: None, gid: None },
+            "nomap" => UsernsMode::NoMap,
+            "auto" => UsernsMode::Auto { size: None },
+            _ => return Err(bad("it must be host, keep-id[:uid=N,gid=N], auto[:size=N] or nomap".into())),
+        };
+        for option in options.split(',').filter(|option| !option.is_empty()) {
+            let (key, value) = option.split_once('=').unwrap_or((option, ""));
+            let number =
+                value.parse::<u32>().ok().filter(|id| *id <= i32::MAX as u32 && !value.starts_with('+'));
+            let number = || number.ok_or_else(|| bad(format!("`{value}` is no id")));
+            match (&mut mode, key) {
+                (UsernsMode::KeepId { uid, .. }, "uid") => *uid = Some(number()?),
+                (UsernsMode::KeepId { gid, .. }, "gid") => *gid = Some(number()?),
+                (UsernsMode::Auto { size }, "size") => {
+                    *size = Some(number()?).filter(|size| *size > 0);
+                    if size.is_none() {
+                        return Err(bad("a size of 0".into()));
+                    }
+                }
+                _ => return Err(bad(format!("unknown option `{key}`"))),
+            }
+        }
+        Ok(mode)
+    }
+}
+
+impl std::fmt::Display for UsernsMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            UsernsMode::Engine => Ok(()),
+            UsernsMode::Host => f.write_str("host"),
+            UsernsMode::NoMap => f.write_str("nomap"),
+            UsernsMode::Auto { size: None } => f.write_str("auto"),
+            UsernsMode::Auto { size: Some(size) } => write!(f, "auto:size={size}"),
+            UsernsMode::KeepId { uid, gid } => {
+                let ids = [("uid", uid), ("gid", gid)];
+                let ids = ids.iter().filter_map(|(key, id)| id.map(|id| format!("{key}={id}")));
+                let ids = ids.collect::<Vec<_>>().join(",");
+                f.write_str(if ids.is_empty() { "keep-id" } else { "keep-id:" })?;
+                f.write_str(&ids)
+            }
+        }
+    }
 }
 
 /// A container's cgroup namespace.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::container::{Propagation, ReadOnlyDepth};
+use crate::user_map::UserMap;
 
 /// Facts about the host, read at every start and exec and never stored (the JSON form is for
 /// tests).
@@ -73,6 +74,8 @@ pub struct Resolved {
     pub pid: NamespaceSource,
     /// The UTS namespace.
     pub uts: NamespaceSource,
+    /// The container's own user namespace, where it has one.
+    pub user_map: Option<UserMap>,
     /// Path of the container's cgroup, as `linux.cgroupsPath` has it; `None`: no cgroup.
     pub cgroup_path: Option<String>,
     /// Path of the rootfs for `root.path`.

@@ -16,6 +16,7 @@ mod plan;
 mod robot;
 pub mod seccomp;
 mod user;
+mod user_map;
 
 pub use check::{check_name, check_volume_name};
 pub use container::*;
@@ -27,3 +28,4 @@ pub use network::{DEFAULT_NETWORK, EndpointSpec, PortSpec};
 pub use plan::{Planned, ProcessOverrides, plan, plan_exec};
 pub use robot::{DeviceSelector, GpuRequest, GuiMode, HomeMode, RobotSpec};
 pub use user::resolve_user;
+pub use user_map::{IdMapping, UserMap};

@@ -272,6 +272,25 @@ pub fn set_attributes(
         propagation: propagation.map_or(0, |p| u64::from(p.bits())),
         userns_fd: 0,
     };
+    mount_setattr(mount, &attr, recursive)
+}
+
+/// Gives a detached mount the id map of a user namespace (5.12): what belongs to an id inside of it is
+/// shown as the id outside.
+///
+/// # Errors
+/// EPERM for whoever is not root where the file system was mounted; EINVAL where it cannot.
+pub fn set_id_map(mount: BorrowedFd<'_>, users: BorrowedFd<'_>) -> CallResult<()> {
+    let attr = MountAttr {
+        set: u64::from(MountAttrFlags::MOUNT_ATTR_IDMAP.bits()),
+        clear: 0,
+        propagation: 0,
+        userns_fd: users.as_raw_fd() as u64,
+    };
+    mount_setattr(mount, &attr, false)
+}
+
+fn mount_setattr(mount: BorrowedFd<'_>, attr: &MountAttr, recursive: bool) -> CallResult<()> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is an empty C string, `attr` is a valid mount_attr of the given size.
     let rc = unsafe {
@@ -280,7 +299,7 @@ pub fn set_attributes(
             mount.as_raw_fd(),
             c"".as_ptr(),
             flags,
-            &raw const attr,
+            std::ptr::from_ref(attr),
             size_of::<MountAttr>(),
         )
     };

@@ -96,6 +96,27 @@ pub struct IdRange {
     pub count: u32,
 }
 
+/// A user namespace in which nobody is, with these maps.
+pub fn with_maps(users: &[IdRange], groups: &[IdRange]) -> CallResult<OwnedFd> {
+    use crate::process::{CloneRequest, Cloned};
+    let (end, line) = crate::poll::pipe()?;
+    let request = CloneRequest { namespaces: libc::CLONE_NEWUSER, ..CloneRequest::default() };
+    match crate::process::clone(&request)? {
+        Cloned::Child => {
+            let _ = crate::process::close_all_but(&[end.as_raw_fd()]);
+            let _ = rustix::io::retry_on_intr(|| rustix::io::read(&end, &mut [0u8; 1]));
+            crate::poll::exit_now(0)
+        }
+        Cloned::Parent { pid, pidfd } => {
+            let made = write_id_maps(pid, users, groups, false)
+                .and_then(|()| open(&format!("/proc/{pid}/ns/user")));
+            drop(line);
+            let _ = crate::process::wait(&pidfd);
+            made
+        }
+    }
+}
+
 /// Writes the id maps of a process directly: only what the kernel lets the caller map (everything
 /// for root, one's own id otherwise).
 pub fn write_id_maps(

@@ -595,6 +595,25 @@ pub fn set_group(gid: u32) -> CallResult<()> {
     if rc < 0 { Err(CallError::new(format!("setresgid({gid})"), last_errno())) } else { Ok(()) }
 }
 
+/// Whose the files are that the calling thread makes from now on (setfsuid(2), setfsgid(2)). Its
+/// effective capabilities stay.
+pub fn set_file_owner(uid: u32, gid: u32) -> CallResult<()> {
+    let (effective, permitted, inheritable) = crate::capability::get()?;
+    // SAFETY: plain numbers; both calls change the calling thread only.
+    unsafe { libc::setfsgid(gid) };
+    // SAFETY: as above.
+    unsafe { libc::setfsuid(uid) };
+    // Leaving 0 takes the rights over files away.
+    crate::capability::set(effective, permitted, inheritable)?;
+    // SAFETY: an id that cannot be changes nothing; the calls return the one there was.
+    let now = unsafe { (libc::setfsuid(u32::MAX), libc::setfsgid(u32::MAX)) };
+    if (now.0 as u32, now.1 as u32) == (uid, gid) {
+        Ok(())
+    } else {
+        Err(CallError::new(format!("setfsuid({uid}), setfsgid({gid})"), Errno::PERM))
+    }
+}
+
 /// Sets the supplementary groups.
 pub fn set_groups(groups: &[u32]) -> CallResult<()> {
     // SAFETY: the pointer and length describe `groups`; gid_t is u32.

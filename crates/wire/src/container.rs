@@ -245,6 +245,7 @@ mod tests {
                 chain: None,
                 image_config: RuntimeConfig::default(),
                 mounts: Vec::new(),
+                user_map: None,
                 starts_at_once: false,
             },
             state: StateRecord { state, ..StateRecord::default() },

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use robot_env_spec::{
-    CgroupnsMode, ContainerSpec, DeviceRate, IpcMode, LogDriver, PidMode, PortSpec, UsernsMode,
+    CgroupnsMode, ContainerSpec, DeviceRate, IpcMode, LogDriver, PidMode, PortSpec,
 };
 use serde::Serialize;
 
@@ -239,10 +239,7 @@ impl HostConfig {
             storage_opt: spec.storage_opt.clone(),
             tmpfs: mounts.tmpfs,
             uts_mode: if spec.uts_host { "host".into() } else { String::new() },
-            userns_mode: match spec.userns {
-                UsernsMode::Engine => String::new(),
-                UsernsMode::Host => "host".into(),
-            },
+            userns_mode: spec.userns.to_string(),
             shm_size: spec.shm_size.unwrap_or(DEFAULT_SHM),
             sysctls: spec.sysctls.clone(),
             runtime: spec.runtime.clone().unwrap_or_else(|| default_runtime.to_owned()),

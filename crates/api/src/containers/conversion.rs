@@ -7,7 +7,7 @@ use robot_env_diag::{Error, Kind};
 use robot_env_spec::{
     AttachStreams, CgroupnsMode, ContainerSpec, DeviceSpec, DnsConfig, EndpointSpec, GpuRequest, HostEntry,
     IpcMode, LogConfig, LogDriver, NetworkMode, PidMode, PortSpec, RestartPolicy, RobotSpec, SeccompSpec,
-    SecuritySpec, UsernsMode, VolumesFrom,
+    SecuritySpec, VolumesFrom,
 };
 use robot_env_wire::{
     CreateContainer, DeviceRequest, EndpointRequest, HostConfigRequest, LogConfigRequest, PortRequest,
@@ -96,11 +96,7 @@ pub(super) fn spec(wanted: CreateContainer) -> Result<(ContainerSpec, Vec<String
         ipc: ipc(&host.ipc_mode)?,
         pid: pid(&host.pid_mode)?,
         uts_host: host_only("UTS", &host.uts_mode)?,
-        userns: if host_only("user namespace", &host.userns_mode)? {
-            UsernsMode::Host
-        } else {
-            UsernsMode::Engine
-        },
+        userns: host.userns_mode.parse()?,
         cgroupns: match host.cgroupns_mode.as_str() {
             "" => CgroupnsMode::Default,
             "private" => CgroupnsMode::Private,

@@ -2,7 +2,7 @@
 
 use robot_env_diag::{Error, Kind, Result, Within};
 use robot_env_engine::attach::DetachKeys;
-use robot_env_spec::{CgroupnsMode, ContainerSpec, IpcMode, PidMode, RestartPolicy, UsernsMode};
+use robot_env_spec::{CgroupnsMode, ContainerSpec, IpcMode, PidMode, RestartPolicy};
 
 use super::{ContainerFlags, Wanted, environment, limits, mount, network, process, robot, security, volume};
 use crate::ambient::Ambient;
@@ -58,11 +58,7 @@ pub(super) fn wanted(flags: &ContainerFlags, ambient: &Ambient) -> Result<Wanted
         ipc: ipc(flags.ipc.as_deref().unwrap_or_default())?,
         pid: pid(flags.pid.as_deref().unwrap_or_default())?,
         uts_host: host_only("uts", flags.uts.as_deref())?,
-        userns: if host_only("userns", flags.userns.as_deref())? {
-            UsernsMode::Host
-        } else {
-            UsernsMode::Engine
-        },
+        userns: flags.userns.as_deref().unwrap_or_default().parse()?,
         cgroupns: match flags.cgroupns.as_deref() {
             None | Some("") => CgroupnsMode::Default,
             Some("private") => CgroupnsMode::Private,

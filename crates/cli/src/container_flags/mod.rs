@@ -261,7 +261,7 @@ pub struct ContainerFlags {
     /// User: NAME|ID[:GROUP]
     #[arg(short, long, value_name = "USER")]
     user: Option<String>,
-    /// User namespace: host
+    /// User namespace: host, keep-id[:uid=N,gid=N], auto[:size=N], nomap
     #[arg(long, value_name = "MODE")]
     userns: Option<String>,
     /// UTS namespace: host

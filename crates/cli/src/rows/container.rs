@@ -276,6 +276,7 @@ mod tests {
                     propagation: Propagation::Rprivate,
                     spec: None,
                 }],
+                user_map: None,
                 starts_at_once: false,
             },
             state: StateRecord { state, ..StateRecord::default() },

@@ -58,7 +58,7 @@ impl Start<'_> {
             let made = request(self.record, &resolved.user, host, &place, false, |request| {
                 gui::gui(&root, self.session, request)
             })?;
-            write_files(&place, &made.files, resolved.user.uid)?;
+            write_files(&place, &made.files, crate::userns::owner(self.record, resolved.user.uid, 0).0)?;
             edits.merge(made.edits);
         }
         if robot.gui == GuiMode::Isolated {
@@ -103,7 +103,7 @@ impl Start<'_> {
             edits.env_defaults.push(format!("{name}={value}"));
         }
         let root = self.rootfs.mount();
-        if host.rootless {
+        if host.rootless && self.record.user_map.is_none() {
             // Root of the user's own namespace is that very user outside: files, devices and
             // sockets are the user's on both sides.
             if spec.user.is_none() {
@@ -157,7 +157,8 @@ impl Start<'_> {
         if !has(&user.home) {
             let (parent, _) = user.home.rsplit_once('/').unwrap_or(("", ""));
             drop(inside::make_directory(root, if parent.is_empty() { "/" } else { parent }, (0, 0))?);
-            drop(inside::make_directory(root, &user.home, (user.uid, user.gid))?);
+            let owner = crate::userns::owner(self.record, user.uid, user.gid);
+            drop(inside::make_directory(root, &user.home, owner)?);
         }
         if spec.user.is_none() {
             let mut groups = spec.group_add.clone();
@@ -318,7 +319,7 @@ impl Exec<'_> {
         let made = request(self.record, user, host, &place, true, |request| {
             gui::gui(&HostRoot::system(), self.session, request)
         })?;
-        match write_files(&place, &made.files, user.uid) {
+        match write_files(&place, &made.files, crate::userns::owner(self.record, user.uid, 0).0) {
             // The container was started before there was such a directory.
             Err(error) if error.kind() == Kind::NotFound => return Ok(Vec::new()),
             written => written?,

@@ -34,6 +34,7 @@ use crate::resolve::file_mount;
 use crate::rootfs::Rootfs;
 use crate::rootless;
 use crate::stream::ExitNotice;
+use crate::userns;
 
 /// A process that was made, with what is kept of its making.
 struct Started {
@@ -210,7 +211,9 @@ impl Monitor {
     fn make(&self, ground: Ground, joined: &Joined) -> Result<Ready> {
         let (engine, record) = (&self.engine, &self.record);
         let Ground { hierarchies, host } = ground;
+        let host = userns::facts(host, record.user_map.as_ref());
         let rootfs = Rootfs::of(engine, record)?;
+        let root = userns::AsRoot::of(record)?;
         let start = Start {
             engine,
             record,
@@ -236,9 +239,11 @@ impl Monitor {
             planned.warnings.extend(device::realtime::prepare(path, &hierarchies, &host, &mut spec));
         }
         if let Some(process) = spec.process() {
-            rootfs
-                .make_directory(&process.cwd().to_string_lossy(), (resolved.user.uid, resolved.user.gid))?;
+            let owner = userns::owner(record, resolved.user.uid, resolved.user.gid);
+            rootfs.make_directory(&process.cwd().to_string_lossy(), owner)?;
         }
+        drop(root);
+        userns::check_user(record, resolved.user.uid, resolved.user.gid)?;
         let external = record.spec.runtime.as_deref().filter(|name| !is_own(name));
         if external.is_some() {
             spec.set_version(ExternalRuntime::SPEC_VERSION.into());

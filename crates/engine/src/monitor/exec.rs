@@ -97,6 +97,7 @@ fn make(
         tty: order.tty,
         privileged: order.privileged,
     };
+    crate::userns::check_user(&container.record, user.uid, user.gid)?;
     let planned = plan_exec(&place.spec, &overrides, &user, &ground.host)?;
     let (console, mut io) = streams(order.tty, order.stdin, true)?;
     let (pid, pidfd, master) = place.run(engine, &planned, console)?;

@@ -9,11 +9,13 @@ use std::path::{Path, PathBuf};
 use robot_env_diag::{Error, Kind, Result};
 use robot_env_network::subnet::Subnet;
 
-use super::seed::find;
+use super::seed::{find, said_by};
 
 /// The interface that leads out.
 pub(crate) const INTERFACE: &str = "tap0";
 const TUN: &str = "/dev/net/tun";
+/// From this day on a pasta is taken before slirp4netns.
+const GOOD_PASTA: u32 = 2024_01_01;
 
 /// Which program it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +24,9 @@ pub(crate) enum Helper {
     Pasta,
     /// A TCP/IP stack of its own; slower.
     Slirp,
+    /// A pasta of 2023: what comes to a client that has closed its half of a connection, it repeats
+    /// without end (Debian 12's).
+    OldPasta,
 }
 
 /// A program that is there.
@@ -35,7 +40,7 @@ impl Helper {
     /// The name of its file.
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Helper::Pasta => "pasta",
+            Helper::Pasta | Helper::OldPasta => "pasta",
             Helper::Slirp => "slirp4netns",
         }
     }
@@ -52,7 +57,7 @@ impl Helper {
         let words: &[&str] = match self {
             // No port of the host's loopback is reached from inside, and none of inside's is given
             // to the host: published ports are forwarded by us.
-            Helper::Pasta => &[
+            Helper::Pasta | Helper::OldPasta => &[
                 "pasta",
                 "--quiet",
                 "--foreground",
@@ -102,13 +107,29 @@ impl Helper {
 /// [`Kind::Unsupported`] with a hint where there is none, [`Kind::Denied`] with a hint where
 /// `/dev/net/tun` is not for everybody.
 pub(crate) fn choose() -> Result<Program> {
-    choose_of(|name| find(name, None), may_open_tun())
+    choose_of(|name| find(name, None), |path| said_by(path, "--version"), may_open_tun())
 }
 
-fn choose_of(find: impl Fn(&str) -> Option<PathBuf>, tun: Tun) -> Result<Program> {
-    let found = [Helper::Pasta, Helper::Slirp]
-        .into_iter()
-        .find_map(|helper| Some(Program { helper, path: find(helper.name())? }));
+/// Whether a pasta is too old, by what it says of its version. Debian 12's says none.
+fn is_old(version: &str) -> bool {
+    let dates = version.split(|c: char| !c.is_ascii_digit()).filter(|word| word.len() == 8);
+    let date = dates.filter(|word| word.starts_with("20")).find_map(|word| word.parse::<u32>().ok());
+    date.is_none_or(|date| date < GOOD_PASTA)
+}
+
+fn choose_of(
+    find: impl Fn(&str) -> Option<PathBuf>,
+    version: impl Fn(&Path) -> Option<String>,
+    tun: Tun,
+) -> Result<Program> {
+    let slirp = find("slirp4netns").map(|path| Program { helper: Helper::Slirp, path });
+    let found = match find("pasta") {
+        Some(path) if is_old(&version(&path).unwrap_or_default()) => {
+            slirp.or(Some(Program { helper: Helper::OldPasta, path }))
+        }
+        Some(path) => Some(Program { helper: Helper::Pasta, path }),
+        None => slirp,
+    };
     let Some(program) = found else {
         return Err(Error::new(Kind::Unsupported, "neither `pasta` nor `slirp4netns` is installed")
             .with_hint(format!("sudo {}", install("passt"))));
@@ -175,19 +196,25 @@ mod tests {
         let with = |there: &'static [&'static str]| {
             move |name: &str| there.contains(&name).then(|| PathBuf::from("/usr/bin").join(name))
         };
-        for (there, want) in [
-            (&["pasta", "slirp4netns"][..], Helper::Pasta),
-            (&["slirp4netns"], Helper::Slirp),
-            (&["pasta"], Helper::Pasta),
+        let (new, old) = ("pasta 0.0~git20240220.1e6f92b-1\nCopyright", "pasta unknown version\nCopyright");
+        for (there, version, want) in [
+            (&["pasta", "slirp4netns"][..], new, Helper::Pasta),
+            (&["pasta", "slirp4netns"], "pasta 0^20240906.g6b38f07-1.fc40.x86_64", Helper::Pasta),
+            (&["pasta", "slirp4netns"], "pasta 0.0~git20230309.7c7625d-1", Helper::Slirp),
+            (&["pasta", "slirp4netns"], old, Helper::Slirp),
+            (&["slirp4netns"], "", Helper::Slirp),
+            (&["pasta"], new, Helper::Pasta),
+            (&["pasta"], old, Helper::OldPasta),
         ] {
-            assert_eq!(choose_of(with(there), Tun::Open).unwrap().helper, want);
+            let chosen = choose_of(with(there), |_| Some(version.into()), Tun::Open).unwrap();
+            assert_eq!(chosen.helper, want, "{there:?} {version}");
         }
         for (there, tun, kind, hint) in [
             (&[][..], Tun::Open, Kind::Unsupported, " passt"),
             (&["pasta"], Tun::Closed, Kind::Denied, "sudo chmod 0666 /dev/net/tun"),
             (&["pasta"], Tun::Missing, Kind::Unsupported, "sudo modprobe tun"),
         ] {
-            let error = choose_of(with(there), tun).unwrap_err();
+            let error = choose_of(with(there), |_| None, tun).unwrap_err();
             assert_eq!(error.kind(), kind);
             assert!(error.hint().is_some_and(|text| text.ends_with(hint)), "{error:?}");
         }

@@ -45,6 +45,15 @@ pub(super) fn of_user(text: &str, name: Option<&str>, user: u32) -> Vec<(u32, u3
         .collect()
 }
 
+/// The first id from which on nobody has any, by the texts of both files.
+pub(super) fn first_free(users: &str, groups: &str) -> u32 {
+    let ends = users.lines().chain(groups.lines()).filter_map(|line| {
+        let mut fields = line.split(':').skip(1).map(|field| field.trim().parse::<u32>().ok());
+        fields.next()??.checked_add(fields.next()??)
+    });
+    ends.filter(|end| *end < 0x6FFF_0000).max().unwrap_or(0).max(100_000)
+}
+
 /// The map: `own` is 0 inside, the ranges follow from 1 on. What overlaps with an earlier range, or
 /// with `own`, is cut out: the kernel refuses a map in which an id stands twice.
 pub(super) fn map(own: u32, ranges: &[(u32, u32)]) -> Vec<IdRange> {

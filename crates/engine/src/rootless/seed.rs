@@ -99,8 +99,10 @@ fn with_ranges(request: &Enter<'_>, user: u32, group: u32) -> Result<Result<Seed
     }
     let seed = Seed::plant()?;
     // Both at the same time: each is a process that starts and looks the user up.
-    let running: Vec<_> =
-        plans.iter().map(|(program, path, map)| (*program, Helper::start(path, seed.pid, map))).collect();
+    let running: Vec<_> = plans
+        .iter()
+        .map(|(program, path, map)| (*program, Helper::start(path, &id_arguments(seed.pid, map))))
+        .collect();
     let mut failure = None;
     for (program, helper) in running {
         if let Err(reason) = helper?.finish() {
@@ -119,22 +121,31 @@ pub(crate) fn find(program: &str, path: Option<&OsStr>) -> Option<PathBuf> {
         .find(|file| rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok() && file.is_file())
 }
 
-/// `newuidmap` or `newgidmap` at work, outside of the namespace.
+/// What a program says when it is run with one argument; `None` when it fails.
+pub(super) fn said_by(program: &Path, argument: &str) -> Option<String> {
+    let helper = Helper::start(program, &[argument.to_owned()]).ok()?;
+    let (code, said) = helper.end();
+    matches!(code, Ok(0)).then_some(said)
+}
+
+/// A process's id maps as `newuidmap` wants them.
+fn id_arguments(pid: i32, map: &[IdRange]) -> Vec<String> {
+    let numbers = map.iter().flat_map(|range| [range.inside, range.outside, range.count]);
+    std::iter::once(pid.to_string()).chain(numbers.map(|number| number.to_string())).collect()
+}
+
+/// A program at work that ends by itself, outside of the namespace.
 struct Helper {
     pidfd: OwnedFd,
     output: OwnedFd,
 }
 
 impl Helper {
-    fn start(program: &Path, pid: i32, map: &[IdRange]) -> Result<Self> {
+    fn start(program: &Path, arguments: &[String]) -> Result<Self> {
         let text = |text: &[u8]| CString::new(text).unwrap_or_default();
         let path = text(program.as_os_str().as_bytes());
-        let mut arguments = vec![path.clone(), text(pid.to_string().as_bytes())];
-        for range in map {
-            for number in [range.inside, range.outside, range.count] {
-                arguments.push(text(number.to_string().as_bytes()));
-            }
-        }
+        let mut words = vec![path.clone()];
+        words.extend(arguments.iter().map(|argument| text(argument.as_bytes())));
         let (output, write) = poll::pipe()?;
         match process::clone(&CloneRequest::default())? {
             Cloned::Parent { pidfd, .. } => Ok(Helper { pidfd, output }),
@@ -146,7 +157,7 @@ impl Helper {
                     && poll::replace_stdio(2, &write).is_ok()
                     && process::close_all_but(&[]).is_ok();
                 if ready {
-                    let error = process::execute(&path, &arguments, &[c"LC_ALL=C".into()]);
+                    let error = process::execute(&path, &words, &[c"LC_ALL=C".into()]);
                     let stderr = rustix::stdio::stderr();
                     let _ = rustix::io::write(stderr, error.to_string().as_bytes());
                 }
@@ -157,19 +168,23 @@ impl Helper {
 
     /// Waits for its end; the error is what it said.
     fn finish(self) -> Result<(), String> {
+        match self.end() {
+            (Ok(0), _) => Ok(()),
+            (Ok(code), said) if said.is_empty() => Err(format!("exit status {code}")),
+            (Ok(_), said) => Err(said),
+            (Err(error), _) => Err(error.to_string()),
+        }
+    }
+
+    /// Waits for its end: its exit status and what it said, in one line.
+    fn end(self) -> (Result<i32>, String) {
         let mut said = Vec::new();
         let mut output = std::fs::File::from(self.output);
         let _ = (&mut output).take(COMPLAINT).read_to_end(&mut said);
         drop(output);
-        match process::wait(&self.pidfd) {
-            Ok(0) => Ok(()),
-            Ok(code) if said.is_empty() => Err(format!("exit status {code}")),
-            Ok(_) => {
-                let said = String::from_utf8_lossy(&said);
-                Err(said.split_whitespace().collect::<Vec<_>>().join(" "))
-            }
-            Err(error) => Err(Error::new(Kind::Internal, error.to_string()).to_string()),
-        }
+        let said = String::from_utf8_lossy(&said).split_whitespace().collect::<Vec<_>>().join(" ");
+        let code = process::wait(&self.pidfd).map_err(|error| Error::new(Kind::Internal, error.to_string()));
+        (code, said)
     }
 }
 

@@ -20,7 +20,7 @@ use robot_env_oci::RuntimeConfig;
 
 use crate::{
     CgroupVersion, CgroupnsMode, ContainerSpec, HostFacts, NamespaceSource, NetworkMode, Resolved,
-    ResolvedUser, SeccompSpec, seccomp,
+    ResolvedUser, SeccompSpec, seccomp, user_map,
 };
 
 pub use process::ProcessOverrides;
@@ -61,6 +61,8 @@ pub fn plan(
     let mut linux = Linux::default();
     linux
         .set_namespaces(Some(namespaces(spec, host, resolved)))
+        .set_uid_mappings(resolved.user_map.as_ref().map(|map| user_map::lines(&map.users)))
+        .set_gid_mappings(resolved.user_map.as_ref().map(|map| user_map::lines(&map.groups)))
         .set_masked_paths(Some(masked).filter(|paths| !paths.is_empty()))
         .set_readonly_paths(Some(read_only).filter(|paths| !paths.is_empty()))
         .set_sysctl(Some(security::sysctls(spec, host, resolved)?).filter(|sysctls| !sysctls.is_empty()))
@@ -141,6 +143,9 @@ fn namespaces(spec: &ContainerSpec, host: &HostFacts, resolved: &Resolved) -> Ve
         out.push(namespace);
     };
     add(LinuxNamespaceType::Mount, &NamespaceSource::New);
+    if resolved.user_map.is_some() {
+        add(LinuxNamespaceType::User, &NamespaceSource::New);
+    }
     add(LinuxNamespaceType::Network, &resolved.network);
     add(LinuxNamespaceType::Uts, &resolved.uts);
     add(LinuxNamespaceType::Pid, &resolved.pid);

@@ -9,7 +9,7 @@ use robot_env_diag::{Error, Kind, Result};
 use robot_env_oci::RuntimeConfig;
 
 use super::{internal, security};
-use crate::{ContainerSpec, HostFacts, Resolved, ResolvedUser};
+use crate::{ContainerSpec, HostFacts, Resolved, ResolvedUser, UserMap};
 
 /// What `PATH` is when nobody says otherwise (Docker's default on Linux).
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -43,7 +43,7 @@ pub(super) fn process(
     }
     let mut out = Process::default();
     out.set_terminal(Some(spec.tty))
-        .set_user(user(&resolved.user, host)?)
+        .set_user(user(&resolved.user, host, resolved.user_map.as_ref())?)
         .set_args(Some(arguments(spec, image)?))
         .set_env(Some(environment(spec, image, hostname, &resolved.user.home)))
         .set_cwd(working_dir(spec, image))
@@ -91,7 +91,7 @@ pub(super) fn exec(
     let mut out = base.clone();
     out.set_terminal(Some(overrides.tty))
         .set_console_size(None)
-        .set_user(self::user(user, host)?)
+        .set_user(self::user(user, host, container.linux().as_ref().and_then(UserMap::of).as_ref())?)
         .set_args(Some(overrides.args.clone()))
         .set_env(Some(env.0))
         .set_cwd(cwd)
@@ -103,10 +103,13 @@ pub(super) fn exec(
 }
 
 /// The user in numbers; with a single mapped id there is only the one.
-fn user(resolved: &ResolvedUser, host: &HostFacts) -> Result<User> {
+fn user(resolved: &ResolvedUser, host: &HostFacts, map: Option<&UserMap>) -> Result<User> {
     let mut groups = resolved.additional_gids.clone();
+    if let Some(map) = map {
+        groups.retain(|group| map.outside(0, *group).1.is_some());
+    }
     if host.single_id {
-        if resolved.uid != 0 || resolved.gid != 0 {
+        if map.is_none() && (resolved.uid != 0 || resolved.gid != 0) {
             return Err(Error::new(
                 Kind::Unsupported,
                 format!(
