@@ -133,8 +133,8 @@ impl Engine {
     ) -> Result<ImageRecord> {
         let mut snapshot = self.open_snapshot(record)?;
         let mode = match self.unshifted_upper(record, &snapshot)? {
-            Some(upper) => {
-                snapshot.upper = upper;
+            Some(mut shown) => {
+                snapshot.upper = shown.trees.remove(0);
                 CommitMode::Copy
             }
             None => mode,
@@ -182,8 +182,8 @@ impl Engine {
 
     fn changes_of(&self, container: &Container) -> Result<Vec<Change>> {
         let mut snapshot = self.open_snapshot(&container.record)?;
-        if let Some(upper) = self.unshifted_upper(&container.record, &snapshot)? {
-            snapshot.upper = upper;
+        if let Some(mut shown) = self.unshifted_upper(&container.record, &snapshot)? {
+            snapshot.upper = shown.trees.remove(0);
         }
         let namespace = match self.store.overlay_xattr() {
             OverlayXattr::Trusted => Overlay::Trusted,

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use robot_env_diag::{Error, IoContext, Result, Within};
 use robot_env_store::{OverlayXattr, Snapshot};
 use robot_env_sys::fs as sys_fs;
-use robot_env_sys::mount::{self, OverlayRequest};
+use robot_env_sys::mount::OverlayRequest;
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
@@ -38,7 +38,7 @@ impl Rootfs {
         let snapshot = engine.open_snapshot(record)?;
         snapshot.clear_volatile_mark()?;
         let shifted = engine.shifted_lowers(record, &snapshot)?;
-        let layers = shifted.as_ref().unwrap_or(&snapshot.lowers);
+        let layers = shifted.as_ref().map_or(&snapshot.lowers, |shown| &shown.trees);
         let mut lowers: Vec<BorrowedFd<'_>> = layers.iter().map(AsFd::as_fd).collect();
         // An image without layers: an overlay needs one.
         let empty;
@@ -54,8 +54,8 @@ impl Rootfs {
             volatile: snapshot.record.options.volatile,
             userxattr: engine.store.overlay_xattr() == OverlayXattr::User,
         };
-        let mount = mount::overlay(&request)
-            .map_err(Error::from)
+        let mount = engine
+            .overlay_of(&request, shifted.as_ref())
             .within(|| format!("cannot mount the root file system of container `{}`", record.name))?;
         Ok(Rootfs { mount })
     }

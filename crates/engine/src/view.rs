@@ -158,7 +158,8 @@ impl Engine {
     pub(crate) fn read_only_overlay(&self, record: &ContainerRecord) -> Result<OwnedFd> {
         let snapshot = self.open_snapshot(record)?;
         let unshifted = self.unshifted_upper(record, &snapshot)?;
-        let mut lowers = vec![unshifted.as_ref().unwrap_or(&snapshot.upper).as_fd()];
+        let upper = unshifted.as_ref().map_or(&snapshot.upper, |shown| &shown.trees[0]);
+        let mut lowers = vec![upper.as_fd()];
         lowers.extend(snapshot.lowers.iter().map(AsFd::as_fd));
         let empty;
         if lowers.len() == 1 {
@@ -167,7 +168,8 @@ impl Engine {
             lowers.push(empty.as_fd());
         }
         let userxattr = self.store.overlay_xattr() == OverlayXattr::User;
-        Ok(mount::overlay(&OverlayRequest { lowers: &lowers, upper: None, volatile: false, userxattr })?)
+        let request = OverlayRequest { lowers: &lowers, upper: None, volatile: false, userxattr };
+        self.overlay_of(&request, unshifted.as_ref())
     }
 
     fn empty_directory(&self) -> Result<OwnedFd> {

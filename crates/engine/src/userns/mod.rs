@@ -20,6 +20,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use robot_env_diag::{IoContext, Result};
 use robot_env_spec::{HostFacts, UserMap};
 use robot_env_store::Snapshot;
+use robot_env_sys::mount::{self, OverlayRequest};
 use robot_env_sys::process;
 use rustix::fs::{AtFlags, Gid, Uid};
 
@@ -103,7 +104,7 @@ impl Engine {
         &self,
         record: &ContainerRecord,
         snapshot: &Snapshot,
-    ) -> Result<Option<Vec<OwnedFd>>> {
+    ) -> Result<Option<view::Shown>> {
         let Some(map) = &record.user_map else { return Ok(None) };
         let trees: Vec<_> = snapshot.lowers.iter().map(AsFd::as_fd).collect();
         view::show(&trees, map, view::Content::Fixed, self.rootless).map(Some)
@@ -114,10 +115,21 @@ impl Engine {
         &self,
         record: &ContainerRecord,
         snapshot: &Snapshot,
-    ) -> Result<Option<OwnedFd>> {
+    ) -> Result<Option<view::Shown>> {
         let Some(map) = &record.user_map else { return Ok(None) };
         let trees = [snapshot.upper.as_fd()];
-        let mut shown = view::show(&trees, &map.inverse(), view::Content::Changing, self.rootless)?;
-        Ok(shown.pop())
+        view::show(&trees, &map.inverse(), view::Content::Changing, self.rootless).map(Some)
+    }
+
+    /// An overlay, with what is shown among its layers.
+    pub(crate) fn overlay_of(
+        &self,
+        request: &OverlayRequest<'_>,
+        shown: Option<&view::Shown>,
+    ) -> Result<OwnedFd> {
+        match shown {
+            None => Ok(mount::overlay(request)?),
+            Some(shown) => shown.overlay(request, self.paths.run_root()),
+        }
     }
 }

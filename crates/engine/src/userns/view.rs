@@ -1,10 +1,11 @@
 //! Trees shown with other owners.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use robot_env_diag::{Error, IoContext, Kind, Result, Within};
 use robot_env_spec::UserMap;
-use robot_env_sys::mount::{self, Attributes};
+use robot_env_sys::mount::{self, Attributes, OverlayRequest};
 use robot_env_sys::namespace::IdRange;
 use robot_env_sys::process::{self, CloneRequest, Cloned};
 use robot_env_sys::{fs as sys_fs, namespace, poll};
@@ -24,8 +25,47 @@ pub(crate) enum Content {
     Changing,
 }
 
+/// Trees with other owners. They are there as long as these descriptors, or a mount of them.
+pub(crate) struct Shown {
+    /// In the order of the trees.
+    pub(crate) trees: Vec<OwnedFd>,
+    /// The detached mounts that they are on; each may be a tree itself.
+    mounts: Vec<OwnedFd>,
+}
+
+impl Shown {
+    /// Makes an overlay with these trees among its layers; `place` is a directory for directories.
+    pub(crate) fn overlay(&self, request: &OverlayRequest<'_>, place: &Path) -> Result<OwnedFd> {
+        match mount::overlay(request) {
+            // From 5.14 to 6.14 a layer must be mounted in the caller's mount namespace.
+            Err(error) if error.errno() == Errno::INVAL && !self.mounts.is_empty() => {
+                self.attached(request, place)
+            }
+            made => Ok(made?),
+        }
+    }
+
+    /// The same while the trees are mounted below `place`.
+    fn attached(&self, request: &OverlayRequest<'_>, place: &Path) -> Result<OwnedFd> {
+        let mut used = Vec::new();
+        let overlay = (|| {
+            for (number, mount) in self.mounts.iter().enumerate() {
+                let directory = place.join(format!("{}-{number}", sys_fs::temporary_name()));
+                crate::paths::make_directory(&directory, 0o700)?;
+                used.push(directory.clone());
+                mount::attach(mount.as_fd(), sys_fs::open_directory(&directory)?.as_fd())?;
+            }
+            Ok(mount::overlay(request)?)
+        })();
+        for directory in used {
+            let _ = mount::detach(&directory.to_string_lossy());
+            let _ = std::fs::remove_dir(directory);
+        }
+        overlay
+    }
+}
+
 /// The trees, read-only, with each owner translated by `map` (from the trees' ids to what is shown).
-/// They are there as long as the descriptors or a mount of them.
 ///
 /// # Errors
 /// [`Kind::Unsupported`] or [`Kind::Denied`] with a hint where this machine has no FUSE.
@@ -34,9 +74,9 @@ pub(crate) fn show(
     map: &UserMap,
     content: Content,
     rootless: bool,
-) -> Result<Vec<OwnedFd>> {
+) -> Result<Shown> {
     if trees.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Shown { trees: Vec::new(), mounts: Vec::new() });
     }
     if !rootless && let Ok(shown) = by_kernel(trees, map) {
         return Ok(shown);
@@ -45,14 +85,14 @@ pub(crate) fn show(
 }
 
 /// Mounts with an id map: from Linux 5.12 on, for root, and where the file system can.
-fn by_kernel(trees: &[BorrowedFd<'_>], map: &UserMap) -> Result<Vec<OwnedFd>> {
+fn by_kernel(trees: &[BorrowedFd<'_>], map: &UserMap) -> Result<Shown> {
     let ranges = |list: &[robot_env_spec::IdMapping]| -> Vec<IdRange> {
         list.iter()
             .map(|m| IdRange { inside: m.inside, outside: m.outside, count: m.count })
             .collect()
     };
     let users = namespace::with_maps(&ranges(&map.users), &ranges(&map.groups))?;
-    trees
+    let shown = trees
         .iter()
         .map(|tree| {
             let shown = mount::clone_tree(*tree, "", false)?;
@@ -60,11 +100,13 @@ fn by_kernel(trees: &[BorrowedFd<'_>], map: &UserMap) -> Result<Vec<OwnedFd>> {
             mount::set_attributes(shown.as_fd(), Attributes::MOUNT_ATTR_RDONLY, Attributes::empty(), None, false)?;
             Ok(shown)
         })
-        .collect()
+        .collect::<Result<Vec<_>>>()?;
+    let copies = shown.iter().map(|fd| fd.try_clone().io_context(|| "cannot copy a descriptor".into()));
+    Ok(Shown { mounts: copies.collect::<Result<_>>()?, trees: shown })
 }
 
 /// A process of ours answers for them, until the last mount of it is gone.
-fn by_server(trees: &[BorrowedFd<'_>], map: &UserMap, content: Content) -> Result<Vec<OwnedFd>> {
+fn by_server(trees: &[BorrowedFd<'_>], map: &UserMap, content: Content) -> Result<Shown> {
     let device = rustix::fs::open(DEVICE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(no_device)?;
     let options: Vec<String> = [
         &format!("fd={}", device.as_raw_fd()),
@@ -79,9 +121,9 @@ fn by_server(trees: &[BorrowedFd<'_>], map: &UserMap, content: Content) -> Resul
     let mount = mount::filesystem("fuse", "robot-env", &options, Attributes::MOUNT_ATTR_RDONLY)?;
     serve(&device, trees, map, content)?;
     drop(device);
-    (0..trees.len())
-        .map(|number| Ok(sys_fs::open_dir_at(&mount, number.to_string())?))
-        .collect()
+    let open = |number: usize| Ok(sys_fs::open_dir_at(&mount, number.to_string())?);
+    let trees = (0..trees.len()).map(open).collect::<Result<Vec<_>>>()?;
+    Ok(Shown { trees, mounts: vec![mount] })
 }
 
 /// A process of its own; in a program with several threads, which cannot be cloned, one more thread.
@@ -142,6 +184,45 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 
+    /// What kernels want that take no detached mount as a layer.
+    #[test]
+    #[allow(clippy::print_stdout)] // why it is skipped
+    fn privileged_layers_are_mounted_for_a_moment() {
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: needs root");
+            return;
+        }
+        namespace::unshare(libc::CLONE_FS | libc::CLONE_NEWNS).unwrap();
+        let private = mount::PropagationFlags::PRIVATE | mount::PropagationFlags::REC;
+        mount::set_propagation("/", private).unwrap();
+        let place = TemporaryDirectory::new("view-attached");
+        for name in ["lower", "upper", "work", "views"] {
+            fs::create_dir(place.join(name)).unwrap();
+        }
+        fs::write(place.join("lower/file"), "text").unwrap();
+        let open = |name: &str| sys_fs::open_directory(&place.join(name)).unwrap();
+        let (lower, upper, work) = (open("lower"), open("upper"), open("work"));
+        let list = vec![IdMapping { inside: 0, outside: 7, count: 1 }];
+        let map = UserMap { users: list.clone(), groups: list };
+        let shown = match by_server(&[lower.as_fd()], &map, Content::Fixed) {
+            Ok(shown) => shown,
+            Err(error) => return println!("skipped: {error}"),
+        };
+        let request = OverlayRequest {
+            lowers: &[shown.trees[0].as_fd()],
+            upper: Some((upper.as_fd(), work.as_fd())),
+            volatile: false,
+            userxattr: false,
+        };
+        let overlay = shown.attached(&request, &place.join("views")).unwrap();
+        drop(shown);
+        let file = std::path::PathBuf::from(format!("/proc/self/fd/{}/file", overlay.as_raw_fd()));
+        assert_eq!(fs::metadata(&file).unwrap().uid(), 7);
+        fs::write(&file, "changed").unwrap();
+        assert_eq!(fs::metadata(place.join("upper/file")).unwrap().uid(), 7);
+        assert_eq!(fs::read_dir(place.join("views")).unwrap().count(), 0);
+    }
+
     /// What the kernel and the server show of the same tree.
     #[test]
     #[allow(clippy::print_stdout)] // why it is skipped
@@ -180,7 +261,7 @@ mod tests {
             [("kernel", by_kernel(&trees, &map)), ("server", by_server(&trees, &map, Content::Fixed))]
         {
             let shown = match shown {
-                Ok(mut shown) => shown.pop().unwrap(),
+                Ok(mut shown) => shown.trees.pop().unwrap(),
                 Err(error) => {
                     println!("skipped: {name}: {error}");
                     continue;
