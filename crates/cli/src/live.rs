@@ -57,6 +57,14 @@ pub(crate) fn look(app: &App, user: Option<&str>, mirrors: bool) -> Result<Live>
         data_root,
         mirrors: if mirrors { ask_mirrors(app) } else { Vec::new() },
         configuration: app.configuration().findings.clone(),
+        closed: ["/dev/net/tun", "/dev/fuse"]
+            .into_iter()
+            .filter(|path| {
+                use rustix::fs::{Access, access};
+                let opened = access(*path, Access::READ_OK | Access::WRITE_OK);
+                matches!(opened, Err(rustix::io::Errno::ACCESS | rustix::io::Errno::PERM))
+            })
+            .collect(),
         program: std::env::current_exe().unwrap_or_else(|_| "/usr/bin/robot-env".into()),
     })
 }

@@ -137,7 +137,7 @@ impl Identity {
     }
 
     /// How many user ids, and how many group ids, there are from 0 on without a gap.
-    pub(crate) fn counts(&self) -> (u32, u32) {
+    pub fn counts(&self) -> (u32, u32) {
         (dense(&self.users), dense(&self.groups))
     }
 
@@ -185,7 +185,7 @@ fn dense(ranges: &[IdRange]) -> u32 {
 
 /// The command that gives a user of this machine ids for containers: the program where it is missing,
 /// else the next free ranges.
-pub(crate) fn more_ids(user: u32) -> String {
+pub fn more_ids(user: u32) -> String {
     if ["newuidmap", "newgidmap"].iter().any(|program| seed::find(program, None).is_none()) {
         let package = if seed::find("dnf", None).is_some() { "shadow-utils" } else { "uidmap" };
         return format!("sudo {}", helper::install(package));

@@ -63,7 +63,8 @@ pub fn export_as(
         let shown = || format!("cannot export `{}`", Shown(name));
         let stat = make::stat(tree, name)?.ok_or_else(|| Error::not_found("no such file")).within(shown)?;
         let in_tar = if options.prefix.is_empty() { name } else { &options.prefix };
-        exporter.packer.add(tree, name, &exporter.changed(&stat), in_tar, name).within(shown)?;
+        let changed = exporter.changed(&stat);
+        exporter.packer.add(tree, name, &changed, in_tar, name).within(shown)?;
         if make::file_type(&stat) == FileType::Directory {
             let top = open_directory(tree, name, OFlags::RDONLY)?;
             exporter.below(top.as_fd(), in_tar)?;

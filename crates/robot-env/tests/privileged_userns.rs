@@ -45,7 +45,8 @@ fn privileged_keep_id_keeps_the_users_id() {
 fn privileged_a_container_of_other_ids_is_committed_copied_and_exported_as_it_sees_itself() {
     let Some(user) = Account::new() else { return };
     let uid = user.uid;
-    let script = "echo own > /home/own; chown 5:6 /home/own; rm /shared/of-7; echo more >> /etc/group; sleep 10000";
+    let script =
+        "echo own > /home/own; chown 5:6 /home/own; rm /shared/of-7; echo more >> /etc/group; sleep 10000";
     let id = user.start("--userns keep-id --user 0 --name other", script);
     account::eventually(Duration::from_secs(20), || {
         let done = user.run(&["exec", &id, "stat", "-c", "%u:%g %n", "/home/own", "/etc/group"]);
@@ -60,23 +61,38 @@ fn privileged_a_container_of_other_ids_is_committed_copied_and_exported_as_it_se
         let seen = user.run(&["run", "--rm", "--network", "none", "kept", "sh", "-c", look]).ok();
         assert_eq!(seen, owners, "{state}");
         let changes = user.run(&["diff", &id]).ok();
-        assert_eq!(changes, "C /etc\nC /etc/group\nC /home\nA /home/own\nC /shared\nD /shared/of-7", "{state}");
+        assert_eq!(
+            changes, "C /etc\nC /etc/group\nC /home\nA /home/own\nC /shared\nD /shared/of-7",
+            "{state}"
+        );
         let tar = user.home.join("tree.tar");
         user.run(&["export", "-o", tar.to_str().unwrap(), &id]).ok();
-        let listed = std::process::Command::new("tar").arg("--numeric-owner").arg("-tvf").arg(&tar).output().unwrap();
+        let listed =
+            std::process::Command::new("tar").arg("--numeric-owner").arg("-tvf").arg(&tar).output().unwrap();
         let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
-        assert!(listed.lines().any(|line| line.contains("5/6") && line.ends_with("home/own")), "{state}: {listed}");
-        assert!(listed.lines().any(|line| line.contains("1000/1000") && line.contains("home/robot")), "{state}");
+        assert!(
+            listed.lines().any(|line| line.contains("5/6") && line.ends_with("home/own")),
+            "{state}: {listed}"
+        );
+        assert!(
+            listed.lines().any(|line| line.contains("1000/1000") && line.contains("home/robot")),
+            "{state}"
+        );
         fs::remove_file(tar).unwrap();
         if state == "running" {
             user.run(&["stop", "-t", "1", &id]).ok();
         }
     }
-    // What is copied in is its user's.
-    user.run(&["cp", "/etc/hostname", "other:/home/robot/copied"]).ok();
+    // What the user copies in is root's there, as without a namespace of its own.
+    let file = user.home.join("copied");
+    fs::write(&file, "text").unwrap();
+    chown(&file, Some(uid), Some(user.gid)).unwrap();
+    user.run(&["cp", file.to_str().unwrap(), "other:/home/robot/copied"]).ok();
     user.run(&["start", "other"]).ok();
     let owner = user.run(&["exec", &id, "stat", "-c", "%u", "/home/robot/copied"]).ok();
-    assert!(owner == "0" || owner == uid.to_string(), "{owner}");
+    assert_eq!(owner, "0");
+    let out = user.run(&["cp", "other:/home/own", "-"]).ok();
+    assert!(out.contains("0000005\x000000006\x00"), "{out:?}");
     user.run(&["rm", "-f", &id]).ok();
     user.await_nobody();
 }
@@ -106,7 +122,10 @@ fn privileged_a_users_other_modes_and_their_refusals() {
         .collect();
     assert_eq!((ranges[0].1, ranges[1].1), (1024, 2000), "{ranges:?}");
     assert!(ranges[0].0 + 1024 <= ranges[1].0 || ranges[1].0 + 2000 <= ranges[0].0, "{ranges:?}");
-    assert_eq!(user.script("--userns host", "id -u; cat /proc/self/uid_map | grep -c .").out.lines().next(), Some("0"));
+    assert_eq!(
+        user.script("--userns host", "id -u; cat /proc/self/uid_map | grep -c .").out.lines().next(),
+        Some("0")
+    );
     for (flags, reason) in [
         ("--userns other", "it must be host, keep-id"),
         ("--userns auto:size=100000000", "there are no 100000000 ids"),
@@ -142,7 +161,8 @@ fn privileged_keep_id_copies_nothing() {
         }
     }
     fs::create_dir_all(tree.join("bin")).unwrap();
-    let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|path| fs::exists(path).unwrap()).unwrap();
+    let busybox =
+        ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|path| fs::exists(path).unwrap()).unwrap();
     fs::copy(busybox, tree.join("bin/true")).unwrap();
     let archive = user.home.join("many.tar");
     root("tar", &["-C", tree.to_str().unwrap(), "-cf", archive.to_str().unwrap(), "."]);
@@ -156,8 +176,14 @@ fn privileged_keep_id_copies_nothing() {
         began.elapsed()
     };
     let used = || {
-        let output = std::process::Command::new("du").args(["-s", "--inodes"]).arg(user.home.join("data")).output();
-        String::from_utf8_lossy(&output.unwrap().stdout).split_whitespace().next().unwrap().parse::<u64>().unwrap()
+        let output =
+            std::process::Command::new("du").args(["-s", "--inodes"]).arg(user.home.join("data")).output();
+        String::from_utf8_lossy(&output.unwrap().stdout)
+            .split_whitespace()
+            .next()
+            .unwrap()
+            .parse::<u64>()
+            .unwrap()
     };
     time(&[]);
     let before = used();
@@ -178,8 +204,11 @@ fn privileged_roots_container_of_automatic_ids() {
         args.extend(["busybox", "sh", "-c", script]);
         place.command(&args).run()
     };
-    let out = run("--userns auto", "id -u; busybox cat /proc/self/uid_map; busybox stat -c %u:%g / /bin/busybox; \
-        busybox touch /x; busybox stat -c %u /x; busybox stat -c %u /etc/hosts")
+    let out = run(
+        "--userns auto",
+        "id -u; busybox cat /proc/self/uid_map; busybox stat -c %u:%g / /bin/busybox; \
+        busybox touch /x; busybox stat -c %u /x; busybox stat -c %u /etc/hosts",
+    )
     .ok();
     let lines: Vec<&str> = out.lines().collect();
     assert_eq!((lines[0], lines[2], lines[3], lines[4]), ("0", "0:0", "0:0", "0"), "{out}");
@@ -199,5 +228,55 @@ fn privileged_roots_container_of_automatic_ids() {
     place.command(&["rm", "-f", &id]).run().ok();
     let done = run("--userns keep-id", "true");
     assert!(done.code == 125 && done.err.contains("an ordinary user's engine"), "{done:?}");
-    assert_eq!(run("--userns host", "busybox cat /proc/self/uid_map").ok().split_whitespace().nth(2), Some("4294967295"));
+    assert_eq!(
+        run("--userns host", "busybox cat /proc/self/uid_map").ok().split_whitespace().nth(2),
+        Some("4294967295")
+    );
+}
+
+/// What is not kept is said once, with what would change that; `info` and `doctor` say it too.
+#[test]
+fn privileged_what_a_user_lacks_is_named() {
+    let Some(user) = Account::new() else { return };
+    let limited = ["run", "--rm", "--network", "none", "--memory", "64m", "busybox", "true"];
+    let (first, second) = (user.run(&limited), user.run(&limited));
+    let info = user.run(&["info"]);
+    assert!(info.out.contains(&format!("Mode: ordinary user {}", user.uid)), "{info:?}");
+    assert!(info.out.contains("Ids: 65537 of users"), "{info:?}");
+    if info.out.contains("Limits: not kept") {
+        assert!(first.code == 0 && first.err.contains("limits of memory"), "{first:?}");
+        assert!(
+            ["(boot with", "(sudo ", "(systemd-run "].iter().any(|mend| first.err.contains(mend)),
+            "{first:?}"
+        );
+        assert_eq!(second.err, "", "said once");
+        assert!(info.err.contains("limits of memory, CPU and processes are not kept"), "{info:?}");
+    } else {
+        assert_eq!((first.err, second.err), (String::new(), String::new()));
+    }
+    for (device, number) in [("/dev/net/tun", ["10", "200"]), ("/dev/fuse", ["10", "229"])] {
+        let node = format!("/mnt/closed{}", number[1]);
+        root("mknod", &["-m", "0600", &node, "c", number[0], number[1]]);
+        cover(device, &node);
+        let (info, doctor) = (user.run(&["info"]), user.run(&["doctor"]));
+        for said in [&info.err, &doctor.out] {
+            assert!(said.contains(&format!("sudo chmod 0666 {device}")), "{device}: {said}");
+        }
+    }
+    // Ranges that are gone count from the next namespace on.
+    user.await_nobody();
+    fs::write("/mnt/none", "").unwrap();
+    cover("/etc/subuid", "/mnt/none");
+    let info = user.run(&["info"]);
+    assert!(info.err.contains("sudo usermod --add-subuids 100000-165535"), "{info:?}");
+    assert!(info.out.contains("Ids: 1 of users"), "{info:?}");
+    let done = user.script("--network none --userns nomap", "true");
+    assert!(done.code == 125 && done.err.contains("sudo usermod --add-subuids"), "{done:?}");
+    // With one id only, that one can be any.
+    let out = user
+        .script("--network none --userns keep-id:uid=1000,gid=1000", "id -u; stat -c %u / /bin/busybox")
+        .ok();
+    assert_eq!(out, "1000\n1000\n1000");
+    cover("/usr/bin/newuidmap", "/mnt/none");
+    assert!(user.run(&["info"]).err.contains(" uidmap"));
 }

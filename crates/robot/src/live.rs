@@ -28,6 +28,8 @@ pub struct Live {
     pub mirrors: Vec<Mirror>,
     /// What is wrong in the configuration.
     pub configuration: Vec<Finding>,
+    /// Devices that are there and that the caller may not open.
+    pub closed: Vec<&'static str>,
     /// The program's own path.
     pub program: PathBuf,
 }

@@ -370,10 +370,11 @@ fn give_streams(console: &Console, spec: &Spec, linux: &Linux) {
     let Some(process) = spec.process() else { return };
     let uid = process.user().uid();
     let lines = linux.uid_mappings().iter().flatten();
-    let outside = lines.map(|m| (m.container_id(), m.host_id(), m.size())).find_map(|(inside, outside, size)| {
-        let offset = uid.checked_sub(inside).filter(|offset| *offset < size)?;
-        Some(outside + offset)
-    });
+    let outside =
+        lines.map(|m| (m.container_id(), m.host_id(), m.size())).find_map(|(inside, outside, size)| {
+            let offset = uid.checked_sub(inside).filter(|offset| *offset < size)?;
+            Some(outside + offset)
+        });
     if let (Console::Pipes(stdio), Some(outside)) = (console, outside) {
         init::give_pipes(stdio, outside);
     }

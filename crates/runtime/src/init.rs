@@ -118,7 +118,9 @@ fn prepare(context: Context<'_>) -> Result<Infallible> {
         deferred: Vec::new(),
     };
     for (index, entry) in spec.mounts().iter().flatten().enumerate() {
-        environment.mount(index, entry).within(|| format!("cannot mount `{}`", entry.destination().display()))?;
+        environment
+            .mount(index, entry)
+            .within(|| format!("cannot mount `{}`", entry.destination().display()))?;
     }
     mounts::populate_dev(&root, spec, linux)?;
     let uid = process_spec.user().uid();

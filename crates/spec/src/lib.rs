@@ -25,7 +25,7 @@ pub use facts::{
 };
 pub use id::ContainerId;
 pub use network::{DEFAULT_NETWORK, EndpointSpec, PortSpec};
-pub use plan::{Planned, ProcessOverrides, plan, plan_exec};
+pub use plan::{LIMITS_LEFT_OUT, Planned, ProcessOverrides, plan, plan_exec};
 pub use robot::{DeviceSelector, GpuRequest, GuiMode, HomeMode, RobotSpec};
 pub use user::resolve_user;
 pub use user_map::{IdMapping, UserMap};

@@ -31,11 +31,7 @@ impl UserMap {
             lines.as_ref().map(|lines| {
                 lines
                     .iter()
-                    .map(|m| IdMapping {
-                        inside: m.container_id(),
-                        outside: m.host_id(),
-                        count: m.size(),
-                    })
+                    .map(|m| IdMapping { inside: m.container_id(), outside: m.host_id(), count: m.size() })
                     .collect()
             })
         };
@@ -51,9 +47,7 @@ impl UserMap {
     #[must_use]
     pub fn inverse(&self) -> UserMap {
         let turned = |list: &[IdMapping]| {
-            list.iter()
-                .map(|m| IdMapping { inside: m.outside, outside: m.inside, count: m.count })
-                .collect()
+            list.iter().map(|m| IdMapping { inside: m.outside, outside: m.inside, count: m.count }).collect()
         };
         UserMap { users: turned(&self.users), groups: turned(&self.groups) }
     }
@@ -92,7 +86,9 @@ mod tests {
             IdMapping { inside: 1001, outside: 1001, count: 10 },
         ];
         let map = UserMap { users: list.clone(), groups: list };
-        for (inside, outside) in [(0, Some(1)), (999, Some(1000)), (1000, Some(0)), (1001, Some(1001)), (1011, None)] {
+        for (inside, outside) in
+            [(0, Some(1)), (999, Some(1000)), (1000, Some(0)), (1001, Some(1001)), (1011, None)]
+        {
             assert_eq!(map.outside(inside, inside), (outside, outside));
             if let Some(outside) = outside {
                 assert_eq!(map.inverse().outside(outside, outside), (Some(inside), Some(inside)));
@@ -116,7 +112,9 @@ mod tests {
             assert_eq!(text.parse::<UsernsMode>().unwrap(), mode);
             assert_eq!(mode.to_string(), text);
         }
-        for bad in ["x", "keep-id:size=5", "keep-id:uid=x", "keep-id:uid=4294967295", "auto:size=0", "nomap:uid=1"] {
+        for bad in
+            ["x", "keep-id:size=5", "keep-id:uid=x", "keep-id:uid=4294967295", "auto:size=0", "nomap:uid=1"]
+        {
             assert!(bad.parse::<UsernsMode>().is_err(), "{bad}");
         }
     }

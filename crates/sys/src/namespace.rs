@@ -108,8 +108,8 @@ pub fn with_maps(users: &[IdRange], groups: &[IdRange]) -> CallResult<OwnedFd> {
             crate::poll::exit_now(0)
         }
         Cloned::Parent { pid, pidfd } => {
-            let made = write_id_maps(pid, users, groups, false)
-                .and_then(|()| open(&format!("/proc/{pid}/ns/user")));
+            let made =
+                write_id_maps(pid, users, groups, false).and_then(|()| open(&format!("/proc/{pid}/ns/user")));
             drop(line);
             let _ = crate::process::wait(&pidfd);
             made

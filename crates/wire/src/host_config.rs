@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use robot_env_spec::{
-    CgroupnsMode, ContainerSpec, DeviceRate, IpcMode, LogDriver, PidMode, PortSpec,
-};
+use robot_env_spec::{CgroupnsMode, ContainerSpec, DeviceRate, IpcMode, LogDriver, PidMode, PortSpec};
 use serde::Serialize;
 
 use crate::mount::{MountOptions, asked};

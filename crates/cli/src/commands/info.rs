@@ -5,6 +5,7 @@ use clap::Args;
 use robot_env_diag::Result;
 use robot_env_engine::Engine;
 use robot_env_engine::record::State;
+use robot_env_engine::rootless::Identity;
 use robot_env_spec::{CgroupVersion, HostFacts};
 use robot_env_wire::{Info as Shape, Plugins, rfc3339};
 
@@ -33,7 +34,7 @@ impl Verb for Info {
         let text = match (&template, self.format.as_deref()) {
             (Some(template), _) => template.print(&value(&info))? + "\n",
             (None, Some("json")) => value(&info).to_json() + "\n",
-            _ => text(&info),
+            _ => text(&info) + &mode(&engine),
         };
         app.print(&text)?;
         for warning in info.warnings.iter().flatten() {
@@ -88,7 +89,7 @@ fn collect(app: &App, engine: &Engine) -> Result<Shape> {
         plugins: Plugins {
             volume: names(&["local"]),
             network: names(if engine.is_rootless() {
-                &["host", "none"]
+                &["bridge", "host", "none"]
             } else {
                 &["bridge", "host", "ipvlan", "macvlan", "none"]
             }),
@@ -126,7 +127,7 @@ fn collect(app: &App, engine: &Engine) -> Result<Shape> {
         live_restore_enabled: true,
         init_binary: String::new(),
         security_options: security(&host, Path::new("/proc")),
-        warnings: warnings(&host, has("memory")),
+        warnings: warnings(engine, &host, has("memory")),
     })
 }
 
@@ -167,24 +168,51 @@ fn security(host: &HostFacts, proc: &Path) -> Vec<String> {
     options
 }
 
-fn warnings(host: &HostFacts, memory: bool) -> Option<Vec<String>> {
+/// Who the engine is here, and what is in force for its containers. What would be better is among the
+/// warnings.
+fn mode(engine: &Engine) -> String {
+    if !engine.is_rootless() {
+        return " Mode: root's\n".to_owned();
+    }
+    let Ok(identity) = Identity::current() else { return String::new() };
+    let (users, groups) = identity.counts();
+    let way_out = robot_env_engine::rootless::way_out().unwrap_or("none");
+    let limits = if engine.unlimited().is_none() { "kept" } else { "not kept" };
+    format!(
+        " Mode: ordinary user {}\n  Ids: {} of users, {} of groups\n  Way Out: {way_out}\n  Limits: {limits}\n",
+        identity.user, users, groups
+    )
+}
+
+fn warnings(engine: &Engine, host: &HostFacts, memory: bool) -> Option<Vec<String>> {
     let mut warnings = Vec::new();
-    if !host.cgroup_writable {
+    let identity = if host.rootless { Identity::current().ok() } else { None };
+    let user = identity.as_ref().map_or(0, |identity| identity.user);
+    if let Some(unlimited) = engine.unlimited() {
+        warnings.push(format!(
+            "WARNING: limits of memory, CPU and processes are not kept: {} ({})",
+            unlimited.because, unlimited.mend
+        ));
+    } else if !host.cgroup_writable {
         warnings.push("WARNING: no cgroup can be made here: limits, pause and stats do not work".to_owned());
     } else if !memory {
         warnings.push("WARNING: No memory limit support".to_owned());
     }
     if host.single_id {
-        warnings.push(
-            "WARNING: only one user id is available to containers: /etc/subuid has none for this user"
-                .to_owned(),
-        );
+        let hint = robot_env_engine::rootless::more_ids(user);
+        warnings.push(format!("WARNING: only one user id is available to containers ({hint})"));
     }
     if host.rootless
         && let Err(error) = robot_env_engine::rootless::way_out()
     {
         let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
         warnings.push(format!("WARNING: containers do not reach the outside: {error}{hint}"));
+    }
+    if host.rootless
+        && let Err(error) = robot_env_engine::check_shown_owners()
+    {
+        let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+        warnings.push(format!("WARNING: --userns keep-id, nomap and auto do not work: {error}{hint}"));
     }
     (!warnings.is_empty()).then_some(warnings)
 }

@@ -234,6 +234,7 @@ impl Monitor {
         planned.warnings.extend(edits.warnings.iter().cloned());
         let mut spec = planned.spec;
         edits.finish(&mut spec);
+        engine.leave_out_limits(&mut spec, &hierarchies, &mut planned.warnings);
         if record.spec.robot.realtime {
             let path = resolved.cgroup_path.as_deref();
             planned.warnings.extend(device::realtime::prepare(path, &hierarchies, &host, &mut spec));

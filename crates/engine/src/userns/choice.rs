@@ -5,7 +5,9 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use robot_env_diag::{Error, IoContext, Kind, Result};
-use robot_env_spec::{ContainerSpec, IdMapping, IpcMode, NetworkMode, PidMode, UserMap, UsernsMode, resolve_user};
+use robot_env_spec::{
+    ContainerSpec, IdMapping, IpcMode, NetworkMode, PidMode, UserMap, UsernsMode, resolve_user,
+};
 use robot_env_sys::lock;
 use rustix::fs::{Mode, OFlags};
 
@@ -36,7 +38,9 @@ impl Engine {
         let identity = Identity::current()?;
         let (users, groups) = identity.counts();
         let only_for_users = |word: &str| {
-            Error::invalid(format!("invalid user namespace mode `{word}`: it is for an ordinary user's engine"))
+            Error::invalid(format!(
+                "invalid user namespace mode `{word}`: it is for an ordinary user's engine"
+            ))
         };
         let mut turn = Turn(None);
         let map = match mode {
@@ -224,7 +228,8 @@ mod tests {
 
     #[test]
     fn the_users_id_is_moved_and_no_other_is_lost() {
-        for (own, count) in [(1000, 65537), (0, 65537), (65536, 65537), (1_000_000, 65537), (1000, 1), (1, 2)] {
+        for (own, count) in [(1000, 65537), (0, 65537), (65536, 65537), (1_000_000, 65537), (1000, 1), (1, 2)]
+        {
             let list = around(own, count);
             let map = UserMap { users: list.clone(), groups: list };
             assert_eq!(map.outside(own, own), (Some(0), Some(0)));

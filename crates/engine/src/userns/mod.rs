@@ -28,6 +28,7 @@ use crate::engine::Engine;
 use crate::record::ContainerRecord;
 
 pub(crate) use choice::check_user;
+pub use view::check as check_shown_owners;
 
 /// What is known of the host, for the plan of a container in a user namespace of its own.
 pub(crate) fn facts(mut host: HostFacts, map: Option<&UserMap>) -> HostFacts {

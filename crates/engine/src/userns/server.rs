@@ -123,9 +123,7 @@ impl<'a> Server<'a> {
                     return Err(Errno::OPNOTSUPP);
                 }
                 let path = self.magic(request.node)?;
-                bounded(request.u32(0) as usize, |buffer| {
-                    rustix::fs::getxattr(path.1.as_str(), name, buffer)
-                })
+                bounded(request.u32(0) as usize, |buffer| rustix::fs::getxattr(path.1.as_str(), name, buffer))
             }
             Operation::ListXattr => {
                 let path = self.magic(request.node)?;
@@ -181,7 +179,8 @@ impl<'a> Server<'a> {
 
     fn lookup(&mut self, parent: u64, name: &[u8]) -> Outcome {
         let (tree, path) = if parent == TOP {
-            let number: usize = std::str::from_utf8(name).ok().and_then(|t| t.parse().ok()).ok_or(Errno::NOENT)?;
+            let number: usize =
+                std::str::from_utf8(name).ok().and_then(|t| t.parse().ok()).ok_or(Errno::NOENT)?;
             if number >= self.trees.len() {
                 return Err(Errno::NOENT);
             }

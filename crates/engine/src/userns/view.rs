@@ -87,9 +87,7 @@ pub(crate) fn show(
 /// Mounts with an id map: from Linux 5.12 on, for root, and where the file system can.
 fn by_kernel(trees: &[BorrowedFd<'_>], map: &UserMap) -> Result<Shown> {
     let ranges = |list: &[robot_env_spec::IdMapping]| -> Vec<IdRange> {
-        list.iter()
-            .map(|m| IdRange { inside: m.inside, outside: m.outside, count: m.count })
-            .collect()
+        list.iter().map(|m| IdRange { inside: m.inside, outside: m.outside, count: m.count }).collect()
     };
     let users = namespace::with_maps(&ranges(&map.users), &ranges(&map.groups))?;
     let shown = trees
@@ -97,7 +95,13 @@ fn by_kernel(trees: &[BorrowedFd<'_>], map: &UserMap) -> Result<Shown> {
         .map(|tree| {
             let shown = mount::clone_tree(*tree, "", false)?;
             mount::set_id_map(shown.as_fd(), users.as_fd())?;
-            mount::set_attributes(shown.as_fd(), Attributes::MOUNT_ATTR_RDONLY, Attributes::empty(), None, false)?;
+            mount::set_attributes(
+                shown.as_fd(),
+                Attributes::MOUNT_ATTR_RDONLY,
+                Attributes::empty(),
+                None,
+                false,
+            )?;
             Ok(shown)
         })
         .collect::<Result<Vec<_>>>()?;
@@ -107,7 +111,8 @@ fn by_kernel(trees: &[BorrowedFd<'_>], map: &UserMap) -> Result<Shown> {
 
 /// A process of ours answers for them, until the last mount of it is gone.
 fn by_server(trees: &[BorrowedFd<'_>], map: &UserMap, content: Content) -> Result<Shown> {
-    let device = rustix::fs::open(DEVICE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(no_device)?;
+    let device =
+        rustix::fs::open(DEVICE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(no_device)?;
     let options: Vec<String> = [
         &format!("fd={}", device.as_raw_fd()),
         "rootmode=40000",
@@ -138,7 +143,8 @@ fn serve(device: &OwnedFd, trees: &[BorrowedFd<'_>], map: &UserMap, content: Con
             let ready = process::new_session().is_ok()
                 && std::fs::File::open("/dev/null").is_ok_and(|null| {
                     (0..3).all(|stream| poll::replace_stdio(stream, &null).is_ok())
-                        && process::close_all_but(&keep).is_ok() && {
+                        && process::close_all_but(&keep).is_ok()
+                        && {
                             std::mem::forget(null);
                             true
                         }
@@ -149,7 +155,8 @@ fn serve(device: &OwnedFd, trees: &[BorrowedFd<'_>], map: &UserMap, content: Con
             poll::exit_now(0)
         }
         Err(error) if error.errno() == Errno::BUSY => {
-            let copy = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().io_context(|| "cannot copy a descriptor".into());
+            let copy =
+                |fd: BorrowedFd<'_>| fd.try_clone_to_owned().io_context(|| "cannot copy a descriptor".into());
             let device = copy(device.as_fd())?;
             let trees = trees.iter().map(|tree| copy(*tree)).collect::<Result<Vec<_>>>()?;
             let map = map.clone();
@@ -166,12 +173,23 @@ fn serve(device: &OwnedFd, trees: &[BorrowedFd<'_>], map: &UserMap, content: Con
     }
 }
 
+/// Whether an ordinary user's containers can have a user namespace of their own here.
+///
+/// # Errors
+/// Why not, with the command that mends it as its hint.
+pub fn check() -> Result<()> {
+    use rustix::fs::{Access, access};
+    access(DEVICE, Access::READ_OK | Access::WRITE_OK).map_err(no_device)
+}
+
 fn no_device(errno: Errno) -> Error {
     let (kind, reason, hint) = match errno {
         Errno::NOENT | Errno::NODEV | Errno::NXIO => {
             (Kind::Unsupported, format!("there is no `{DEVICE}`"), "sudo modprobe fuse".to_owned())
         }
-        _ => (Kind::Denied, format!("`{DEVICE}` is closed to this user"), format!("sudo chmod 0666 {DEVICE}")),
+        _ => {
+            (Kind::Denied, format!("`{DEVICE}` is closed to this user"), format!("sudo chmod 0666 {DEVICE}"))
+        }
     };
     Error::new(kind, reason).with_hint(hint).because(errno)
 }
@@ -240,8 +258,13 @@ mod tests {
         chown(tree.join("bin/deep"), Some(1000), Some(7)).unwrap();
         chown(tree.join("bin/file"), Some(5), Some(5)).unwrap();
         fs::set_permissions(tree.join("bin/file"), fs::Permissions::from_mode(0o4750)).unwrap();
-        rustix::fs::setxattr(tree.join("bin/deep"), "trusted.overlay.opaque", b"y", rustix::fs::XattrFlags::empty())
-            .unwrap();
+        rustix::fs::setxattr(
+            tree.join("bin/deep"),
+            "trusted.overlay.opaque",
+            b"y",
+            rustix::fs::XattrFlags::empty(),
+        )
+        .unwrap();
         let whiteout = rustix::fs::makedev(0, 0);
         let kind = rustix::fs::FileType::CharacterDevice;
         rustix::fs::mknodat(rustix::fs::CWD, tree.join("gone"), kind, Mode::empty(), whiteout).unwrap();
@@ -275,14 +298,16 @@ mod tests {
             assert_eq!(owner("bin"), (100_000, 100_000), "{name}");
             assert_eq!(owner("bin/deep"), (0, 100_007), "{name}");
             assert_eq!(owner("bin/file"), (100_005, 100_005), "{name}");
-            let (file, other) = (fs::metadata(root.join("bin/file")).unwrap(), fs::metadata(root.join("bin/other")).unwrap());
+            let (file, other) =
+                (fs::metadata(root.join("bin/file")).unwrap(), fs::metadata(root.join("bin/other")).unwrap());
             assert_eq!((file.mode(), file.len(), file.nlink()), (0o104_750, 3_000_000, 2), "{name}");
             assert_eq!(file.ino(), other.ino(), "{name}");
             assert_eq!(fs::read(root.join("bin/link")).unwrap(), vec![7u8; 3_000_000], "{name}");
             let gone = fs::symlink_metadata(root.join("gone")).unwrap();
             assert_eq!((gone.mode() & 0o170_000, gone.rdev()), (0o020_000, 0), "{name}");
             let mut value = [0; 8];
-            let length = rustix::fs::getxattr(root.join("bin/deep"), "trusted.overlay.opaque", &mut value).unwrap();
+            let length =
+                rustix::fs::getxattr(root.join("bin/deep"), "trusted.overlay.opaque", &mut value).unwrap();
             assert_eq!(&value[..length], b"y", "{name}");
             assert_eq!(fs::read_dir(root.join("many")).unwrap().count(), 3000, "{name}");
             assert!(fs::metadata(root.join("nothing")).is_err(), "{name}");

@@ -105,8 +105,8 @@ impl Account {
         }
         fs::copy(busybox, tree.join("bin/busybox")).unwrap();
         for applet in [
-            "cat", "chown", "echo", "grep", "id", "ip", "ls", "mkdir", "nc", "rm", "sh", "sleep", "stat", "su",
-            "touch", "true",
+            "cat", "chown", "echo", "grep", "id", "ip", "ls", "mkdir", "nc", "rm", "sh", "sleep", "stat",
+            "su", "touch", "true",
         ] {
             std::os::unix::fs::symlink("busybox", tree.join("bin").join(applet)).unwrap();
         }

@@ -109,6 +109,20 @@ fn each_fault_is_found_with_its_mend() {
         (&[("proc/filesystems", "nodev\tproc\n")], root(), "overlay", Level::Problem, "modprobe overlay"),
         (&[], user(), "networks", Level::Warning, "passt"),
         (
+            &[],
+            Live { closed: vec!["/dev/net/tun"], ..user() },
+            "networks",
+            Level::Warning,
+            "sudo chmod 0666 /dev/net/tun",
+        ),
+        (
+            &[],
+            Live { closed: vec!["/dev/fuse"], ..user() },
+            "networks",
+            Level::Warning,
+            "sudo chmod 0666 /dev/fuse",
+        ),
+        (
             &[("lib/modules/6.8.0/modules.dep", "")],
             root(),
             "networks",

@@ -27,6 +27,7 @@ pub use process::ProcessOverrides;
 
 pub(crate) use devices::{check_permissions, parse_rule as parse_device_rule};
 pub(crate) use process::{clean, relative_working_dir, rlimit_type};
+pub use resources::LIMITS_LEFT_OUT;
 pub(crate) use resources::check as check_resources;
 pub(crate) use security::{check_sysctl_name, parse_capability};
 

@@ -9,6 +9,10 @@ use robot_env_diag::{Error, Result};
 use super::{devices, internal};
 use crate::{CgroupVersion, ContainerSpec, DeviceRate, HostFacts, Resolved, Resources};
 
+/// The warning where limits were asked for and no cgroup can be made.
+pub const LIMITS_LEFT_OUT: &str =
+    "limits of memory, CPU, processes and I/O are left out: no cgroup can be made here";
+
 /// The least memory with which a container can start (Docker's number), bytes.
 const LEAST_MEMORY: i64 = 6 << 20;
 
@@ -131,9 +135,7 @@ pub(super) fn resources(
     let rules = devices::rules(spec, resolved)?;
     if host.cgroup == CgroupVersion::None || !host.cgroup_writable {
         if r.need_cgroup() {
-            warnings.push(
-                "limits of memory, CPU, processes and I/O are left out: no cgroup can be made here".into(),
-            );
+            warnings.push(LIMITS_LEFT_OUT.into());
         }
         return Ok(None);
     }

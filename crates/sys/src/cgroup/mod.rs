@@ -179,6 +179,13 @@ impl Hierarchies {
         self.version
     }
 
+    /// The controllers that cgroups made here can have (version 2).
+    pub fn controllers(&self) -> Option<Vec<String>> {
+        let root = self.mounts.get("").filter(|_| self.version == Version::V2)?;
+        let path = root.join(self.base.trim_start_matches('/')).join("cgroup.controllers");
+        Some(fs::read_to_string(path).ok()?.split_whitespace().map(str::to_owned).collect())
+    }
+
     /// Whether cgroups can be made here.
     pub fn is_writable(&self) -> bool {
         self.writable

@@ -9,7 +9,7 @@ pub(super) fn networks(host: &Host<'_>) -> Vec<Finding> {
         let mut out = Vec::new();
         if !host.has_program("pasta") && !host.has_program("slirp4netns") {
             let finding = Finding::warning(CHECK, "neither pasta nor slirp4netns is installed").because(
-                "an ordinary user's containers have only --network host and none without one of them",
+                "an ordinary user's containers reach each other, and do not reach the outside without one of them",
             );
             out.push(match host.os.install("passt", "passt", "passt") {
                 Some(command) => finding.mended_by([command]).safely(),
@@ -22,6 +22,17 @@ pub(super) fn networks(host: &Host<'_>) -> Vec<Finding> {
                     .because("pasta and slirp4netns need it")
                     .mended_by(["sudo modprobe tun"])
                     .safely(),
+            );
+        }
+        let used = [
+            ("/dev/net/tun", "pasta and slirp4netns need it: containers do not reach the outside"),
+            ("/dev/fuse", "--userns keep-id, nomap and auto need it"),
+        ];
+        for (device, why) in used.into_iter().filter(|(device, _)| host.live.closed.contains(device)) {
+            out.push(
+                Finding::warning(CHECK, format!("{device} is closed to {}", host.user()))
+                    .because(why)
+                    .mended_by([format!("sudo chmod 0666 {device}")]),
             );
         }
         if out.is_empty() {

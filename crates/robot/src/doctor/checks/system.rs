@@ -136,7 +136,7 @@ pub(super) fn cgroups(host: &Host<'_>) -> Vec<Finding> {
             let finding = Finding::note(CHECK, "control groups of version 1");
             return vec![if host.live.is_user() {
                 finding
-                    .because("nothing is delegated to ordinary users there: --memory and --cpus are refused")
+                    .because("nothing is delegated to ordinary users there: --memory and --cpus are left out")
             } else {
                 finding
             }];
