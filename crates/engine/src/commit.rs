@@ -219,9 +219,8 @@ impl Engine {
     pub fn export(&self, text: &str, out: &mut dyn Write) -> Result<Exported> {
         let (tree, container) = self.own_tree(text)?;
         self.tell(&container.record, "export", &[]);
-        let owners = |uid, gid| match tree.live {
-            true => crate::userns::inside(&container.record, uid, gid),
-            false => (uid, gid),
+        let owners = |uid, gid| {
+            if tree.live { crate::userns::inside(&container.record, uid, gid) } else { (uid, gid) }
         };
         export_as(tree.root.as_fd(), out, &ExportOptions::default(), &owners)
             .within(|| format!("cannot export container `{}`", container.record.name))

@@ -303,7 +303,11 @@ impl Environment<'_> {
         let set = options.set | options.recursive_set;
         let times = Attributes::MOUNT_ATTR_NOATIME | Attributes::MOUNT_ATTR_STRICTATIME;
         let (parent, name) = split(destination);
-        if !self.sources.is_empty() || !clear.is_empty() || set.intersects(times) || matches!(name, "" | "." | "..") {
+        if !self.sources.is_empty()
+            || !clear.is_empty()
+            || set.intersects(times)
+            || matches!(name, "" | "." | "..")
+        {
             return false;
         }
         let Some(source) = entry.source() else { return false };

@@ -309,7 +309,7 @@ impl std::str::FromStr for UsernsMode {
         for option in options.split(',').filter(|option| !option.is_empty()) {
             let (key, value) = option.split_once('=').unwrap_or((option, ""));
             let number =
-                value.parse::<u32>().ok().filter(|id| *id <= i32::MAX as u32 && !value.starts_with('+'));
+                value.parse::<u32>().ok().filter(|id| i32::try_from(*id).is_ok() && !value.starts_with('+'));
             let number = || number.ok_or_else(|| bad(format!("`{value}` is no id")));
             match (&mut mode, key) {
                 (UsernsMode::KeepId { uid, .. }, "uid") => *uid = Some(number()?),

@@ -606,8 +606,10 @@ pub fn set_file_owner(uid: u32, gid: u32) -> CallResult<()> {
     // Leaving 0 takes the rights over files away.
     crate::capability::set(effective, permitted, inheritable)?;
     // SAFETY: an id that cannot be changes nothing; the calls return the one there was.
-    let now = unsafe { (libc::setfsuid(u32::MAX), libc::setfsgid(u32::MAX)) };
-    if (now.0 as u32, now.1 as u32) == (uid, gid) {
+    let user = unsafe { libc::setfsuid(u32::MAX) };
+    // SAFETY: as above.
+    let group = unsafe { libc::setfsgid(u32::MAX) };
+    if (user as u32, group as u32) == (uid, gid) {
         Ok(())
     } else {
         Err(CallError::new(format!("setfsuid({uid}), setfsgid({gid})"), Errno::PERM))

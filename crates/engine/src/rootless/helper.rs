@@ -15,7 +15,7 @@ use super::seed::{find, said_by};
 pub(crate) const INTERFACE: &str = "tap0";
 const TUN: &str = "/dev/net/tun";
 /// From this day on a pasta is taken before slirp4netns.
-const GOOD_PASTA: u32 = 2024_01_01;
+const GOOD_PASTA: u32 = 20_240_101;
 
 /// Which program it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -196,7 +196,7 @@ fn greatest(files: &[Vec<u8>]) -> Option<u32> {
             std::str::from_utf8(field).ok()?.parse::<u32>().ok()
         })
     });
-    numbers.filter(|id| *id != NOBODY && *id <= i32::MAX as u32).max()
+    numbers.filter(|id| *id != NOBODY && i32::try_from(*id).is_ok()).max()
 }
 
 fn too_few(size: u32, identity: &Identity) -> Error {
