@@ -14,7 +14,7 @@
 //! library or program of it is loaded (CVE-2019-14271).
 
 use std::fs;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use robot_env_diag::{Error, IoContext, Kind, Result, Within};
@@ -408,9 +408,16 @@ fn set_read_only(tree: BorrowedFd<'_>, recursive: bool) -> Result<()> {
 }
 
 fn mount_id(fd: impl AsFd) -> Result<u64> {
-    rustix::fs::statx(&fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)
-        .map(|found| found.stx_mnt_id)
-        .io_context(|| "statx(MNT_ID)".into())
+    if let Ok(found) = rustix::fs::statx(&fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)
+        && found.stx_mask & StatxFlags::MNT_ID.bits() != 0
+    {
+        return Ok(found.stx_mnt_id);
+    }
+    // Before 5.8.
+    let path = format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd());
+    let text = fs::read_to_string(&path).io_context(|| format!("read({path})"))?;
+    let id = text.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok());
+    id.ok_or_else(|| Error::new(Kind::Internal, format!("`{path}` names no mount")))
 }
 
 fn kind_of(fd: impl AsFd) -> Result<FileType> {

@@ -37,14 +37,22 @@ pub fn overlay(request: &OverlayRequest<'_>) -> CallResult<OwnedFd> {
     // A single lower layer without an upper one is no overlay: a read-only bind is the same.
     if request.upper.is_none() && request.lowers.len() == 1 {
         let tree = clone_tree(request.lowers[0], "", false)?;
-        set_attributes(
+        let read_only = set_attributes(
             tree.as_fd(),
             MountAttrFlags::MOUNT_ATTR_RDONLY,
             MountAttrFlags::empty(),
             None,
             false,
-        )?;
-        return Ok(tree);
+        );
+        return match read_only {
+            Ok(()) => Ok(tree),
+            // Before 5.12 a detached mount stays as it is: an overlay with nothing below is read-only.
+            Err(error) if error.errno() == Errno::NOSYS => {
+                let nothing = filesystem("tmpfs", "nothing", &[], MountAttrFlags::MOUNT_ATTR_RDONLY)?;
+                overlay(&OverlayRequest { lowers: &[request.lowers[0], nothing.as_fd()], ..*request })
+            }
+            Err(error) => Err(error),
+        };
     }
     let context = overlay_context()?;
     // Before 6.5 overlay collects whatever it is told and looks at it when the mount is made. A key

@@ -103,7 +103,44 @@ pub fn clone(request: &CloneRequest<'_>) -> CallResult<Cloned> {
             let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
             Ok(Cloned::Parent { pid: pid as i32, pidfd })
         }
-        _ => Err(CallError::new(format!("clone3(flags={:#x})", args.flags), last_errno())),
+        _ => match last_errno() {
+            // A filter around this program (an old Docker's) answers so.
+            Errno::NOSYS => clone_by_flags(request),
+            errno => Err(CallError::new(format!("clone3(flags={:#x})", args.flags), errno)),
+        },
+    }
+}
+
+/// The same by clone(2). The new process moves itself into its cgroup, before anything else.
+fn clone_by_flags(request: &CloneRequest<'_>) -> CallResult<Cloned> {
+    let mut flags = request.namespaces | libc::CLONE_PIDFD;
+    flags |= if request.sibling { libc::CLONE_PARENT } else { libc::SIGCHLD };
+    let mut pidfd: RawFd = -1;
+    // SAFETY: as in `clone`: no CLONE_VM and no stack, one thread. The third argument is where CLONE_PIDFD
+    // stores; the last two, whose order differs between architectures, are 0.
+    let rc = unsafe { libc::syscall(libc::SYS_clone, flags, 0, &raw mut pidfd, 0, 0) };
+    match rc {
+        0 => {
+            if let Some(cgroup) = request.cgroup {
+                use rustix::fs::{Mode, OFlags};
+                let file = rustix::fs::openat(
+                    cgroup,
+                    "cgroup.procs",
+                    OFlags::WRONLY | OFlags::CLOEXEC,
+                    Mode::empty(),
+                );
+                if !file.is_ok_and(|file| rustix::io::write(&file, b"0").is_ok()) {
+                    crate::poll::exit_now(125);
+                }
+            }
+            Ok(Cloned::Child)
+        }
+        pid if pid > 0 => {
+            // SAFETY: the kernel has stored a new descriptor there that nothing else owns.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Cloned::Parent { pid: pid as i32, pidfd })
+        }
+        _ => Err(CallError::new(format!("clone(flags={flags:#x})"), last_errno())),
     }
 }
 

@@ -10,7 +10,9 @@
 //!   the user wrote it; ours are inserted at the head, once;
 //! - iptables' *legacy* back end (Ubuntu 20.04, JetPack 5) is not nf_tables; its chains are not
 //!   seen here, and [`Obstacle::Legacy`] says so;
-//! - firewalld rejects what none of its zones has, behind every accept of others; the cure is
+//! - firewalld rejects what none of its zones has: the same rules stand at the head of its
+//!   `filter_FORWARD`, until it reloads (`network reload` puts them back). From 2.2 on it may own its
+//!   table, so that nobody else can; then the cure is
 //!   `firewall-cmd --permanent --zone=trusted --add-interface=BRIDGE`;
 //! - other tables whose forward chain drops by its policy belong to the user: they are named, not
 //!   changed.
@@ -104,26 +106,39 @@ fn read_chain(answer: &[u8]) -> Option<Chain> {
     Some(chain)
 }
 
+/// A chain that our accepting rules are in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    family: u8,
+    table: &'static str,
+    chain: &'static str,
+}
+
+const FILTER: &str = "filter";
+const FIREWALLD: &str = "firewalld";
+const FIREWALLD_FORWARD: &str = "filter_FORWARD";
+
 /// Where accepting rules belong, and what cannot be mended by them.
-fn judge(chains: &[Chain]) -> (Vec<(u8, String)>, Vec<Obstacle>) {
+fn judge(chains: &[Chain]) -> (Vec<Place>, Vec<Obstacle>) {
     let (mut places, mut obstacles) = (Vec::new(), Vec::new());
     for family in [IP, IP6] {
         let find =
             |name: &str| chains.iter().find(|c| c.family == family && c.table == "filter" && c.name == name);
         if let Some(forward) = find("FORWARD") {
             if find(DOCKER_USER).is_some() {
-                places.push((family, DOCKER_USER.to_owned()));
+                places.push(Place { family, table: FILTER, chain: DOCKER_USER });
             } else if forward.drops_forwarded {
-                places.push((family, "FORWARD".to_owned()));
+                places.push(Place { family, table: FILTER, chain: "FORWARD" });
             }
         }
     }
     for chain in chains {
         let iptables = matches!(chain.family, IP | IP6) && chain.table == "filter" && chain.name == "FORWARD";
         let ours = chain.family == INET && chain.table.starts_with(TABLE);
-        if chain.table == "firewalld" {
-            if !obstacles.contains(&Obstacle::Firewalld) {
-                obstacles.push(Obstacle::Firewalld);
+        if chain.table == FIREWALLD {
+            let place = Place { family: INET, table: FIREWALLD, chain: FIREWALLD_FORWARD };
+            if chain.family == INET && chain.name == FIREWALLD_FORWARD {
+                places.push(place);
             }
         } else if chain.drops_forwarded && !iptables && !ours && matches!(chain.family, INET | IP | IP6) {
             obstacles.push(Obstacle::Chain(
@@ -137,9 +152,10 @@ fn judge(chains: &[Chain]) -> (Vec<(u8, String)>, Vec<Obstacle>) {
 }
 
 /// Accepts what comes from (or goes to) interfaces whose name begins, or is, so.
-fn accepting(family: u8, chain: &str, meta: Meta, name: &[u8]) -> Message {
-    let mut new = message(NEWRULE, CREATE, family, format!("NFT_MSG_NEWRULE(filter {chain})"));
-    new.text(RULE_TABLE, "filter").text(RULE_CHAIN, chain);
+fn accepting(place: Place, meta: Meta, name: &[u8]) -> Message {
+    let Place { family, table, chain } = place;
+    let mut new = message(NEWRULE, CREATE, family, format!("NFT_MSG_NEWRULE({table} {chain})"));
+    new.text(RULE_TABLE, table).text(RULE_CHAIN, chain);
     let list = new.begin(RULE_EXPRESSIONS | NESTED);
     for expression in [
         Expression::Meta(meta, 0),
@@ -169,16 +185,20 @@ impl Firewall {
             (Meta::IncomingName, exact.as_slice()),
             (Meta::OutgoingName, exact.as_slice()),
         ];
-        for (family, chain) in places {
-            let mut there = self.own_rules(family)?;
-            there.retain(|(_, name)| *name == chain);
+        for place in places {
+            let there = self.own_rules(place)?;
             if there.len() == all.len() {
                 continue;
             }
-            let mut messages: Vec<Message> =
-                there.iter().map(|(handle, chain)| delete_rule(family, chain, handle)).collect();
-            messages.extend(all.iter().map(|(meta, name)| accepting(family, &chain, *meta, name)));
-            self.commit(&mut messages, &format!("cannot let networks pass chain `{chain}`"))?;
+            let mut messages: Vec<Message> = there.iter().map(|handle| delete_rule(place, handle)).collect();
+            messages.extend(all.iter().map(|(meta, name)| accepting(place, *meta, name)));
+            let done =
+                self.commit(&mut messages, &format!("cannot let networks pass chain `{}`", place.chain));
+            match done {
+                // Its table is its own.
+                Err(_) if place.table == FIREWALLD => obstacles.push(Obstacle::Firewalld),
+                done => done?,
+            }
         }
         let legacy = std::fs::read_to_string("/proc/thread-self/net/ip_tables_names").unwrap_or_default();
         if legacy.lines().any(|table| table == "filter") {
@@ -189,39 +209,44 @@ impl Firewall {
 
     /// Takes our rules out of others' chains.
     pub fn close_obstacles(&mut self) -> Result<()> {
-        for family in [IP, IP6] {
-            let mut messages: Vec<Message> = self
-                .own_rules(family)?
-                .iter()
-                .map(|(handle, chain)| delete_rule(family, chain, handle))
-                .collect();
-            self.socket.transaction(NFNL_SUBSYS_NFTABLES, &mut messages)?;
+        let filters = [IP, IP6]
+            .into_iter()
+            .flat_map(|family| [DOCKER_USER, "FORWARD"].map(|chain| Place { family, table: FILTER, chain }));
+        let firewalld = Place { family: INET, table: FIREWALLD, chain: FIREWALLD_FORWARD };
+        for place in filters.chain([firewalld]) {
+            let rules = self.own_rules(place)?;
+            let mut messages: Vec<Message> = rules.iter().map(|handle| delete_rule(place, handle)).collect();
+            if !messages.is_empty() {
+                self.socket.transaction(NFNL_SUBSYS_NFTABLES, &mut messages)?;
+            }
         }
         Ok(())
     }
 
-    /// Handles and chains of our rules in the `filter` table of a family.
-    fn own_rules(&mut self, family: u8) -> Result<Vec<(Vec<u8>, String)>> {
-        let ask = message(GETRULE, DUMP, family, "NFT_MSG_GETRULE(filter)".to_owned());
+    /// Handles of our rules in another's chain.
+    fn own_rules(&mut self, place: Place) -> Result<Vec<Vec<u8>>> {
+        let ask = message(GETRULE, DUMP, place.family, format!("NFT_MSG_GETRULE({})", place.table));
         let wanted = comment(COMMENT);
         let mut out = Vec::new();
         for answer in self.socket.ask(ask)? {
             let all: Vec<(u16, &[u8])> = attributes(answer.get(FIXED..).unwrap_or_default()).collect();
             let find = |kind: u16| all.iter().find(|(found, _)| *found == kind).map(|(_, value)| *value);
             if find(RULE_USERDATA) == Some(&wanted)
-                && find(RULE_TABLE).map(text).as_deref() == Some("filter")
-                && let (Some(handle), Some(chain)) = (find(RULE_HANDLE), find(RULE_CHAIN))
+                && find(RULE_TABLE).map(text).as_deref() == Some(place.table)
+                && find(RULE_CHAIN).map(text).as_deref() == Some(place.chain)
+                && let Some(handle) = find(RULE_HANDLE)
             {
-                out.push((handle.to_vec(), text(chain)));
+                out.push(handle.to_vec());
             }
         }
         Ok(out)
     }
 }
 
-fn delete_rule(family: u8, chain: &str, handle: &[u8]) -> Message {
-    let mut delete = message(DELRULE, 0, family, format!("NFT_MSG_DELRULE(filter {chain})"));
-    delete.text(RULE_TABLE, "filter").text(RULE_CHAIN, chain).attribute(RULE_HANDLE, handle);
+fn delete_rule(place: Place, handle: &[u8]) -> Message {
+    let Place { family, table, chain } = place;
+    let mut delete = message(DELRULE, 0, family, format!("NFT_MSG_DELRULE({table} {chain})"));
+    delete.text(RULE_TABLE, table).text(RULE_CHAIN, chain).attribute(RULE_HANDLE, handle);
     delete
 }
 
@@ -240,13 +265,13 @@ mod tests {
         let nothing = [chain(IP, "filter", "FORWARD", false), chain(INET, TABLE, "forward", false)];
         assert_eq!(judge(&nothing), (vec![], vec![]));
         let ufw = [chain(IP, "filter", "FORWARD", true), chain(IP6, "filter", "FORWARD", true)];
-        assert_eq!(judge(&ufw).0, [(IP, "FORWARD".to_owned()), (IP6, "FORWARD".to_owned())]);
+        let filter = |family, chain| Place { family, table: FILTER, chain };
+        assert_eq!(judge(&ufw).0, [filter(IP, "FORWARD"), filter(IP6, "FORWARD")]);
         let docker = [chain(IP, "filter", "FORWARD", true), chain(IP, "filter", DOCKER_USER, false)];
-        assert_eq!(judge(&docker), (vec![(IP, DOCKER_USER.to_owned())], vec![]));
+        assert_eq!(judge(&docker), (vec![filter(IP, DOCKER_USER)], vec![]));
         let others = [chain(INET, "firewalld", "filter_FORWARD", false), chain(INET, "mine", "fwd", true)];
-        assert_eq!(
-            judge(&others).1,
-            [Obstacle::Firewalld, Obstacle::Chain("inet", "mine".into(), "fwd".into())]
-        );
+        let firewalld = Place { family: INET, table: FIREWALLD, chain: FIREWALLD_FORWARD };
+        let mine = Obstacle::Chain("inet", "mine".into(), "fwd".into());
+        assert_eq!(judge(&others), (vec![firewalld], vec![mine]));
     }
 }

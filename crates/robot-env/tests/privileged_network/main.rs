@@ -6,6 +6,7 @@
 mod place;
 
 mod bridge;
+mod firewalls;
 mod kills;
 mod names;
 mod ports;

@@ -26,7 +26,7 @@ pub(crate) fn namespace_of(host: &Host, container: &str) -> OwnedFd {
 }
 
 /// A machine on a network of the host's: the host is 192.0.2.1 at `wan0`, the machine 192.0.2.2.
-fn neighbour() -> OwnedFd {
+pub(crate) fn neighbour() -> OwnedFd {
     let outside = std::thread::scope(|scope| {
         let work = || {
             namespace::unshare(libc::CLONE_NEWNET).unwrap();

@@ -109,14 +109,14 @@ fn each_fault_is_found_with_its_mend() {
         (&[("proc/filesystems", "nodev\tproc\n")], root(), "overlay", Level::Problem, "modprobe overlay"),
         (&[], user(), "networks", Level::Warning, "passt"),
         (
-            &[],
+            &[("usr/bin/pasta", ""), ("dev/net/tun", "")],
             Live { closed: vec!["/dev/net/tun"], ..user() },
             "networks",
             Level::Warning,
             "sudo chmod 0666 /dev/net/tun",
         ),
         (
-            &[],
+            &[("usr/bin/pasta", ""), ("dev/net/tun", "")],
             Live { closed: vec!["/dev/fuse"], ..user() },
             "networks",
             Level::Warning,
