@@ -156,11 +156,9 @@ impl ContainerFiles<'_> {
             ));
         }
         self.engine.tell(&self.record, "extract-to-dir", &[]);
-        let options = match (&self.record.user_map, options.owner) {
+        let options = match (crate::userns::shifts(&self.record), options.owner) {
             // Whoever extracts is root inside.
-            (Some(_), ExtractOwner::Caller) => {
-                &ExtractOptions { owner: ExtractOwner::Fixed(0, 0), ..*options }
-            }
+            (true, ExtractOwner::Caller) => &ExtractOptions { owner: ExtractOwner::Fixed(0, 0), ..*options },
             _ => options,
         };
         let owners = |uid, gid| crate::userns::owner(&self.record, uid, gid);

@@ -137,7 +137,7 @@ impl Engine {
     fn stopped_view(&self, record: &ContainerRecord, access: Access, lock: ContainerLock) -> Result<View> {
         let mounts = in_order(&record.mounts);
         // One with ids of its own is shown by these all over: its volumes are, too.
-        if access == Access::Read && record.user_map.is_none() {
+        if access == Access::Read && !crate::userns::shifts(record) {
             let root = self.read_only_overlay(record)?;
             if mounts
                 .iter()

@@ -52,6 +52,11 @@ impl UserMap {
         UserMap { users: turned(&self.users), groups: turned(&self.groups) }
     }
 
+    /// Whether every id is the same on both sides.
+    pub fn is_identity(&self) -> bool {
+        self.users.iter().chain(&self.groups).all(|m| m.inside == m.outside)
+    }
+
     /// Whether the container has a root.
     pub fn has_root(&self) -> bool {
         self.outside(0, 0).0.is_some()

@@ -39,9 +39,20 @@ pub(crate) fn facts(mut host: HostFacts, map: Option<&UserMap>) -> HostFacts {
     host
 }
 
+/// The container's ids, where files have to be shown with other owners. An engine with a single id has
+/// only that one to show: whatever the container calls it, all files are that id's.
+fn shift(record: &ContainerRecord) -> Option<&UserMap> {
+    record.user_map.as_ref().filter(|map| map.has_root() && !map.is_identity())
+}
+
+/// Whether the container sees other owners than the engine does.
+pub(crate) fn shifts(record: &ContainerRecord) -> bool {
+    shift(record).is_some()
+}
+
 /// The owner, in the engine's ids, of what belongs to `uid` and `gid` in the container.
 pub(crate) fn owner(record: &ContainerRecord, uid: u32, gid: u32) -> (u32, u32) {
-    match &record.user_map {
+    match shift(record) {
         None => (uid, gid),
         Some(map) => {
             let (user, group) = map.outside(uid, gid);
@@ -54,7 +65,7 @@ pub(crate) fn owner(record: &ContainerRecord, uid: u32, gid: u32) -> (u32, u32) 
 /// engine's.
 pub(crate) fn inside(record: &ContainerRecord, uid: u32, gid: u32) -> (u32, u32) {
     const NOBODY: u32 = 65534;
-    match &record.user_map {
+    match shift(record) {
         None => (uid, gid),
         Some(map) => {
             let (user, group) = map.inverse().outside(uid, gid);
@@ -68,7 +79,7 @@ pub(crate) struct AsRoot(bool);
 
 impl AsRoot {
     pub(crate) fn of(record: &ContainerRecord) -> Result<AsRoot> {
-        let Some(map) = &record.user_map else { return Ok(AsRoot(false)) };
+        let Some(map) = shift(record) else { return Ok(AsRoot(false)) };
         let (user, group) = map.outside(0, 0);
         process::set_file_owner(user.unwrap_or(0), group.unwrap_or(0))?;
         Ok(AsRoot(true))
@@ -86,7 +97,7 @@ impl Drop for AsRoot {
 impl Engine {
     /// Gives the root directory of a new snapshot to the container's own ids.
     pub(crate) fn adopt_snapshot(record: &ContainerRecord, snapshot: &Snapshot) -> Result<()> {
-        let Some(map) = &record.user_map else { return Ok(()) };
+        let Some(map) = shift(record) else { return Ok(()) };
         let stat = rustix::fs::fstat(&snapshot.upper).io_context(|| "fstat(upper)".into())?;
         let (user, group) = map.outside(stat.st_uid, stat.st_gid);
         let (user, group) = (user.unwrap_or(0), group.unwrap_or(0));
@@ -106,7 +117,7 @@ impl Engine {
         record: &ContainerRecord,
         snapshot: &Snapshot,
     ) -> Result<Option<view::Shown>> {
-        let Some(map) = &record.user_map else { return Ok(None) };
+        let Some(map) = shift(record) else { return Ok(None) };
         let trees: Vec<_> = snapshot.lowers.iter().map(AsFd::as_fd).collect();
         view::show(&trees, map, view::Content::Fixed, self.rootless).map(Some)
     }
@@ -117,7 +128,7 @@ impl Engine {
         record: &ContainerRecord,
         snapshot: &Snapshot,
     ) -> Result<Option<view::Shown>> {
-        let Some(map) = &record.user_map else { return Ok(None) };
+        let Some(map) = shift(record) else { return Ok(None) };
         let trees = [snapshot.upper.as_fd()];
         view::show(&trees, &map.inverse(), view::Content::Changing, self.rootless).map(Some)
     }
