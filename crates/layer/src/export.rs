@@ -87,7 +87,8 @@ pub struct ExportTree<'a> {
 /// Writes several trees as one tar, as [`export`] does; `time` (in seconds since the Unix epoch)
 /// stands for the times at which their files were modified.
 pub fn export_trees(trees: &[ExportTree<'_>], out: &mut dyn Write, time: Option<i64>) -> Result<Exported> {
-    let mut exporter = Exporter { packer: Packer::new(out, false, None), time, owners: &|uid, gid| (uid, gid) };
+    let mut exporter =
+        Exporter { packer: Packer::new(out, false, None), time, owners: &|uid, gid| (uid, gid) };
     for ExportTree { tree, prefix } in trees {
         exporter.tree(*tree, prefix)?;
     }
