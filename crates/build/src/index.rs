@@ -27,6 +27,9 @@ const RECORD: usize = 64;
 /// those of old ones 2 s.
 const RACY: i128 = 2_000_000_000;
 
+/// How many files are remembered that the last build did not ask for, beside four times those that it did.
+const CROWD: usize = 10_000;
+
 type Key = [u8; 40];
 type Content = [u8; 24];
 
@@ -40,7 +43,7 @@ pub(crate) struct Index {
 #[derive(Default)]
 struct Inner {
     known: HashMap<Key, Content>,
-    /// Those that were asked for; only they are kept.
+    /// Those that were asked for.
     used: HashMap<Key, Content>,
     changed: bool,
 }
@@ -114,12 +117,15 @@ impl Index {
     pub(crate) fn save(&self) {
         let Some(path) = &self.path else { return };
         let mut inner = self.lock();
-        if !inner.changed && inner.used.len() == inner.known.len() {
+        // What another Dockerfile of this context uses stays, until most of it is of nobody's use.
+        let crowded = inner.known.len() > 4 * inner.used.len() + CROWD;
+        if !inner.changed && !crowded {
             return;
         }
-        let mut bytes = Vec::with_capacity(HEADER.len() + inner.used.len() * RECORD);
+        let others = inner.known.iter().filter(|(key, _)| !crowded && !inner.used.contains_key(*key));
+        let mut bytes = Vec::with_capacity(HEADER.len() + (inner.used.len() + inner.known.len()) * RECORD);
         bytes.extend_from_slice(HEADER);
-        for (key, content) in &inner.used {
+        for (key, content) in inner.used.iter().chain(others) {
             bytes.extend_from_slice(key);
             bytes.extend_from_slice(content);
         }
@@ -186,6 +192,14 @@ mod tests {
         assert_eq!(ask(&again), first);
         fs::write(place.join("f"), "next").unwrap();
         assert_ne!(ask(&again), first);
+        // Nothing that is new is nothing to write.
+        let written = |index: &Index| {
+            index.save();
+            rustix::fs::stat(place.join("index")).unwrap().st_ino
+        };
+        let known = Index::open(place.join("index"));
+        let before = rustix::fs::stat(place.join("index")).unwrap().st_ino;
+        assert_eq!(written(&known), before);
         fs::write(place.join("index"), "damaged").unwrap();
         assert!(Index::open(place.join("index")).lock().known.is_empty());
         fs::remove_dir_all(place).unwrap();

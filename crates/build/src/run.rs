@@ -6,13 +6,15 @@ use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use robot_env_diag::{Error, IoContext, Kind, Result};
 use robot_env_dockerfile::{Mount, MountKind, Run, RunNetwork, Script, Sharing, Source, Word};
-use robot_env_engine::{StepRequest, StepResult};
+use robot_env_engine::{Engine, StepRequest, StepResult};
 use robot_env_oci::Digest;
 use robot_env_spec::{MountSource, MountSpec, NetworkMode, Propagation, ReadOnlyDepth};
+use robot_env_store::{SnapshotKey, SnapshotOptions, Store};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
@@ -43,7 +45,7 @@ const PROXIES: [&str; 8] = [
 
 /// What a step mounts, and what must stay until it has ended.
 #[derive(Default)]
-struct Mounts {
+struct Mounts<'s> {
     specs: Vec<MountSpec>,
     /// What of them the key depends on.
     keys: Vec<String>,
@@ -53,9 +55,23 @@ struct Mounts {
     held: Vec<File>,
     /// Files and directories that go with the step.
     places: Vec<PathBuf>,
+    /// Trees that go with it.
+    copies: Vec<Scratch<'s>>,
 }
 
-impl Drop for Mounts {
+/// A snapshot that goes when it is dropped; of a build that is killed, with the next build.
+struct Scratch<'s> {
+    store: &'s Store,
+    key: SnapshotKey,
+}
+
+impl Drop for Scratch<'_> {
+    fn drop(&mut self) {
+        let _ = self.store.remove_snapshot(&self.key);
+    }
+}
+
+impl Drop for Mounts<'_> {
     fn drop(&mut self) {
         for place in &self.places {
             if fs::remove_file(place).is_err() {
@@ -75,7 +91,7 @@ fn cache_id<'m>(mount: &'m Mount, target: &'m str) -> &'m str {
     if mount.id.is_empty() { target } else { &mount.id }
 }
 
-impl Build<'_> {
+impl<'b> Build<'b> {
     pub(crate) fn run_step(&self, state: &mut State, run: &Run, shown: &Shown) -> Result<(), Trouble> {
         let mounts = run.mounts(self.file.escape, &state.scope)?.0;
         let (words, script) = match run.script() {
@@ -176,7 +192,7 @@ impl Build<'_> {
         Ok(self.remember(state, shown, &key, chain, history)?)
     }
 
-    fn script(&self, path: &str, content: &str, wanted: &mut Mounts) -> Result<MountSpec> {
+    fn script(&self, path: &str, content: &str, wanted: &mut Mounts<'b>) -> Result<MountSpec> {
         let file = self.scratch("script", wanted);
         let within = || format!("cannot write `{}`", file.display());
         fs::write(&file, content).io_context(within)?;
@@ -190,7 +206,7 @@ impl Build<'_> {
     }
 
     /// Adds to the key what the result of a step with this mount depends on.
-    fn key_of(&self, mount: &Mount, stage: usize, wanted: &mut Mounts) -> Result<()> {
+    fn key_of(&self, mount: &Mount, stage: usize, wanted: &mut Mounts<'b>) -> Result<()> {
         let key = match mount.kind {
             MountKind::Bind => {
                 let from = self.source(mount);
@@ -209,7 +225,7 @@ impl Build<'_> {
         Ok(())
     }
 
-    fn mount(&self, state: &State, mount: &Mount, stage: usize, wanted: &mut Mounts) -> Result<()> {
+    fn mount(&self, state: &State, mount: &Mount, stage: usize, wanted: &mut Mounts<'b>) -> Result<()> {
         let target = |default: &str| target_of(state, mount, default);
         match mount.kind {
             MountKind::Tmpfs => wanted.specs.push(MountSpec {
@@ -251,18 +267,13 @@ impl Build<'_> {
         mount: &Mount,
         target: &str,
         stage: usize,
-        wanted: &mut Mounts,
+        wanted: &mut Mounts<'b>,
     ) -> Result<MountSpec> {
         let from = self.source(mount);
         if let Some(from) = &from
+            && mount.read_only
             && !matches!(from, Source::Image(name) if self.named_context(name)?.is_some())
         {
-            if !mount.read_only {
-                return Err(Error::new(
-                    Kind::Unsupported,
-                    "a mount from a stage or an image cannot be written to",
-                ));
-            }
             let Some(other) = self.state_of(from, stage)? else {
                 return Err(Error::invalid("nothing can be mounted from scratch"));
             };
@@ -274,22 +285,31 @@ impl Build<'_> {
                 read_only: true,
             });
         }
-        // A copy: what is written is nobody's, owners are root's, what is ignored is not there.
+        // A copy: what is written is nobody's, what is ignored is not there, owners of files of the host
+        // are root's. It lies with the layers: there is room, and blocks can be shared.
         let opened = self.open(from.as_ref(), stage)?;
         let tree = opened.tree();
         let mut found = tree.find(&mount.source)?;
         let Some(found) = found.pop() else { return Err(Error::not_found(mount.source.clone())) };
-        let place = self.scratch("bind", wanted);
-        fs::create_dir_all(&place).io_context(|| format!("cannot make `{}`", place.display()))?;
-        let root = robot_env_sys::fs::open_directory(&place)?;
-        let mut into = Target::new(root.as_fd(), robot_env_transfer::ownership());
+        let number = self.snapshots.fetch_add(1, Ordering::Relaxed);
+        let key = Engine::build_snapshot_key(&self.room.name, number)?;
+        let options = SnapshotOptions { volatile: true, durable: false };
+        let snapshot = self.store().prepare(&key, None, options)?;
+        wanted.copies.push(Scratch { store: self.store(), key });
+        let mut into = Target::new(snapshot.upper.as_fd(), robot_env_transfer::ownership());
         into.copy(&tree, &found, "/tree", &CopyOptions::default())?;
-        Ok(bind(&place.join("tree"), target, mount.read_only))
+        Ok(bind(&snapshot.path().join("upper/tree"), target, mount.read_only))
     }
 
     /// Opens and locks the caches of a step, always in the same order: steps that want several of them
     /// do not wait for each other in a circle.
-    fn lock_caches(&self, state: &State, mounts: &[Mount], stage: usize, wanted: &mut Mounts) -> Result<()> {
+    fn lock_caches(
+        &self,
+        state: &State,
+        mounts: &[Mount],
+        stage: usize,
+        wanted: &mut Mounts<'b>,
+    ) -> Result<()> {
         let mut all: BTreeMap<String, &Mount> = BTreeMap::new();
         for mount in mounts.iter().filter(|mount| mount.kind == MountKind::Cache) {
             let id = cache_id(mount, &target_of(state, mount, "")).to_owned();
@@ -331,7 +351,7 @@ impl Build<'_> {
     }
 
     /// A path that goes when the step has ended.
-    fn scratch(&self, name: &str, wanted: &mut Mounts) -> PathBuf {
+    fn scratch(&self, name: &str, wanted: &mut Mounts<'b>) -> PathBuf {
         let place = self.room.place(name);
         wanted.places.push(place.clone());
         place
@@ -374,7 +394,7 @@ impl Build<'_> {
         }
     }
 
-    fn secret(&self, mount: &Mount, target: &dyn Fn(&str) -> String, wanted: &mut Mounts) -> Result<()> {
+    fn secret(&self, mount: &Mount, target: &dyn Fn(&str) -> String, wanted: &mut Mounts<'b>) -> Result<()> {
         let id = [&mount.id, &mount.source].into_iter().find(|text| !text.is_empty()).cloned();
         let id = id.unwrap_or_else(|| mount.target.rsplit('/').next().unwrap_or_default().to_owned());
         let content = match self.request.secrets.get(&id) {

@@ -130,6 +130,30 @@ COPY --link --chown=robot file /place/file
     assert_eq!(prints(&place, "t", "cat /place/file"), "other");
 }
 
+#[test]
+fn privileged_what_is_mounted_to_be_written_is_nobodys() {
+    let Some(place) = Place::new("build-rw") else { return };
+    let text = "\
+FROM busybox AS other
+RUN mkdir /o; echo a > /o/f; chown 5:6 /o/f
+FROM busybox
+RUN --mount=type=bind,from=other,source=/o,target=/m,rw echo b >> /m/f; stat -c %u:%g /m/f > /own; cat /m/f > /seen
+RUN --mount=type=bind,from=other,source=/o,target=/m cat /m/f >> /seen
+RUN --mount=type=bind,target=/ctx,rw echo mine > /ctx/file; cat /ctx/file >> /seen
+RUN --mount=type=bind,source=file,target=/one cat /one >> /seen; test ! -w /one/x
+";
+    let directory = context(&place, "ctx", text, &[("file", "theirs\n")]);
+    let done = build(&place, &directory, &["-t", "t"]);
+    assert_eq!(done.code, 0, "{}", done.err);
+    assert_eq!(
+        prints(&place, "t", "cat /own /seen; ls -d /m /ctx /one 2>/dev/null | wc -l"),
+        "5:6\na\nb\na\nmine\ntheirs\n0"
+    );
+    assert_eq!(fs::read_to_string(directory.join("file")).unwrap(), "theirs\n");
+    assert_eq!(fs::read_dir(place.directory.join("root/snapshots")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(place.directory.join("run/builds")).unwrap().count(), 0);
+}
+
 /// A server of the repositories below a directory, on a port of loopback.
 struct Server(std::process::Child, u16);
 

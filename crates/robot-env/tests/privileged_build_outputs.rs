@@ -76,7 +76,9 @@ fn privileged_results_go_where_the_outputs_say() {
         format!("type=docker,dest={}", at("docker.tar")),
     ];
     let mut words = vec!["-t", "two:2", "--metadata-file", "meta.json", "--load"];
-    outputs.iter().for_each(|output| words.extend(["-o", output]));
+    for output in &outputs {
+        words.extend(["-o", output]);
+    }
     let mut call = place.command(&[&["build"], &words[..], &["ctx"]].concat());
     call.0.current_dir(place.directory.join("."));
     let done = call.run();
@@ -140,7 +142,9 @@ fn privileged_caches_go_from_machine_to_machine() {
         "type=inline".to_owned(),
     ];
     let mut words = vec!["-t", &image, "--push"];
-    all.iter().for_each(|target| words.extend(["--cache-to", target]));
+    for target in &all {
+        words.extend(["--cache-to", target]);
+    }
     let done = build(&place, &directory, &words);
     assert_eq!(done.code, 0, "{}", done.err);
     let from_local = format!("type=local,src={local}");

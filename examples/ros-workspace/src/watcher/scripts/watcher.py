@@ -22,8 +22,13 @@ def main():
     rospy.init_node("watcher")
     print("CUDA runtime:", cuda(), flush=True)
 
+    said = {}
+
     def nearest(scan, topic):
-        rospy.loginfo_throttle_identical(5, "%s: nearest %.1f m" % (topic, min(scan.ranges)))
+        now = rospy.get_time()
+        if now - said.get(topic, 0) >= 5:
+            said[topic] = now
+            rospy.loginfo("%s: nearest %.1f m", topic, min(scan.ranges))
 
     rospy.Subscriber("scan", LaserScan, nearest, "scan")
     rospy.Subscriber("scan_clean", LaserScan, nearest, "scan_clean")
