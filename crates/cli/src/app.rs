@@ -237,7 +237,7 @@ impl App {
         let follow = networks.speak_of_the_bridge();
         let engine = engine.with_session(self.session(identity, groups));
         let engine = engine.with_undo(undo).with_network_defaults(networks);
-        if follow && let Some(said) = engine.follow_configuration()? {
+        if follow && let Some(said) = engine.follow_new_configuration()? {
             self.warn(&said);
         }
         // What is missing then is found missing by the command itself.

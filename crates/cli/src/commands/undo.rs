@@ -41,10 +41,11 @@ impl Verb for Undo {
         } else if self.discard {
             all
         } else {
-            let Some(last) = all.first() else {
+            let count = last_together(&all);
+            if count == 0 {
                 return Err(Error::not_found("there is nothing to bring back"));
-            };
-            all.iter().filter(|removed| removed.batch == last.batch).cloned().collect()
+            }
+            all[..count].to_vec()
         };
         if self.discard {
             return discard(app, &engine, &chosen);
@@ -73,6 +74,17 @@ impl Verb for Undo {
         }
         Ok(exit)
     }
+}
+
+/// A server is one process for days: what was removed longer before the next one was another request.
+const PAUSE: i64 = 60;
+
+/// How many of `all`, the last first, were removed by one command.
+fn last_together(all: &[Removed]) -> usize {
+    let together = |pair: &[Removed]| {
+        pair[0].batch == pair[1].batch && pair[0].removed.as_second() - pair[1].removed.as_second() <= PAUSE
+    };
+    all.len().min(1) + all.windows(2).take_while(|pair| together(pair)).count()
 }
 
 /// Whether a volume came back with a container.

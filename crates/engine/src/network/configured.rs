@@ -12,6 +12,7 @@ use robot_env_spec::DEFAULT_NETWORK;
 
 use super::record::NetworkRecord;
 use crate::engine::Engine;
+use crate::rootless::once;
 
 /// How networks are made where their users say nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -89,14 +90,38 @@ impl Engine {
         self
     }
 
+    /// [`Engine::follow_configuration`] where the configuration has changed since, or the last look found
+    /// containers in the way. What is to be heard is said once.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn follow_new_configuration(&self) -> Result<Option<String>> {
+        let fingerprint = format!("{}\n{:?}\n", self.paths.root().display(), self.network_defaults);
+        let marker = self.paths.run_root().join("networks.configured");
+        if std::fs::read_to_string(&marker).is_ok_and(|known| known == fingerprint) {
+            return Ok(None);
+        }
+        let (said, settled) = self.follow()?;
+        if settled {
+            // Without it the next command looks again.
+            let _ = std::fs::write(&marker, fingerprint);
+        }
+        Ok(said.filter(|said| once::first(self.paths.run_root(), "networks", said)))
+    }
+
     /// Makes the default bridge what the configuration says. While a container is in it, it stays as it
     /// is: what the user should hear then. A range that the host has already, as where it is the one of
     /// Docker's own bridge, is not taken either.
     pub fn follow_configuration(&self) -> Result<Option<String>> {
+        self.follow().map(|(said, _)| said)
+    }
+
+    /// What is to be heard, and whether nothing is left to be done.
+    fn follow(&self) -> Result<(Option<String>, bool)> {
         let record = self.network(DEFAULT_NETWORK)?;
         let (wanted, said) = self.configured_bridge(&record)?;
         if wanted == record {
-            return Ok(said);
+            return Ok((said, true));
         }
         wanted
             .network
@@ -112,12 +137,11 @@ impl Engine {
             networks.retire(&record).map(|()| false)
         })?;
         if in_use {
-            return Ok(Some(
-                "the network bridge follows the configuration when no container is in it any more".into(),
-            ));
+            let said = "the network bridge follows the configuration when no container is in it any more";
+            return Ok((Some(said.into()), false));
         }
         self.save_network(&wanted)?;
-        Ok(said)
+        Ok((said, true))
     }
 
     fn configured_bridge(&self, had: &NetworkRecord) -> Result<(NetworkRecord, Option<String>)> {

@@ -199,6 +199,8 @@ fn privileged_the_configuration_speaks_of_networks() {
     write("bip = '127.0.0.9/24'\n");
     let done = host.place.run("network ls -q");
     assert!(done.err.contains("overlaps 127.0.0.0/8, which the host has"), "{done:?}");
+    let again = host.place.run("network ls -q");
+    assert_eq!(again.err, "", "it is said once");
     write("bip = '10.79.1.1'\nicc = 'no'\n");
     let done = host.place.run("network ls -q");
     assert!(done.err.contains("`bip` must be an IP address with a prefix"), "{done:?}");
