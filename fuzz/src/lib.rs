@@ -46,6 +46,11 @@ pub fn references(data: &[u8]) {
     let _ = check_volume_name(text);
 }
 
+/// What a client of the API sends.
+pub fn request(data: &[u8]) {
+    robot_env_api::read_request(data);
+}
+
 /// What a container asks its resolver: a question's answer is a message that answers it.
 pub fn question(data: &[u8]) {
     use robot_env_network::names::message::{Code, Found, answers, parse, refusal, reply, reverse};

@@ -27,6 +27,7 @@ mod server;
 mod stream;
 mod swarm;
 mod system;
+mod tls;
 mod volumes;
 
 use std::os::fd::OwnedFd;
@@ -41,6 +42,24 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::listen::Socket;
 use crate::server::Server;
+use crate::tls::Gate;
+pub use crate::tls::TlsOptions;
+
+/// Reads what a client may send, for tests with inputs that nobody vouches for: a request's head, and
+/// what a container, a build and filters are made of. Whether `bytes` begin with a whole head.
+#[doc(hidden)]
+pub fn read_request(bytes: &[u8]) -> bool {
+    if let Ok(wanted) = serde_json::from_slice(bytes) {
+        let _ = containers::conversion::spec(wanted);
+    }
+    let Ok(Some((head, length))) = http::parse_head(bytes) else { return false };
+    assert!(length <= bytes.len() && head.path.starts_with('/'));
+    let query = query::Query::parse(&head.query);
+    build::check(&query);
+    let _ = filters::Filters::of(&query, &["label", "name", "until"]);
+    let _ = http::websocket::accept(&head);
+    true
+}
 
 /// What [`serve`] serves, and where.
 pub struct ServeOptions {
@@ -50,6 +69,8 @@ pub struct ServeOptions {
     pub socket: PathBuf,
     /// A group, by name or number, whose users may connect; absent: the user alone.
     pub group: Option<String>,
+    /// Where TCP is served, too.
+    pub tls: Option<TlsOptions>,
     /// Listening sockets that the program was started with (systemd's socket activation).
     pub activated: Vec<OwnedFd>,
     /// End when nobody has asked for anything so long.
@@ -88,6 +109,10 @@ pub fn serve(options: ServeOptions) -> Result<()> {
 
 async fn run(options: ServeOptions) -> Result<()> {
     let sockets = sockets(&options)?;
+    let gate = match &options.tls {
+        Some(tls) => Some(Gate::open(tls).await?),
+        None => None,
+    };
     let idle = options.idle;
     let path = options.socket.clone();
     let ready = options.ready;
@@ -108,7 +133,17 @@ async fn run(options: ServeOptions) -> Result<()> {
                 [] => std::future::pending().await,
             }
         };
+        let proving = async {
+            match &gate {
+                Some(gate) => (gate, gate.accept().await),
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
+            (gate, client) = proving => match client {
+                Ok(client) => gate.welcome(client, server),
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            },
             accepted = accepted => match accepted {
                 Ok((stream, _)) => server.welcome(stream),
                 // Out of descriptors: others have to go first.

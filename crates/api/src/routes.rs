@@ -124,6 +124,7 @@ async fn route(call: &mut Call<'_, '_>, path: &str) -> Result<Reply> {
         (Get, ["events"]) => system::events(call).await,
         (Get, ["system", "df"]) => system::disk_usage(call).await,
         (Post, ["build"]) => build::build(call).await,
+        (Post, ["build", "cancel"]) => build::cancel(call),
         (Post, ["build", "prune"]) => build::prune(call).await,
         (Post, ["auth"]) => images::login(call).await,
 

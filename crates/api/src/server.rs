@@ -12,6 +12,7 @@ use tokio::net::UnixStream;
 use tokio::sync::Notify;
 
 use crate::ServeOptions;
+use crate::build::Builds;
 use crate::buildkit::Builds;
 use crate::containers::attach::Waiting;
 use crate::exec::Execs;
@@ -28,6 +29,7 @@ pub(crate) struct Server {
     pub(crate) engine: Engine,
     pub(crate) hub: Hub,
     pub(crate) execs: Execs,
+    pub(crate) builds: Builds,
     pub(crate) builds: Builds,
     /// Clients that have attached to containers which do not run yet.
     pub(crate) waiting: Waiting,
@@ -54,6 +56,7 @@ impl Server {
             hub: Hub::start(&options.engine)?,
             engine: options.engine,
             execs: Execs::default(),
+            builds: Builds::default(),
             builds: Builds::default(),
             waiting: Waiting::default(),
             registry: options.registry,

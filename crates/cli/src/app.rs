@@ -3,6 +3,7 @@
 use std::cell::OnceCell;
 use std::ffi::OsStr;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -77,6 +78,8 @@ pub struct ServeRequest {
     pub socket: PathBuf,
     /// A group whose users may connect, too.
     pub group: Option<String>,
+    /// Where TCP is served, too.
+    pub tls: Option<ServeTls>,
     /// Sockets that the program was started with.
     pub activated: Vec<OwnedFd>,
     /// End after so long without a request.
@@ -89,6 +92,19 @@ pub struct ServeRequest {
     pub path: String,
     /// Called with the socket's path when it accepts requests.
     pub ready: fn(&Path),
+}
+
+/// TCP with certificates on both sides: the address, and files in PEM.
+#[derive(Clone, Debug)]
+pub struct ServeTls {
+    /// The address and port.
+    pub address: SocketAddr,
+    /// The authorities of clients.
+    pub authority: PathBuf,
+    /// The server's certificate.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
 }
 
 /// Where the engine works, and as whom.
@@ -118,6 +134,7 @@ impl App {
         socket: Option<PathBuf>,
         group: Option<String>,
         idle: Option<Duration>,
+        tls: Option<ServeTls>,
     ) -> Result<()> {
         let serve = self
             .server
@@ -130,6 +147,7 @@ impl App {
             socket: socket.unwrap_or_else(|| engine.paths().run_root().join("docker.sock")),
             engine,
             group,
+            tls,
             activated,
             idle,
             registry,

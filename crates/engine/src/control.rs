@@ -16,6 +16,8 @@ use crate::stream::Hello;
 
 /// Seconds between the stop signal and SIGKILL when nobody says otherwise.
 const STOP_TIMEOUT: i64 = 10;
+/// How long the effect of SIGKILL is waited for, as Docker does.
+const KILL_TIME: Duration = Duration::from_secs(10);
 
 /// How [`Engine::stop`] goes about it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,6 +39,7 @@ struct Stopping {
 
 impl Engine {
     /// Sends a signal (a name with or without `SIG`, or a number) to a container's first process.
+    /// SIGKILL's effect is waited for, as Docker does.
     ///
     /// # Errors
     /// `Conflict` when it does not run, `InvalidInput` for an unknown signal.
@@ -54,12 +57,18 @@ impl Engine {
         if ends {
             self.note_stop(id)?;
         }
+        let mut watch =
+            if number == libc::SIGKILL { self.attach_to(id, Hello::default()).ok() } else { None };
         send(target, number)?;
         if number == libc::SIGKILL && matches!(container.state.state, State::Running { paused: true, .. }) {
             // A frozen process dies when it is thawed.
             self.thaw(&container)?;
         }
         self.tell(&container.record, "kill", &[("signal", number.to_string())]);
+        // Who has killed it goes on to remove it.
+        if watch.is_some() && ended(&mut watch, Some(KILL_TIME))? {
+            self.await_monitor(id);
+        }
         Ok(())
     }
 

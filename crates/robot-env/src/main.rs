@@ -32,6 +32,12 @@ fn serve(request: ServeRequest) -> Result<()> {
         engine: request.engine,
         socket: request.socket,
         group: request.group,
+        tls: request.tls.map(|tls| robot_env_api::TlsOptions {
+            address: tls.address,
+            authority: tls.authority,
+            certificate: tls.certificate,
+            key: tls.key,
+        }),
         activated: request.activated,
         idle: request.idle,
         registry: request.registry,

@@ -297,6 +297,23 @@ fn templates() {
 }
 
 #[test]
+fn requests() {
+    let inputs = texts(&[
+        "GET /v1.41/containers/json?all=1&filters=%7B%22label%22%3A%5B%22a%3Db%22%5D%7D HTTP/1.1\r\nHost: x\r\n\r\n",
+        "POST /build?t=a&buildargs=%7B%22A%22%3Anull%7D&ulimits=%5B%7B%22Name%22%3A%22x%22%2C%22Soft%22%3A1%7D%5D&memory=8388608&extrahosts=a%3A1.2.3.4 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "GET /a HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\n",
+        "GET http://h/%2e%2e/?%zz=+&a HTTP/1.0\r\n\r\n",
+        r#"{"Image":"a","Cmd":"sh","HostConfig":{"Binds":["/a:/b:ro","v:/c"],"PortBindings":{"80/tcp":[{"HostIp":"::","HostPort":"1-2"}]},"Tmpfs":{"/t":"size=1m,mode=755"},"Mounts":[{"Type":"volume","Source":"x","Target":"/y"}],"DeviceRequests":[{"Count":-1,"Capabilities":[["gpu"]]}],"SecurityOpt":["seccomp={}"],"LogConfig":{"Type":"local","Config":{"max-size":"1k"}}},"NetworkingConfig":{"EndpointsConfig":{"n":{"IPAMConfig":{"IPv4Address":"1.2.3.4"}}}}}"#,
+    ]);
+    try_all((entries::request, inputs), 300);
+    let fields = format!("GET / HTTP/1.1\r\nHost: x\r\n{}\r\n", "A: b\r\n".repeat(20_000));
+    let query = format!("GET /?{} HTTP/1.1\r\nHost: x\r\n\r\n", "t=a&".repeat(10_000));
+    let deep = format!("{{\"Image\":{}", "[".repeat(100_000));
+    try_all((entries::request, texts(&[&fields, &query, &deep])), 1);
+}
+
+#[test]
 fn dockerfiles() {
     let stages: String =
         (0..2_000).map(|n| format!("FROM s{n} AS s{}\nCOPY --from=s0 a b\n", n + 1)).collect();

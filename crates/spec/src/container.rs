@@ -114,6 +114,9 @@ pub struct ContainerSpec {
     /// Volumes, binds, tmpfs: in the order of the command line.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<MountSpec>,
+    /// Those of them that were asked for as `SOURCE:TARGET:OPTIONS`, as they were (for `inspect`).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub binds: Vec<String>,
     /// Containers whose volumes are mounted too.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub volumes_from: Vec<VolumesFrom>,

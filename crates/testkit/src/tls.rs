@@ -63,6 +63,17 @@ impl Authority {
         (params.signed_by(&key, &self.issuer).expect("a certificate").pem(), key.serialize_pem())
     }
 
+    /// The server's certificate and key, PEM.
+    ///
+    /// # Panics
+    /// If none can be made.
+    pub fn server(&self) -> (String, String) {
+        let key = KeyPair::generate().expect("a key");
+        let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
+        let params = CertificateParams::new(names).expect("parameters");
+        (params.signed_by(&key, &self.issuer).expect("a certificate").pem(), key.serialize_pem())
+    }
+
     pub(crate) fn accept(
         &self,
         stream: TcpStream,

@@ -192,7 +192,7 @@ impl HostConfig {
             rates.iter().map(|r| ThrottleDevice { path: r.path.clone(), rate: r.rate }).collect()
         };
         HostConfig {
-            binds: null_if_empty(mounts.binds),
+            binds: null_if_empty(if spec.binds.is_empty() { mounts.binds } else { spec.binds.clone() }),
             container_id_file: spec.cidfile.clone().unwrap_or_default(),
             log_config: log_config(&spec.log),
             network_mode: mode_word(&spec.network),

@@ -3,10 +3,12 @@
 mod classic;
 mod request;
 
+use std::collections::BTreeMap;
 use std::io::Read;
+use std::sync::Mutex;
 
 use jiff::Timestamp;
-use robot_env_build::{Built, Fetch, Files, Origin, Recipe};
+use robot_env_build::{Built, Cancel, Fetch, Files, Origin, Recipe};
 use robot_env_diag::{Kind, Result as EngineResult};
 use robot_env_dockerfile::{Dockerfile, Position};
 use robot_env_engine::Engine;
@@ -24,6 +26,35 @@ use crate::filters::Filters;
 use crate::http::Reply;
 use crate::images::transfer::told;
 use crate::routes::Call;
+
+/// Builds at work that have a name, which `/build/cancel` ends.
+#[derive(Default)]
+pub(crate) struct Builds(Mutex<BTreeMap<String, Cancel>>);
+
+impl Builds {
+    fn begin(&self, id: &str, cancel: &Cancel) {
+        if let Ok(mut builds) = self.0.lock() {
+            builds.insert(id.to_owned(), cancel.clone());
+        }
+    }
+
+    fn end(&self, id: &str) {
+        if let Ok(mut builds) = self.0.lock() {
+            builds.remove(id);
+        }
+    }
+}
+
+/// `POST /build/cancel`. Nobody knows whether the build has just ended: that there is none is no error.
+pub(crate) fn cancel(call: &Call<'_, '_>) -> Result<Reply> {
+    let Some(id) = call.query.text("id") else {
+        return Err(Failure::new(400, "build ID not provided"));
+    };
+    if let Some(cancel) = call.server.builds.0.lock().ok().and_then(|builds| builds.get(id).cloned()) {
+        cancel.cancel();
+    }
+    Ok(Reply::empty(204))
+}
 
 /// Brings base images and downloads, and tells of neither: in the classic stream a pull is part of
 /// its `FROM`.
@@ -49,6 +80,11 @@ impl Fetch for Registries {
     fn download(&mut self, address: &str) -> EngineResult<Box<dyn Read>> {
         Ok(Box::new(self.client.download(address)?))
     }
+}
+
+/// Reads a query, for [`crate::read_request`].
+pub(crate) fn check(query: &crate::query::Query) {
+    let _ = Parameters::of(query);
 }
 
 /// `POST /build`
@@ -91,13 +127,23 @@ pub(crate) async fn build(call: &mut Call<'_, '_>) -> Result<Reply> {
     })?;
     let file = parse(&files, &named)?;
     let quiet = parameters.quiet;
-    let request = parameters.request(&files);
+    let (cancel, id) = (Cancel::new()?, parameters.id.clone());
+    let request = parameters.request(&files, cancel.clone());
+    if let Some(id) = &id {
+        server.builds.begin(id, &cancel);
+    }
     let downloads = client.clone();
-    let end = move || downloads.cancel();
+    let end = move || {
+        cancel.cancel();
+        downloads.cancel();
+    };
     let reply = told(String::new(), end, move |teller| {
         let mut fetch = Registries { engine: &server.engine, client };
         let mut classic = Classic::new(teller, &server.engine, &file, request.target.as_deref(), quiet);
         let built = robot_env_build::build(&server.engine, &request, &mut fetch, &mut classic);
+        if let Some(id) = &id {
+            server.builds.end(id);
+        }
         match built {
             Ok(built) => {
                 classic.end(&built);

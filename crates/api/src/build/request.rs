@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use robot_env_build::{BuildRequest, Files};
+use robot_env_build::{BuildRequest, Cancel, Files};
 use robot_env_oci::{Platform, Reference};
 use robot_env_spec::{ContainerSpec, NetworkMode};
 use robot_env_wire::{HostConfigRequest, ResourcesRequest, UlimitRequest};
@@ -21,6 +21,8 @@ pub(super) struct Parameters {
     pub(super) remote: Option<String>,
     /// Whether only the image's id is told.
     pub(super) quiet: bool,
+    /// The build's name, for `/build/cancel`.
+    pub(super) id: Option<String>,
     request: BuildRequest,
 }
 
@@ -63,9 +65,6 @@ impl Parameters {
             }
             Some(other) => return Err(Failure::new(400, format!("invalid version {other} of the builder"))),
         }
-        if query.truth("squash") {
-            return Err(Failure::new(400, "squash is only supported with experimental mode"));
-        }
         if let Some(word) = query.text("isolation").filter(|word| *word != "default") {
             return Err(Failure::new(400, format!("unsupported isolation: \"{word}\"")));
         }
@@ -98,12 +97,14 @@ impl Parameters {
             dockerfile: query.text("dockerfile").map(str::to_owned),
             remote: query.text("remote").map(str::to_owned),
             quiet: query.truth("q"),
+            id: query.text("buildid").map(str::to_owned),
             request: BuildRequest {
                 target: query.text("target").map(str::to_owned),
                 arguments,
                 labels: document(query, "labels")?,
                 platform: query.text("platform").map(str::parse::<Platform>).transpose()?,
                 no_cache: query.truth("nocache"),
+                squash: query.truth("squash"),
                 pull: query.truth("pull"),
                 network: network(query.text("networkmode")),
                 run: run(query)?,
@@ -115,12 +116,13 @@ impl Parameters {
     }
 
     /// What is to be built of these files.
-    pub(super) fn request(self, files: &Files) -> BuildRequest {
+    pub(super) fn request(self, files: &Files, cancel: Cancel) -> BuildRequest {
         BuildRequest {
             dockerfile: files.dockerfile.clone(),
             file_name: files.file_name.clone(),
             context: files.context.clone(),
             ignore: files.ignore.clone(),
+            cancel: Some(cancel),
             ..self.request
         }
     }
@@ -208,7 +210,6 @@ mod tests {
         for (text, status) in [
             ("version=2", 501),
             ("version=3", 400),
-            ("squash=1", 400),
             ("isolation=hyperv", 400),
             ("outputs=%5B%7B%7D%5D", 400),
             ("t=A", 400),

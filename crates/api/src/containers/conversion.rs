@@ -30,7 +30,7 @@ fn some(text: String) -> Option<String> {
 }
 
 /// What a client wants, and what it should hear of it.
-pub(super) fn spec(wanted: CreateContainer) -> Result<(ContainerSpec, Vec<String>)> {
+pub(crate) fn spec(wanted: CreateContainer) -> Result<(ContainerSpec, Vec<String>)> {
     if wanted.image.is_empty() {
         return Err(bad("no image was specified"));
     }
@@ -104,6 +104,7 @@ pub(super) fn spec(wanted: CreateContainer) -> Result<(ContainerSpec, Vec<String
             other => return Err(bad(format!("invalid cgroup namespace mode: {other}"))),
         },
         mounts: mounts::mounts(&host, &wanted.volumes)?,
+        binds: host.binds.clone(),
         volumes_from: host.volumes_from.iter().map(|text| volumes_from(text)).collect::<Result<_>>()?,
         volume_driver: some(host.volume_driver.clone()),
         read_only: host.readonly_rootfs,

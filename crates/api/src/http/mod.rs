@@ -13,5 +13,5 @@ pub(crate) mod websocket;
 
 pub(crate) use body::{BlockingBody, Body, Input};
 pub(crate) use connection::{Handler, serve_connection};
-pub(crate) use head::{Head, Method, percent_decode};
+pub(crate) use head::{Head, Method, parse_head, percent_decode};
 pub(crate) use reply::{Feed, Reply, Stream, Upgraded, channel};

@@ -1,10 +1,11 @@
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 use robot_env_diag::{Error, Result};
 
-use crate::app::App;
+use crate::app::{App, ServeTls};
 use crate::quantity;
 use crate::verb::{Exit, Verb};
 
@@ -20,6 +21,18 @@ pub(crate) struct Serve {
     /// Let this group use the socket, too, by name or number: whoever can is root of the containers
     #[arg(long, value_name = "GROUP")]
     group: Option<String>,
+    /// Serve TCP at this address, too, for clients with a certificate; needs the three files
+    #[arg(long, value_name = "ADDRESS:PORT", requires_all = ["tlscacert", "tlscert", "tlskey"])]
+    tcp: Option<SocketAddr>,
+    /// The authorities that clients' certificates must be of (PEM)
+    #[arg(long, value_name = "FILE", requires = "tcp")]
+    tlscacert: Option<PathBuf>,
+    /// The server's certificate (PEM)
+    #[arg(long, value_name = "FILE", requires = "tcp")]
+    tlscert: Option<PathBuf>,
+    /// Its key (PEM)
+    #[arg(long, value_name = "FILE", requires = "tcp")]
+    tlskey: Option<PathBuf>,
     /// End when nobody has asked for anything so long, e.g. 10m
     #[arg(long, value_name = "DURATION")]
     idle_exit: Option<String>,
@@ -40,7 +53,17 @@ impl Verb for Serve {
             ),
         };
         let socket = self.socket.map(|path| app.ambient().directory.join(path));
-        app.serve(socket, self.group, idle)?;
+        let file = |path: PathBuf| app.ambient().directory.join(path);
+        let tls = match (self.tcp, self.tlscacert, self.tlscert, self.tlskey) {
+            (Some(address), Some(authority), Some(certificate), Some(key)) => Some(ServeTls {
+                address,
+                authority: file(authority),
+                certificate: file(certificate),
+                key: file(key),
+            }),
+            _ => None,
+        };
+        app.serve(socket, self.group, idle, tls)?;
         Ok(Exit::SUCCESS)
     }
 }

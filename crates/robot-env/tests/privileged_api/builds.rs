@@ -1,5 +1,8 @@
 //! `/build` as the docker command and the SDKs ask for it.
 
+use std::io::{Read, Write};
+use std::time::{Duration, Instant};
+
 use serde_json::Value;
 
 use crate::place::Place;
@@ -74,7 +77,6 @@ fn privileged_builds_that_fail_say_it_where_clients_look() {
         ("", " \n", 400, "the Dockerfile (Dockerfile) cannot be empty"),
         ("dockerfile=other", "FROM busybox\n", 500, "Cannot locate specified Dockerfile: other"),
         ("remote=x", "FROM busybox\n", 400, "remote URL \"x\" is no http, https or git address"),
-        ("squash=1", "FROM busybox\n", 400, "squash is only supported with experimental mode"),
     ] {
         let answer = build(query, file).status(status);
         assert_eq!(answer.json()["message"], message);
@@ -106,4 +108,53 @@ fn privileged_builds_that_fail_say_it_where_clients_look() {
     let answer = server.send("POST", "/build", "", &link).status(500);
     assert_eq!(answer.json()["message"], "Cannot locate specified Dockerfile: Dockerfile");
     place.assert_empty();
+}
+
+#[test]
+fn privileged_a_build_ends_with_its_client() {
+    let Some(place) = Place::new("api-build-gone") else { return };
+    let server = Served::new(&place, &[]);
+    let context = tar_of_files(&[("Dockerfile", "FROM busybox\nRUN echo begun; sleep 1000\n")]);
+    let steps = || {
+        let all = std::fs::read_dir(place.directory.join("root/containers")).unwrap().flatten();
+        all.filter(|entry| entry.file_name() != "by-name").count()
+    };
+    let begin = |query: &str| {
+        let mut stream = server.connect();
+        let head = format!(
+            "POST /build?networkmode=none{query} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n",
+            context.len()
+        );
+        stream.write_all(&[head.as_bytes(), &context].concat()).unwrap();
+        let mut seen = String::new();
+        while !seen.contains("begun") {
+            let mut piece = [0u8; 4096];
+            let count = stream.read(&mut piece).unwrap();
+            assert!(count > 0, "{seen}");
+            seen.push_str(&String::from_utf8_lossy(&piece[..count]));
+        }
+        stream
+    };
+    let gone = |what: &str| {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while steps() > 0 {
+            assert!(Instant::now() < deadline, "a step goes on after its {what}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    let stream = begin("");
+    assert_eq!(steps(), 1);
+    drop(stream);
+    gone("client has gone");
+    let mut stream = begin("&buildid=one");
+    server.ask("POST", "/build/cancel?id=one", None).status(204);
+    let mut rest = String::new();
+    gone("build was cancelled");
+    while !rest.contains("errorDetail") {
+        let mut piece = [0u8; 4096];
+        let count = stream.read(&mut piece).unwrap();
+        assert!(count > 0, "{rest}");
+        rest.push_str(&String::from_utf8_lossy(&piece[..count]));
+    }
+    assert!(rest.contains("cancelled"), "{rest}");
 }

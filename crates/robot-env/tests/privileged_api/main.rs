@@ -4,6 +4,7 @@
 mod place;
 
 mod builds;
+mod clients;
 mod served;
 
 use std::io::{Read, Write};
