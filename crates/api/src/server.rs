@@ -12,7 +12,7 @@ use tokio::net::UnixStream;
 use tokio::sync::Notify;
 
 use crate::ServeOptions;
-use crate::build::Builds;
+use crate::build::AtWork;
 use crate::buildkit::Builds;
 use crate::containers::attach::Waiting;
 use crate::exec::Execs;
@@ -29,7 +29,7 @@ pub(crate) struct Server {
     pub(crate) engine: Engine,
     pub(crate) hub: Hub,
     pub(crate) execs: Execs,
-    pub(crate) builds: Builds,
+    pub(crate) at_work: AtWork,
     pub(crate) builds: Builds,
     /// Clients that have attached to containers which do not run yet.
     pub(crate) waiting: Waiting,
@@ -56,7 +56,7 @@ impl Server {
             hub: Hub::start(&options.engine)?,
             engine: options.engine,
             execs: Execs::default(),
-            builds: Builds::default(),
+            at_work: AtWork::default(),
             builds: Builds::default(),
             waiting: Waiting::default(),
             registry: options.registry,

@@ -27,11 +27,11 @@ use crate::http::Reply;
 use crate::images::transfer::told;
 use crate::routes::Call;
 
-/// Builds at work that have a name, which `/build/cancel` ends.
+/// AtWork at work that have a name, which `/build/cancel` ends.
 #[derive(Default)]
-pub(crate) struct Builds(Mutex<BTreeMap<String, Cancel>>);
+pub(crate) struct AtWork(Mutex<BTreeMap<String, Cancel>>);
 
-impl Builds {
+impl AtWork {
     fn begin(&self, id: &str, cancel: &Cancel) {
         if let Ok(mut builds) = self.0.lock() {
             builds.insert(id.to_owned(), cancel.clone());
@@ -50,7 +50,7 @@ pub(crate) fn cancel(call: &Call<'_, '_>) -> Result<Reply> {
     let Some(id) = call.query.text("id") else {
         return Err(Failure::new(400, "build ID not provided"));
     };
-    if let Some(cancel) = call.server.builds.0.lock().ok().and_then(|builds| builds.get(id).cloned()) {
+    if let Some(cancel) = call.server.at_work.0.lock().ok().and_then(|builds| builds.get(id).cloned()) {
         cancel.cancel();
     }
     Ok(Reply::empty(204))
@@ -130,7 +130,7 @@ pub(crate) async fn build(call: &mut Call<'_, '_>) -> Result<Reply> {
     let (cancel, id) = (Cancel::new()?, parameters.id.clone());
     let request = parameters.request(&files, cancel.clone());
     if let Some(id) = &id {
-        server.builds.begin(id, &cancel);
+        server.at_work.begin(id, &cancel);
     }
     let downloads = client.clone();
     let end = move || {
@@ -142,7 +142,7 @@ pub(crate) async fn build(call: &mut Call<'_, '_>) -> Result<Reply> {
         let mut classic = Classic::new(teller, &server.engine, &file, request.target.as_deref(), quiet);
         let built = robot_env_build::build(&server.engine, &request, &mut fetch, &mut classic);
         if let Some(id) = &id {
-            server.builds.end(id);
+            server.at_work.end(id);
         }
         match built {
             Ok(built) => {

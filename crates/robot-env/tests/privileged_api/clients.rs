@@ -54,7 +54,13 @@ fn privileged_many_execs_leave_nothing_behind() {
 fn privileged_a_client_that_does_not_read_holds_back_nobody() {
     let Some(place) = Place::new("api-stalled") else { return };
     let server = Served::new(&place, &[]);
-    let id = place.run("run -d --network none busybox yes").ok();
+    let many = "yes | head -c 5000000; echo done > /done; sleep 1000";
+    let id = place.command(&["run", "-d", "--network", "none", "busybox", "sh", "-c", many]).run().ok();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while place.run(&format!("exec {id} cat /done")).code != 0 {
+        assert!(Instant::now() < deadline, "the container does not come to its end");
+        std::thread::sleep(Duration::from_millis(100));
+    }
     let mut stalled = Vec::new();
     for _ in 0..20 {
         let mut stream = server.connect();
