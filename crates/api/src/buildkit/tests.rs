@@ -155,6 +155,7 @@ fn server(place: &Path) -> &'static Server {
         engine: engine.unwrap(),
         socket: place.join("socket"),
         group: None,
+        tls: None,
         activated: Vec::new(),
         idle: None,
         registry: robot_env_registry::ClientOptions::default(),
