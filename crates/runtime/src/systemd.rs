@@ -10,11 +10,13 @@
 //! is `StartTransientUnit` of org.freedesktop.systemd1(5).
 
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use robot_env_diag::{Error, IoContext, Kind, Result, Within};
+use robot_env_sys::{namespace, process};
 
 /// How long the manager may take: it may be reading its units anew.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -48,7 +50,58 @@ pub struct Scope<'a> {
     pub pid: u32,
 }
 
+/// A process that does nothing, for a scope to begin with: one without a process is none. Dropped, it
+/// is killed and reaped.
+pub struct Placeholder {
+    pid: i32,
+    pidfd: OwnedFd,
+}
+
+impl Placeholder {
+    /// Forks it off the calling process, which must have one thread.
+    ///
+    /// # Errors
+    /// Where no process can be made.
+    pub fn new() -> Result<Placeholder> {
+        let parent = rustix::process::getpid();
+        match process::clone(&process::CloneRequest::default())? {
+            process::Cloned::Parent { pid, pidfd } => Ok(Placeholder { pid, pidfd }),
+            process::Cloned::Child => {
+                use rustix::process::{
+                    Signal, getpid, getppid, kill_process, set_parent_process_death_signal,
+                };
+                let _ = set_parent_process_death_signal(Some(Signal::KILL));
+                if getppid() != Some(parent) {
+                    let _ = kill_process(getpid(), Signal::KILL);
+                }
+                // Nothing but SIGKILL is to end it, and that does.
+                loop {
+                    std::thread::park();
+                }
+            }
+        }
+    }
+
+    /// Its number.
+    pub fn pid(&self) -> u32 {
+        self.pid.unsigned_abs()
+    }
+}
+
+impl Drop for Placeholder {
+    fn drop(&mut self) {
+        let _ = process::signal(&self.pidfd, libc::SIGKILL);
+        let _ = process::wait(&self.pidfd);
+    }
+}
+
 impl Manager {
+    /// The machine's, if there is one and the caller is root of the machine.
+    pub fn of_machine() -> Option<Manager> {
+        let root = rustix::process::geteuid().is_root() && !namespace::is_user_namespace();
+        (root && Path::new("/run/systemd/system").is_dir()).then_some(Manager::System)
+    }
+
     /// Its sockets: its own, and a bus that it is on.
     fn sockets(self) -> [(PathBuf, Route); 2] {
         match self {

@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
 use robot_env_diag::{Error, IoContext, Kind, Result, Within};
+use robot_env_sys::cgroup::{Cgroup, Hierarchies};
 use robot_env_sys::{process, socket};
 
 use super::arguments::{Arguments, Flag};
 use super::records::{self, Directory, Record};
 use super::{Global, control, foreground};
+use crate::systemd::{Manager, Placeholder, Scope};
 use crate::{Console, Create, Created, Rootfs, Stdio, create as make};
 
 const FLAGS: &[Flag] = &[
@@ -109,7 +111,9 @@ fn prepare(global: &Global, arguments: &Arguments, id: &str, way: Way) -> Result
     let rootfs = fs::canonicalize(&rootfs).io_context(|| format!("cannot open `{}`", rootfs.display()))?;
     let hierarchies = records::hierarchies();
     let wanted = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref());
-    let cgroup = hierarchies.is_writable().then(|| cgroup_path(wanted, id, global.systemd)).transpose()?;
+    let wanted = wanted.map(|path| path.to_string_lossy().into_owned()).filter(|path| !path.is_empty());
+    let may = hierarchies.is_writable() && !hierarchies.is_outside();
+    let mut cgroup = may.then(|| cgroup_path(wanted.as_deref(), id, global.systemd)).transpose()?;
 
     let directory = Directory::make(&global.root, id)?;
     let mut undo = Undo(Some(&directory));
@@ -120,6 +124,15 @@ fn prepare(global: &Global, arguments: &Arguments, id: &str, way: Way) -> Result
     let gate = match way {
         Way::Create => Some(socket::listen_at(directory.open()?.as_fd(), "gate.sock")?),
         Way::Detached | Way::Attached => None,
+    };
+    // What the scope begins with stays until the container is in it.
+    let _beginning = match (wanted.as_deref().and_then(Unit::parse), Manager::of_machine(), &mut cgroup) {
+        (Some(unit), Some(manager), Some(path)) if global.systemd && unit.name.ends_with(".scope") => {
+            let beginning = unit.begin(manager, id, &hierarchies)?;
+            path.push_str("/container");
+            Some(beginning)
+        }
+        _ => None,
     };
     let created = make(Create {
         id,
@@ -221,24 +234,67 @@ pub(super) fn write_pid(path: &Path, pid: i32) -> Result<()> {
         .io_context(|| format!("cannot write `{}`", path.display()))
 }
 
-/// Where a container's cgroup is: what the spec says, else its id. systemd's form
-/// `slice:prefix:name` becomes the path that systemd would have made.
-fn cgroup_path(wanted: Option<&PathBuf>, id: &str, systemd: bool) -> Result<String> {
-    let Some(wanted) = wanted.map(|p| p.to_string_lossy().into_owned()).filter(|p| !p.is_empty()) else {
-        return Ok(format!("/{id}"));
-    };
-    let path = match wanted.split(':').collect::<Vec<_>>()[..] {
-        [slice, prefix, name] if systemd || !wanted.starts_with('/') => {
-            let slice = if slice.is_empty() { "system.slice" } else { slice };
-            let unit = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}-{name}") };
-            let unit = if unit.rsplit_once('.').is_some_and(|(_, kind)| kind == "slice") {
-                unit
-            } else {
-                format!("{unit}.scope")
-            };
-            format!("{}/{unit}", slice_path(slice))
+/// systemd's form of `linux.cgroupsPath`: `slice:prefix:name`.
+struct Unit {
+    slice: String,
+    /// `prefix-name.scope`, or a slice's name.
+    name: String,
+}
+
+impl Unit {
+    fn parse(wanted: &str) -> Option<Unit> {
+        let [slice, prefix, name] = wanted.split(':').collect::<Vec<_>>()[..] else { return None };
+        let slice = if slice.is_empty() { "system.slice" } else { slice };
+        let unit = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}-{name}") };
+        let is_slice = unit.rsplit_once('.').is_some_and(|(_, kind)| kind == "slice");
+        let name = if is_slice { unit } else { format!("{unit}.scope") };
+        Some(Unit { slice: slice.to_owned(), name })
+    }
+
+    fn path(&self) -> String {
+        format!("{}/{}", slice_path(&self.slice), self.name)
+    }
+
+    /// Has systemd make the scope. What is directly in it, its limits too, stays systemd's, which
+    /// writes them anew whenever it reads its units; so the container gets a cgroup below.
+    fn begin(&self, manager: Manager, id: &str, hierarchies: &Hierarchies) -> Result<Beginning> {
+        let placeholder = Placeholder::new()?;
+        manager.start(&Scope {
+            name: &self.name,
+            slice: Some(&self.slice),
+            description: &format!("robot-env: container {id}"),
+            pid: placeholder.pid(),
+        })?;
+        // A cgroup of version 2 gives controllers to those below only while no process is in itself.
+        let cgroup = hierarchies.create(&format!("{}/begin", self.path()), &[])?;
+        let beginning = Beginning { placeholder: Some(placeholder), cgroup };
+        if let Some(placeholder) = &beginning.placeholder {
+            beginning.cgroup.add(placeholder.pid().cast_signed())?;
         }
-        _ if wanted.starts_with('/') => wanted.clone(),
+        Ok(beginning)
+    }
+}
+
+/// What keeps a scope until the container does. Dropped, it is gone.
+struct Beginning {
+    placeholder: Option<Placeholder>,
+    cgroup: Cgroup,
+}
+
+impl Drop for Beginning {
+    fn drop(&mut self) {
+        drop(self.placeholder.take());
+        self.cgroup.remove();
+    }
+}
+
+/// Where a container's cgroup is: what the spec says, else its id. A [`Unit`] is where systemd makes
+/// it.
+fn cgroup_path(wanted: Option<&str>, id: &str, systemd: bool) -> Result<String> {
+    let Some(wanted) = wanted else { return Ok(format!("/{id}")) };
+    let path = match Unit::parse(wanted) {
+        Some(unit) if systemd || !wanted.starts_with('/') => unit.path(),
+        _ if wanted.starts_with('/') => wanted.to_owned(),
         _ => format!("/{wanted}"),
     };
     if path.split('/').any(|part| part == "..") {
@@ -277,8 +333,8 @@ mod tests {
             (Some("a-b.slice:cri:x"), true, "/a.slice/a-b.slice/cri-x.scope"),
             (Some("-.slice:p:x"), true, "/p-x.scope"),
         ] {
-            assert_eq!(cgroup_path(wanted.map(PathBuf::from).as_ref(), "x", systemd).unwrap(), want);
+            assert_eq!(cgroup_path(wanted, "x", systemd).unwrap(), want);
         }
-        assert!(cgroup_path(Some(&PathBuf::from("/a/../b")), "x", false).is_err());
+        assert!(cgroup_path(Some("/a/../b"), "x", false).is_err());
     }
 }

@@ -266,7 +266,18 @@ impl Hierarchies {
 
     fn make(&self, directory: &Path) -> CallResult<()> {
         match fs::create_dir(directory) {
-            Ok(()) => return Ok(()),
+            Ok(()) => {
+                // One above may have been made by somebody else, or systemd has taken back what it
+                // passed on.
+                if self.version == Version::V2
+                    && let Some(parent) = directory.parent()
+                    && !fs::read_to_string(directory.join("cgroup.controllers"))
+                        .is_ok_and(|text| text.split_whitespace().any(|c| c == "pids"))
+                {
+                    self.pass_controllers_down(parent);
+                }
+                return Ok(());
+            }
             Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(()),
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(io_error(format!("mkdir({})", directory.display()), &error)),
