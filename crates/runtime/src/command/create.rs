@@ -265,12 +265,10 @@ impl Unit {
             description: &format!("robot-env: container {id}"),
             pid: placeholder.pid(),
         })?;
-        // A cgroup of version 2 gives controllers to those below only while no process is in itself.
-        let cgroup = hierarchies.create(&format!("{}/begin", self.path()), &[])?;
+        let (pid, cgroup) =
+            (placeholder.pid().cast_signed(), hierarchies.cgroup(&format!("{}/begin", self.path()), &[]));
         let beginning = Beginning { placeholder: Some(placeholder), cgroup };
-        if let Some(placeholder) = &beginning.placeholder {
-            beginning.cgroup.add(placeholder.pid().cast_signed())?;
-        }
+        beginning.cgroup.shelter(pid)?;
         Ok(beginning)
     }
 }

@@ -464,6 +464,20 @@ impl Cgroup {
         Ok(())
     }
 
+    /// Makes it without any controller and moves another process in. So that one above, which must
+    /// have no process to pass controllers on (version 2), gets rid of its own.
+    pub fn shelter(&self, pid: i32) -> CallResult<()> {
+        for directory in self.directories.values() {
+            match fs::create_dir(directory) {
+                Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                    return Err(io_error(format!("mkdir({})", directory.display()), &error));
+                }
+                _ => {}
+            }
+        }
+        self.add(pid)
+    }
+
     /// Moves another process in.
     pub fn add(&self, pid: i32) -> CallResult<()> {
         for directory in self.directories.values() {
