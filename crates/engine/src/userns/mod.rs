@@ -17,12 +17,13 @@ mod wire;
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use robot_env_diag::{IoContext, Result};
+use robot_env_diag::{Error, IoContext, Result};
 use robot_env_spec::{HostFacts, UserMap};
 use robot_env_store::Snapshot;
 use robot_env_sys::mount::{self, OverlayRequest};
 use robot_env_sys::process;
 use rustix::fs::{AtFlags, Gid, Uid};
+use rustix::io::Errno;
 
 use crate::engine::Engine;
 use crate::record::ContainerRecord;
@@ -140,7 +141,11 @@ impl Engine {
         shown: Option<&view::Shown>,
     ) -> Result<OwnedFd> {
         match shown {
-            None => Ok(mount::overlay(request)?),
+            None => mount::overlay(request).map_err(|error| match error.errno() {
+                Errno::PERM if self.rootless && self.host_facts().kernel < (5, 11) => Error::from(error)
+                    .with_hint("Linux before 5.11 lets only root mount overlays: run it with sudo"),
+                _ => Error::from(error),
+            }),
             Some(shown) => shown.overlay(request, self.paths.run_root()),
         }
     }
