@@ -138,3 +138,12 @@ says 'built for composed'
 docker compose -f "$place/compose.yaml" up > "$place/out" 2>&1 || fail "compose up"
 says 'it runs'
 docker compose -f "$place/compose.yaml" down > "$place/out" 2>&1 || fail "compose down"
+
+# Docker 20 with BuildKit's protocol of its own.
+if [ "$(docker version -f '{{.Client.Version}}' | cut -d. -f1)" -lt 23 ]; then
+    DOCKER_BUILDKIT=1 docker build --build-arg WHO=old --no-cache --target base -t bx:old "$place/app" > "$place/out" 2>&1 || fail "docker 20"
+    says 'built for old'
+    docker image inspect bx:old > "$place/out" 2>&1 || fail "the image of docker 20"
+    ! DOCKER_BUILDKIT=1 docker build -f "$place/app/fails" "$place/app" > "$place/out" 2>&1 || fail "a failure of docker 20 is none"
+    says 'exit code 7'
+fi

@@ -123,6 +123,8 @@ async fn route(call: &mut Call<'_, '_>, path: &str) -> Result<Reply> {
         (Get, ["info"]) => system::info(call).await,
         (Get, ["events"]) => system::events(call).await,
         (Get, ["system", "df"]) => system::disk_usage(call).await,
+        (Post, ["build"]) if call.query.text("version") == Some("2") => buildkit::classic::build(call),
+        (Post, ["build", "cancel"]) => buildkit::classic::cancel(call),
         (Post, ["build"]) => build::build(call).await,
         (Post, ["build", "cancel"]) => build::cancel(call),
         (Post, ["build", "prune"]) => build::prune(call).await,

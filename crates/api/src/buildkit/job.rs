@@ -135,6 +135,11 @@ impl Jobs {
         Ok(job)
     }
 
+    /// The build of this name, where there is one.
+    pub(crate) fn known(&self, name: &str) -> Option<Arc<Job>> {
+        self.all.lock().ok()?.get(name).cloned()
+    }
+
     /// The build of this name; one that begins soon is waited for.
     pub(crate) async fn find(&self, name: &str) -> Result<Arc<Job>, Status> {
         let waiting = async {

@@ -22,6 +22,7 @@
 
 mod agents;
 mod bridge;
+pub(crate) mod classic;
 mod contexts;
 mod control;
 mod export;
