@@ -91,7 +91,8 @@ docker buildx build -f "$place/app/sleeps" "$place/app" > "$place/out" 2>&1 &
 pid=$!
 for _ in $(seq 100); do ! grep -q begun "$place/out" || break; sleep 0.1; done
 says begun
-kill -INT "$pid"; ! wait "$pid" || fail "a build that was interrupted succeeds"
+# The terminal sends it to the command and to its plugin.
+kill -INT $(pgrep -P "$pid") "$pid"; ! wait "$pid" || fail "a build that was interrupted succeeds"
 for _ in $(seq 50); do pgrep -f 'sleep 432[1]' > "$place/pids" || break; sleep 0.1; done
 [ ! -s "$place/pids" ] || fail "the command of an interrupted build goes on"
 
