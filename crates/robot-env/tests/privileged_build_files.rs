@@ -3,10 +3,12 @@
 mod place;
 
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use place::{Done, Place};
@@ -152,6 +154,80 @@ RUN --mount=type=bind,source=file,target=/one cat /one >> /seen; test ! -w /one/
     assert_eq!(fs::read_to_string(directory.join("file")).unwrap(), "theirs\n");
     assert_eq!(fs::read_dir(place.directory.join("root/snapshots")).unwrap().count(), 0);
     assert_eq!(fs::read_dir(place.directory.join("run/builds")).unwrap().count(), 0);
+}
+
+/// Serves these files by http on a port of loopback, and tells how often each was asked for.
+fn serve(files: Vec<(&'static str, Vec<u8>)>) -> (u16, Arc<Mutex<Vec<String>>>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&asked);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let (mut request, mut byte) = (Vec::new(), [0u8]);
+            while !request.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap_or(0) == 1 {
+                request.push(byte[0]);
+            }
+            let text = String::from_utf8_lossy(&request).into_owned();
+            let path = text.split(' ').nth(1).unwrap_or_default().to_owned();
+            let answer = match files.iter().find(|(name, _)| *name == path) {
+                Some((_, content)) => [
+                    format!(
+                        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nLast-Modified: Sun, 09 Sep 2001 01:46:40 GMT\r\n\
+                         Connection: close\r\n\r\n",
+                        content.len()
+                    )
+                    .into_bytes(),
+                    content.clone(),
+                ]
+                .concat(),
+                None => b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_vec(),
+            };
+            log.lock().unwrap().push(path);
+            let _ = stream.write_all(&answer);
+        }
+    });
+    (port, asked)
+}
+
+#[test]
+fn privileged_downloads_are_added_and_checked() {
+    let Some(place) = Place::new("build-http") else { return };
+    let archive = shell(&place.directory.join("."), "echo inside > in; tar -cJf a.tar.xz in; echo done");
+    assert_eq!(archive, "done");
+    let bytes = fs::read(place.directory.join("a.tar.xz")).unwrap();
+    let (port, asked) = serve(vec![("/file.txt", b"text\n".to_vec()), ("/d/a.tar.xz", bytes)]);
+    let address = format!("http://127.0.0.1:{port}");
+    let digest = shell(&place.directory.join("."), "printf 'text\\n' | sha256sum | cut -d' ' -f1");
+    let text = format!(
+        "FROM busybox\n\
+         ADD --checksum=sha256:{digest} --chmod=a+r {address}/file.txt /one/\n\
+         ADD {address}/file.txt /two\n\
+         ADD --unpack=true {address}/d/a.tar.xz /three\n\
+         ADD {address}/d/a.tar.xz /four/\n"
+    );
+    let directory = context(&place, "ctx", &text, &[]);
+    let done = build(&place, &directory, &["-t", "t"]);
+    assert_eq!(done.code, 0, "{}", done.err);
+    let look = "cat /one/file.txt /two /three/in; stat -c '%a %Y' /one/file.txt /two; ls /four";
+    let want = "text\ntext\ninside\n644 1000000000\n600 1000000000\na.tar.xz";
+    assert_eq!(prints(&place, "t", look), want);
+    // What must have a digest is not asked for again; the rest is, and found to be the same.
+    let before = asked.lock().unwrap().len();
+    let done = build(&place, &directory, &["-t", "t"]);
+    assert_eq!(done.err.matches("CACHED").count(), 4, "{}", done.err);
+    assert_eq!(asked.lock().unwrap().len(), before + 3);
+    for (line, want) in [
+        (format!("ADD --checksum=sha256:{} {address}/file.txt /x", "0".repeat(64)), "has the digest sha256:"),
+        (format!("ADD {address}/nothing /x"), "404"),
+        (format!("ADD {address}/ /x/"), "cannot tell a file name"),
+        (format!("ADD --keep-git-dir=true {address}/file.txt /x"), "--keep-git-dir is for git repositories"),
+    ] {
+        fs::write(directory.join("Dockerfile"), format!("FROM busybox\n{line}\n")).unwrap();
+        let done = build(&place, &directory, &["-t", "t"]);
+        assert!(done.code != 0 && done.err.contains(want), "{line}: {}", done.err);
+    }
 }
 
 /// A server of the repositories below a directory, on a port of loopback.
