@@ -17,6 +17,7 @@ use robot_env_network::plan::{Driver, Network, Range, Request};
 use robot_env_network::port::{Binding, reserve};
 use robot_env_network::reconcile::{Report, Wanted, reconcile};
 use robot_env_sys::namespace;
+use robot_env_testkit::network::{here, neighbour, new_namespace, within};
 
 /// Runs `test` in a new host. False, and the reason printed, where nobody may.
 fn host(test: impl FnOnce() + Send + 'static) {
@@ -32,30 +33,6 @@ fn host(test: impl FnOnce() + Send + 'static) {
     })
     .join()
     .unwrap();
-}
-
-fn here() -> OwnedFd {
-    namespace::open("/proc/thread-self/ns/net").unwrap()
-}
-
-/// A new namespace; the calling thread stays where it is.
-fn new_namespace() -> OwnedFd {
-    std::thread::spawn(|| {
-        namespace::unshare(libc::CLONE_NEWNET).unwrap();
-        here()
-    })
-    .join()
-    .unwrap()
-}
-
-fn inside<T: Send + 'static>(namespace: &OwnedFd, act: impl FnOnce() -> T + Send + 'static) -> T {
-    let namespace = namespace.try_clone().unwrap();
-    std::thread::spawn(move || {
-        namespace::join(namespace.as_fd(), libc::CLONE_NEWNET).unwrap();
-        act()
-    })
-    .join()
-    .unwrap()
 }
 
 struct Lab {
@@ -78,7 +55,7 @@ impl Container {
 
     /// Answers each connection to `port` with the peer's address.
     fn serve(&self, port: u16) {
-        let listener = inside(&self.namespace, move || TcpListener::bind(("0.0.0.0", port)).unwrap());
+        let listener = within(&self.namespace, move || TcpListener::bind(("0.0.0.0", port)).unwrap());
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let Ok(mut stream) = stream else { break };
@@ -144,69 +121,20 @@ impl Lab {
         self.veths.push(attachment.host_link.clone());
         Container { namespace, attachment }
     }
-
-    /// A machine on a network of the host's (192.0.2.0/24: the host is .1, the machine .2).
-    fn neighbour() -> OwnedFd {
-        // A bridge with a name that is not one of ours would do; a macvlan's parent too. The lab
-        // makes the wire with the crate's own means and a name that the table does not know.
-        let outside = new_namespace();
-        wire::connect(&outside);
-        outside
-    }
 }
 
-/// A veth pair between the host and a machine outside, by plain messages.
-mod wire {
-    use super::*;
+/// A way to the containers' addresses through the host.
+fn route_to_containers(outside: &OwnedFd) {
     use robot_env_sys::netlink::{CREATE, Message, RouteSocket};
-    use std::os::fd::AsRawFd;
-
-    fn interface(index: i32, up: bool) -> [u8; 16] {
-        let mut body = [0u8; 16];
-        body[4..8].copy_from_slice(&index.to_ne_bytes());
-        body[8..12].copy_from_slice(&u32::from(up).to_ne_bytes());
-        body[12..].copy_from_slice(&u32::from(up).to_ne_bytes());
-        body
-    }
-
-    fn address(index: u8, last: u8) -> Message {
-        let mut message = Message::new(20, CREATE, "address").fixed(&[2, 24, 0, 0, index, 0, 0, 0]);
-        message.attribute(2, &[192, 0, 2, last]).attribute(1, &[192, 0, 2, last]);
-        message
-    }
-
-    pub(super) fn connect(outside: &OwnedFd) {
-        let mut link = Message::new(16, CREATE, "veth").fixed(&interface(77, true));
-        link.text(3, "wan0");
-        let info = link.begin(18);
-        link.text(1, "veth");
-        let data = link.begin(2);
-        let peer = link.begin(1);
-        link = link.fixed(&interface(78, false));
-        link.text(3, "lan0").number(28, outside.as_raw_fd() as u32);
-        link.end(peer);
-        link.end(data);
-        link.end(info);
-        RouteSocket::open().unwrap().socket().request(&mut [link, address(77, 1)]).unwrap();
-        RouteSocket::open_in(outside.as_fd())
-            .unwrap()
-            .socket()
-            .request(&mut [Message::new(16, 0, "up").fixed(&interface(78, true)), address(78, 2)])
-            .unwrap();
-    }
-
-    /// A way to the containers' addresses through the host.
-    pub(super) fn route_to_containers(outside: &OwnedFd) {
-        let mut route = Message::new(24, CREATE, "route").fixed(&[2, 16, 0, 0, 254, 4, 0, 1, 0, 0, 0, 0]);
-        route.attribute(1, &[10, 7, 0, 0]).attribute(5, &[192, 0, 2, 1]);
-        RouteSocket::open_in(outside.as_fd()).unwrap().socket().request(&mut [route]).unwrap();
-    }
+    let mut route = Message::new(24, CREATE, "route").fixed(&[2, 16, 0, 0, 254, 4, 0, 1, 0, 0, 0, 0]);
+    route.attribute(1, &[10, 7, 0, 0]).attribute(5, &[192, 0, 2, 1]);
+    RouteSocket::open_in(outside.as_fd()).unwrap().socket().request(&mut [route]).unwrap();
 }
 
 /// What the server at `to` says it saw; `None` if it can't be reached.
 fn call(from: &OwnedFd, to: impl Into<IpAddr>, port: u16) -> Option<String> {
     let to = SocketAddr::new(to.into(), port);
-    inside(from, move || {
+    within(from, move || {
         let mut stream = TcpStream::connect_timeout(&to, Duration::from_millis(400)).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
         let mut text = String::new();
@@ -240,7 +168,7 @@ fn privileged_containers_of_a_network_reach_each_other_and_no_other_network() {
 fn privileged_published_ports_from_everywhere() {
     host(|| {
         let mut lab = lab(vec![network(1, |_| {}), network(2, |_| {})]);
-        let outside = Lab::neighbour();
+        let outside = neighbour();
         let server = lab.container(0, &[(None, 8080, 80), (Some("127.0.0.1"), 8081, 80)]);
         server.serve(80);
         let (near, far) = (lab.container(0, &[]), lab.container(1, &[]));
@@ -255,7 +183,7 @@ fn privileged_published_ports_from_everywhere() {
         assert!(call(&far.namespace, ip("192.0.2.1"), 8080).is_some(), "from another network");
         // Not published: not reached, whatever routes there are.
         server.serve(81);
-        wire::route_to_containers(&outside);
+        route_to_containers(&outside);
         assert_eq!(call(&outside, server.address(), 81), None);
         // A place that is taken is named.
         let network = &lab.desired.networks[1];
@@ -283,8 +211,8 @@ fn privileged_ways_out() {
             network(2, |n| n.internal = true),
             network(3, |n| n.masquerade = false),
         ]);
-        let outside = Lab::neighbour();
-        let listener = inside(&outside, || TcpListener::bind("0.0.0.0:80").unwrap());
+        let outside = neighbour();
+        let listener = within(&outside, || TcpListener::bind("0.0.0.0:80").unwrap());
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let Ok(mut stream) = stream else { break };
@@ -296,7 +224,7 @@ fn privileged_ways_out() {
         assert_eq!(call(&open.namespace, ip("192.0.2.2"), 80).as_deref(), Some("192.0.2.1"), "masqueraded");
         assert_eq!(call(&internal.namespace, ip("192.0.2.2"), 80), None, "internal");
         assert_eq!(call(&plain.namespace, ip("192.0.2.2"), 80), None, "no way back");
-        wire::route_to_containers(&outside);
+        route_to_containers(&outside);
         assert_eq!(call(&plain.namespace, ip("192.0.2.2"), 80), Some(plain.address().to_string()));
         let fellow = lab.container(1, &[]);
         fellow.serve(80);
@@ -312,7 +240,7 @@ fn privileged_the_hosts_loopback_is_out_of_reach() {
         let secret = UdpSocket::bind("127.0.0.1:5000").unwrap();
         secret.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
         // With a route to 127.0.0.2 through the gateway and route_localnet on the bridge.
-        inside(&server.namespace, || {
+        within(&server.namespace, || {
             std::fs::write("/proc/sys/net/ipv4/conf/eth0/route_localnet", "1").unwrap();
             let mut socket = robot_env_sys::netlink::RouteSocket::open().unwrap();
             let mut delete = robot_env_sys::netlink::Message::new(25, 0, "local route")
@@ -336,7 +264,7 @@ fn privileged_the_hosts_loopback_is_out_of_reach() {
 fn privileged_a_flush_is_mended() {
     host(|| {
         let mut lab = lab(vec![network(1, |_| {}), network(2, |_| {})]);
-        let outside = Lab::neighbour();
+        let outside = neighbour();
         let server = lab.container(0, &[(None, 8080, 80)]);
         server.serve(80);
         assert!(call(&outside, ip("192.0.2.1"), 8080).is_some());
@@ -382,7 +310,7 @@ fn privileged_beside_a_firewall_that_drops() {
         let mut socket = NetlinkSocket::open(libc::NETLINK_NETFILTER).unwrap();
         socket.transaction(10, &mut [table, chain]).unwrap();
         let mut lab = lab(vec![network(1, |_| {})]);
-        let outside = Lab::neighbour();
+        let outside = neighbour();
         let server = lab.container(0, &[(None, 8080, 80)]);
         server.serve(80);
         assert_eq!(call(&outside, ip("192.0.2.1"), 8080).as_deref(), Some("192.0.2.2"));
@@ -489,7 +417,7 @@ fn privileged_ipv6() {
         let (a, b, other) = (lab.container(0, &[]), lab.container(0, &[]), lab.container(1, &[]));
         let address = |c: &Container| c.attachment.endpoint.addresses[1].address;
         for server in [&b, &other] {
-            let listener = inside(&server.namespace, || TcpListener::bind("[::]:80").unwrap());
+            let listener = within(&server.namespace, || TcpListener::bind("[::]:80").unwrap());
             std::thread::spawn(move || {
                 while let Ok((mut stream, peer)) = listener.accept() {
                     let _ = stream.write_all(peer.ip().to_string().as_bytes());
@@ -518,7 +446,7 @@ fn privileged_macvlan_and_what_the_kernel_lacks() {
     host(|| {
         let mut links = Links::open().unwrap();
         let mut firewall = Firewall::open(None).unwrap();
-        wire::connect(&new_namespace());
+        let _outside = neighbour();
         for driver in [Driver::Macvlan, Driver::Ipvlan] {
             let network = network(1, |n| {
                 n.driver = driver;

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use robot_env_sys::{mount, namespace};
 
-use crate::robots::{neighbour, within};
 use crate::{Host, await_call, call, host, server};
+use robot_env_testkit::network::{neighbour, within};
 
 /// What dockerd 28 has in the tables of iptables when one container publishes a port.
 const DOCKER: &str = "*nat

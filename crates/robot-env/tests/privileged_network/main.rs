@@ -21,6 +21,7 @@ use place::Place;
 use robot_env_network::link::Links;
 use robot_env_sys::namespace;
 use robot_env_sys::netlink::RouteSocket;
+use robot_env_testkit::network::here;
 
 /// A host of a test's own, with an engine.
 pub(crate) struct Host {
@@ -117,10 +118,6 @@ pub(crate) fn tables() -> Vec<String> {
             Some(String::from_utf8_lossy(name).trim_end_matches('\0').to_owned())
         })
         .collect()
-}
-
-pub(crate) fn here() -> OwnedFd {
-    namespace::open("/proc/thread-self/ns/net").unwrap()
 }
 
 /// What a server answers, and whether it can be reached at all.

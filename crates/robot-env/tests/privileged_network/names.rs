@@ -4,7 +4,9 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use crate::robots::{namespace_of, within};
+use robot_env_testkit::network::within;
+
+use crate::robots::namespace_of;
 use crate::{Host, host};
 
 /// What the container's resolver says of a name, one address a line.

@@ -1,69 +1,18 @@
 //! What robots need of networks: multicast, the LAN itself, CAN; other firewalls beside ours.
 
 use std::net::{Ipv4Addr, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use robot_env_sys::namespace;
-use robot_env_sys::netlink::{CREATE, Message, RouteSocket};
+use robot_env_sys::netlink::{Message, RouteSocket};
+use robot_env_testkit::network::{neighbour, within};
 
-use crate::{Host, call, here, host, server};
-
-/// Does something in the network namespace of a container, or of anybody.
-pub(crate) fn within<T: Send>(namespace: &OwnedFd, act: impl FnOnce() -> T + Send) -> T {
-    std::thread::scope(|scope| {
-        let work = || {
-            namespace::join(namespace.as_fd(), libc::CLONE_NEWNET).unwrap();
-            act()
-        };
-        scope.spawn(work).join().unwrap()
-    })
-}
+use crate::{Host, call, host, server};
 
 pub(crate) fn namespace_of(host: &Host, container: &str) -> OwnedFd {
     let pid = host.place.field(container, "{{.State.Pid}}");
     namespace::open(&format!("/proc/{pid}/ns/net")).unwrap()
-}
-
-/// A machine on a network of the host's: the host is 192.0.2.1 at `wan0`, the machine 192.0.2.2.
-pub(crate) fn neighbour() -> OwnedFd {
-    let outside = std::thread::scope(|scope| {
-        let work = || {
-            namespace::unshare(libc::CLONE_NEWNET).unwrap();
-            here()
-        };
-        scope.spawn(work).join().unwrap()
-    });
-    let interface = |index: i32, up: bool| {
-        let mut body = [0u8; 16];
-        body[4..8].copy_from_slice(&index.to_ne_bytes());
-        body[8..12].copy_from_slice(&u32::from(up).to_ne_bytes());
-        body[12..].copy_from_slice(&u32::from(up).to_ne_bytes());
-        body
-    };
-    let address = |index: u8, last: u8| {
-        let mut message = Message::new(20, CREATE, "address").fixed(&[2, 24, 0, 0, index, 0, 0, 0]);
-        message.attribute(2, &[192, 0, 2, last]).attribute(1, &[192, 0, 2, last]);
-        message
-    };
-    let mut link = Message::new(16, CREATE, "veth").fixed(&interface(77, true));
-    link.text(3, "wan0");
-    let info = link.begin(18);
-    link.text(1, "veth");
-    let data = link.begin(2);
-    let peer = link.begin(1);
-    link = link.fixed(&interface(78, false));
-    link.text(3, "lan0").number(28, outside.as_raw_fd() as u32);
-    link.end(peer);
-    link.end(data);
-    link.end(info);
-    RouteSocket::open().unwrap().socket().request(&mut [link, address(77, 1)]).unwrap();
-    RouteSocket::open_in(outside.as_fd())
-        .unwrap()
-        .socket()
-        .request(&mut [Message::new(16, 0, "up").fixed(&interface(78, true)), address(78, 2)])
-        .unwrap();
-    outside
 }
 
 /// DDS discovers by multicast (239.255.0.1, port 7400 + 250 x domain).
