@@ -203,7 +203,14 @@ impl Drop for Account {
                 let _ = robot_env_sys::process::signal(&pidfd, libc::SIGKILL);
             }
         }
-        let _ = Command::new("userdel").args(["-r", &self.name]).output();
+        // Another test may hold the lock of /etc/passwd.
+        for _ in 0..100 {
+            let done = Command::new("userdel").args(["-r", &self.name]).output();
+            if !done.is_ok_and(|done| String::from_utf8_lossy(&done.stderr).contains("cannot lock")) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
         let _ = fs::remove_dir_all(&self.home);
     }
 }
