@@ -290,10 +290,10 @@ pub(crate) fn unpack(
     owner: Option<(u32, u32)>,
 ) -> Result<()> {
     let directory = mounted.target.make_directories(directory, owner)?;
-    let owner = match (ownership(), owner) {
-        (Ownership::SingleId, _) => ExtractOwner::Caller,
-        (Ownership::Keep, Some((uid, gid))) => ExtractOwner::Fixed(uid, gid),
-        (Ownership::Keep, None) => ExtractOwner::Keep,
+    // `--chown` is for the directory: what an archive holds has owners of its own, as Docker's.
+    let owner = match ownership() {
+        Ownership::SingleId => ExtractOwner::Caller,
+        Ownership::Keep => ExtractOwner::Keep,
     };
     let how = ExtractOptions { owner, overwrite_dir_non_dir: true, ..ExtractOptions::default() };
     extract(decompressed(file)?, directory.as_fd(), &how).map(drop)

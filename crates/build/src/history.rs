@@ -1,6 +1,9 @@
 //! What an image's history says of instructions.
 
-use robot_env_dockerfile::{CommandLine, Instruction};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use robot_env_dockerfile::{CommandLine, Instruction, Port};
 use robot_env_oci::Healthcheck;
 
 /// A list as Go prints it in the history: `["a" "b"]`.
@@ -36,7 +39,12 @@ pub(crate) fn created_by(instruction: &Instruction, shell: &[String]) -> String 
         Instruction::Entrypoint(line) => format!("ENTRYPOINT {}", command(line, shell)),
         Instruction::Env(all) => format!("ENV {}", pairs(all)),
         Instruction::Label(all) => format!("LABEL {}", pairs(all)),
-        Instruction::Expose(ports) => format!("EXPOSE [{}]", list(ports)),
+        Instruction::Expose(ports) => {
+            let parsed = ports.iter().filter_map(|port| Port::parse(&port.text).ok());
+            let names: BTreeSet<String> = parsed.flat_map(|port| port.names().collect::<Vec<_>>()).collect();
+            let shown: Vec<String> = names.iter().map(|name| format!("{name}:{{}}")).collect();
+            format!("EXPOSE map[{}]", shown.join(" "))
+        }
         Instruction::Healthcheck(check) => format!("HEALTHCHECK {}", health(check)),
         Instruction::Maintainer(name) => format!("MAINTAINER {name}"),
         Instruction::Onbuild(trigger) => format!("ONBUILD {}", trigger.expression),
@@ -77,15 +85,66 @@ fn placement(name: &str, placement: &robot_env_dockerfile::Placement) -> String 
     )
 }
 
+/// As Go prints the structure.
 fn health(check: &Healthcheck) -> String {
-    let seconds = |nanoseconds: i64| format!("\"{}s\"", nanoseconds / 1_000_000_000);
+    let time = |nanoseconds: i64| format!("\"{}\"", duration(nanoseconds));
+    let retries = match u8::try_from(check.retries) {
+        Ok(number) if number < 32 => format!("\\x{number:02x}"),
+        Ok(number) => char::from(number).to_string(),
+        Err(_) => check.retries.to_string(),
+    };
     format!(
-        "&{{{} {} {} {} {} '{}'}}",
+        "&{{{} {} {} {} {} '{retries}'}}",
         words(&check.test),
-        seconds(check.interval),
-        seconds(check.timeout),
-        seconds(check.start_period),
-        seconds(check.start_interval),
-        check.retries
+        time(check.interval),
+        time(check.timeout),
+        time(check.start_period),
+        time(check.start_interval),
     )
+}
+
+/// A time as Go writes it: `1m30s`, `1.5s`, `500ms`.
+fn duration(nanoseconds: i64) -> String {
+    let time = Duration::from_nanos(nanoseconds.unsigned_abs());
+    let sign = if nanoseconds < 0 { "-" } else { "" };
+    let (seconds, rest) = (time.as_secs(), time.subsec_nanos());
+    if seconds == 0 && rest > 0 {
+        let (unit, each) = match rest {
+            1_000_000.. => ("ms", 1e6),
+            1_000.. => ("µs", 1e3),
+            _ => ("ns", 1.0),
+        };
+        return format!("{sign}{}{unit}", f64::from(rest) / each);
+    }
+    let last = (seconds % 60) as f64 + f64::from(rest) / 1e9;
+    let mut out = String::from(sign);
+    if seconds >= 3600 {
+        out.push_str(&format!("{}h", seconds / 3600));
+    }
+    if seconds >= 60 {
+        out.push_str(&format!("{}m", seconds / 60 % 60));
+    }
+    out.push_str(&format!("{last}s"));
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_read_as_go_writes_them() {
+        for (nanoseconds, want) in [
+            (0, "0s"),
+            (90_000_000_000, "1m30s"),
+            (5_000_000_000, "5s"),
+            (1_500_000_000, "1.5s"),
+            (500_000_000, "500ms"),
+            (1_500, "1.5µs"),
+            (7, "7ns"),
+            (3_600_000_000_000, "1h0m0s"),
+        ] {
+            assert_eq!(duration(nanoseconds), want);
+        }
+    }
 }

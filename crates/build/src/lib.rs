@@ -16,7 +16,7 @@
 //! ROOT/cache/<key>.json        robot_env_store::CacheRecord
 //! ROOT/build/contexts/<name>/  files of a build that came over a wire, locked by it: see `source`
 //! ROOT/build/index/<digest>    what files of a context contain: see `index`
-//! ROOT/build/mounts/<digest>/  cache mounts
+//! ROOT/build/mounts/<name>/    a cache mount, locked by who uses it: `content`, `id`
 //! RUN/builds/<name>/           a build at work, locked by it: secrets, scripts
 //! ```
 
@@ -55,7 +55,9 @@ mod tree;
 pub use cache::{CachePlace, CacheSource, CacheTarget};
 pub use cancel::Cancel;
 pub use check::check;
-pub use kept::{CachedStep, cached_steps};
+pub use kept::{
+    CacheMount, CachedStep, Kept, PruneKept, PrunedKept, cache_mounts, cached_steps, kept, prune,
+};
 pub use output::{Destination, Output};
 pub use request::{BuildRequest, Built, Failure, Fetch, MadeLayer, Observer, Place, Secret};
 pub use session::build;

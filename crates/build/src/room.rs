@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
@@ -16,10 +17,14 @@ use robot_env_store::OverlayXattr;
 use robot_env_sys::fs::open_directory;
 use robot_env_sys::mount::{self, OverlayRequest};
 use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 
 use crate::index::{self, Index};
 use crate::solve::Build;
 use crate::tree::Tree;
+
+/// How often the directory of a build is tried to be made.
+const ATTEMPTS: usize = 100;
 
 /// The directory of a build at work; while it is locked, the build lives.
 pub(crate) struct Room {
@@ -31,19 +36,32 @@ pub(crate) struct Room {
 
 impl Room {
     pub(crate) fn open(engine: &Engine) -> Result<Room> {
-        let mut bytes = [0u8; 8];
-        rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
-            .io_context(|| "getrandom()".into())?;
-        let name: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        let path = engine.paths().builds().join(&name);
-        let within = || format!("cannot make `{}`", path.display());
-        fs::create_dir_all(engine.paths().builds()).io_context(within)?;
-        let mut builder = fs::DirBuilder::new();
-        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        builder.create(&path).io_context(within)?;
-        let lock = File::open(&path).io_context(within)?;
-        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).io_context(within)?;
-        Ok(Room { name, path, places: AtomicUsize::new(0), _lock: lock })
+        fs::create_dir_all(engine.paths().builds())
+            .io_context(|| format!("cannot make `{}`", engine.paths().builds().display()))?;
+        for _ in 0..ATTEMPTS {
+            let mut bytes = [0u8; 8];
+            rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+                .io_context(|| "getrandom()".into())?;
+            let name: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            let path = engine.paths().builds().join(&name);
+            let within = || format!("cannot make `{}`", path.display());
+            let mut builder = fs::DirBuilder::new();
+            builder.mode(0o700).create(&path).io_context(within)?;
+            // Until it is locked another build may take it for a dead one's.
+            let lock = match File::open(&path) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                lock => lock.io_context(within)?,
+            };
+            match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Err(Errno::AGAIN) => continue,
+                locked => locked.io_context(within)?,
+            }
+            let own = lock.metadata().io_context(within)?.ino();
+            if fs::metadata(&path).is_ok_and(|there| there.ino() == own) {
+                return Ok(Room { name, path, places: AtomicUsize::new(0), _lock: lock });
+            }
+        }
+        Err(Error::new(Kind::Internal, "cannot make a directory for a build: others remove it"))
     }
 
     /// A path in it that nobody else has.

@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use robot_env_diag::{Error, IoContext, Kind, Result};
 use robot_env_dockerfile::{Mount, MountKind, Run, RunNetwork, Script, Sharing, Source, Word};
 use robot_env_engine::{Engine, StepRequest, StepResult};
-use robot_env_oci::Digest;
+use robot_env_oci::{Digest, RuntimeConfig};
 use robot_env_spec::{MountSource, MountSpec, NetworkMode, Propagation, ReadOnlyDepth};
 use robot_env_store::{SnapshotKey, SnapshotOptions, Store};
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, Timespec, Timestamps, UTIME_NOW};
 use rustix::io::Errno;
 
 use crate::copying::{CopyOptions, Target};
@@ -173,7 +173,9 @@ impl<'b> Build<'b> {
         }
         let step = self.begin(shown);
         let begun = Instant::now();
-        let request = StepRequest { chain: state.chain.clone(), config: state.config.clone(), spec };
+        // What a command writes below a `VOLUME` is part of the image.
+        let config = RuntimeConfig { volumes: BTreeMap::default(), ..state.config.clone() };
+        let request = StepRequest { chain: state.chain.clone(), config, spec };
         let mut output = |stream, bytes: &[u8]| {
             self.output(step, shown, stream, bytes);
             Ok(())
@@ -325,12 +327,12 @@ impl<'b> Build<'b> {
 
     /// The directory of a cache, locked as its sharing says.
     fn cache(&self, mount: &Mount, id: &str, stage: usize) -> Result<(PathBuf, File)> {
-        let base = self.engine.paths().root().join("build/mounts");
+        let base = crate::kept::mounts(self.engine);
         let digest = Digest::of(id.as_bytes());
         let mut number = 0;
         loop {
             let directory = base.join(format!("{}-{number}", digest.hex()));
-            self.make_cache(mount, stage, &directory)?;
+            self.make_cache(mount, id, stage, &directory)?;
             let lock =
                 File::open(&directory).io_context(|| format!("cannot open `{}`", directory.display()))?;
             let how = match mount.sharing {
@@ -338,7 +340,15 @@ impl<'b> Build<'b> {
                 Sharing::Locked | Sharing::Private => FlockOperation::NonBlockingLockExclusive,
             };
             match rustix::fs::flock(&lock, how) {
-                Ok(()) => return Ok((directory.join("content"), lock)),
+                // Between its making and its lock somebody may have pruned it.
+                Ok(()) if !directory.join("content").exists() => {}
+                Ok(()) => {
+                    let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+                    let times = Timestamps { last_access: now, last_modification: now };
+                    // Only the order in which caches are pruned depends on it.
+                    let _ = rustix::fs::futimens(&lock, &times);
+                    return Ok((directory.join("content"), lock));
+                }
                 Err(Errno::AGAIN) if mount.sharing == Sharing::Private => number += 1,
                 Err(Errno::AGAIN) => {
                     // A lock tells nobody that it is free; a cancelled build must not wait for it.
@@ -357,7 +367,7 @@ impl<'b> Build<'b> {
         place
     }
 
-    fn make_cache(&self, mount: &Mount, stage: usize, directory: &Path) -> Result<()> {
+    fn make_cache(&self, mount: &Mount, id: &str, stage: usize, directory: &Path) -> Result<()> {
         let content = directory.join("content");
         if content.exists() {
             return Ok(());
@@ -365,6 +375,7 @@ impl<'b> Build<'b> {
         let within = || format!("cannot make cache `{}`", directory.display());
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o755).create(directory).io_context(within)?;
+        fs::write(directory.join("id"), id).io_context(within)?;
         let grown = directory.join(format!("new-{}-{stage}", self.room.name));
         fs::create_dir(&grown).io_context(within)?;
         if mount.from.is_some() {
@@ -443,11 +454,9 @@ fn bind(source: &Path, target: &str, read_only: bool) -> MountSpec {
 
 /// What the history says of a command: `RUN |1 A=b /bin/sh -c text`.
 fn history_of(arguments: &[(String, String)], words: &[String]) -> String {
-    let once: BTreeMap<&str, &str> =
-        arguments.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    if once.is_empty() {
+    if arguments.is_empty() {
         return format!("RUN {}", words.join(" "));
     }
-    let said: Vec<String> = once.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let said: Vec<String> = arguments.iter().map(|(name, value)| format!("{name}={value}")).collect();
     format!("RUN |{} {} {}", said.len(), said.join(" "), words.join(" "))
 }

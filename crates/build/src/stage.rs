@@ -125,9 +125,12 @@ impl Build<'_> {
             for argument in arguments {
                 let (value, _) =
                     state.scope.declare(argument, self.globals, &self.request.arguments, self.file.escape)?;
-                said.push(match value {
-                    Some(value) => format!("{}={value}", argument.name),
-                    None => argument.name.clone(),
+                // The history tells of the default, and not of what was given in its place.
+                let given = self.request.arguments.contains_key(&argument.name);
+                said.push(match (&argument.default, value) {
+                    (Some(_), Some(value)) if !given => format!("{}={value}", argument.name),
+                    (Some(default), _) => format!("{}={default}", argument.name),
+                    (None, _) => argument.name.clone(),
                 });
             }
             state.note(format!("ARG {}", said.join(" ")), false);

@@ -35,7 +35,11 @@ pub(crate) struct State {
 impl State {
     /// Nothing.
     pub(crate) fn scratch(platform: Platform, created: String) -> State {
-        let config = RuntimeConfig { env: vec![format!("PATH={PATH}")], ..RuntimeConfig::default() };
+        let config = RuntimeConfig {
+            env: vec![format!("PATH={PATH}")],
+            working_dir: "/".into(),
+            ..RuntimeConfig::default()
+        };
         State::new(None, platform, config, String::new(), Vec::new(), created)
     }
 
@@ -158,7 +162,11 @@ impl State {
             }
             Instruction::Healthcheck(check) => self.config.healthcheck = Some(check.clone()),
             Instruction::Maintainer(name) => self.author.clone_from(name),
-            Instruction::Onbuild(trigger) => self.config.on_build.push(trigger.expression.clone()),
+            Instruction::Onbuild(trigger) => {
+                self.config.on_build.push(trigger.expression.clone());
+                // The history of Docker's images does not tell of it.
+                return Ok(true);
+            }
             Instruction::Shell(shell) => self.config.shell.clone_from(shell),
             Instruction::Stopsignal(word) => {
                 if robot_env_sys::process::parse_signal(&word.text).is_none() {

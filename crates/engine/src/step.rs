@@ -112,9 +112,9 @@ impl Engine {
             }
         }
         for entry in std::fs::read_dir(self.paths.builds()).into_iter().flatten().flatten() {
-            if let Some(name) = entry.file_name().to_str()
-                && !self.build_lives(name)
-            {
+            let Ok(directory) = File::open(entry.path()) else { continue };
+            // The lock is held meanwhile: a build that has just made it sees that, and makes another one.
+            if rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive).is_ok() {
                 let _ = std::fs::remove_dir_all(entry.path());
             }
         }

@@ -486,3 +486,55 @@ CMD echo $UNSET
     let checked = place.command(&["build", "--check", clean.to_str().unwrap()]).run();
     assert_eq!(checked.ok(), "Check complete, no warnings found.");
 }
+
+#[test]
+fn privileged_what_builds_keep_is_listed_and_pruned() {
+    let Some(place) = Place::new("build-kept") else { return };
+    let text = "\
+FROM busybox
+RUN dd if=/dev/zero of=/one bs=1000000 count=2 2>/dev/null
+RUN --mount=type=cache,id=things,target=/c dd if=/dev/zero of=/c/x bs=1000000 count=3 2>/dev/null; echo > /two
+FROM busybox
+RUN dd if=/dev/zero of=/kept bs=1000000 count=4 2>/dev/null
+COPY --from=0 /two /two
+";
+    let directory = context(&place, "ctx", text, &[]);
+    build(&place, &directory, &["-t", "t"]).ok();
+    let list = place.command(&["system", "df", "-v", "--format", "{{json .BuildCache}}"]).run().ok();
+    let list: Vec<serde_json::Value> = serde_json::from_str(&list).unwrap();
+    let one = |part: &str| {
+        let found = list.iter().find(|one| one["Description"].as_str().unwrap().contains(part));
+        found.unwrap_or_else(|| panic!("{part} in {list:?}")).clone()
+    };
+    assert_eq!(
+        (one("of=/one")["Size"].as_str(), one("of=/one")["Shared"].as_bool()),
+        (Some("2MB"), Some(false))
+    );
+    assert_eq!(one("of=/kept")["Shared"].as_bool(), Some(true));
+    let mount = one("cached mount things");
+    assert_eq!((mount["Size"].as_str(), mount["CacheType"].as_str()), (Some("3MB"), Some("exec.cachemount")));
+    let total =
+        place.command(&["system", "df", "--format", "{{.Type}} {{.TotalCount}} {{.Size}}"]).run().ok();
+    assert!(total.contains("Build Cache 5 5"), "{total}");
+
+    for (words, want) in [
+        (&["--filter", "colour=red"][..], "invalid filter 'colour'"),
+        (&["--keep-storage", "-1"], "must not be negative"),
+        (&["--filter", "until=1h", "--filter", "unused-for=1h"], "give one"),
+    ] {
+        let done = place.command(&[&["builder", "prune", "-f"], words].concat()).run();
+        assert!(done.code != 0 && done.err.contains(want), "{words:?}: {done:?}");
+    }
+    assert!(place.run("builder prune -f --filter until=1h").ok().contains("Total reclaimed space: 0B"));
+    assert!(place.run("builder prune -f --keep-storage 1GB").ok().contains("Total reclaimed space: 0B"));
+    let mounts = place.run("builder prune -f --filter type=exec.cachemount").ok();
+    assert!(mounts.contains("Total reclaimed space: 3MB"), "{mounts}");
+    let dangling = place.run("builder prune -f").ok();
+    assert!(dangling.contains("Total reclaimed space: 2"), "{dangling}");
+    // What an image has, too, is there to be used until it is asked for.
+    let again = build(&place, &directory, &["-t", "t"]);
+    assert!(again.err.contains("[stage-1 2/3] RUN dd if=/dev/zero of=/kept"), "{}", again.err);
+    assert!(place.run("buildx prune -a -f").ok().starts_with("Deleted build cache objects:\n"));
+    assert_eq!(place.command(&["system", "df", "-v", "--format", "{{json .BuildCache}}"]).run().ok(), "[]");
+    assert_eq!(prints(&place, "t", "wc -c < /kept"), "4000000");
+}

@@ -4,6 +4,7 @@ use crate::verb::{Entry, entry};
 
 mod attach;
 mod build;
+mod builder_prune;
 mod cdi;
 mod commit;
 mod completion;
@@ -100,6 +101,7 @@ pub(crate) const ENTRIES: &[Entry] = &[
     entry::<inspect::Inspect>(),
     entry::<inspect::ContainerInspect>(),
     entry::<build::Build>(),
+    entry::<builder_prune::BuilderPrune>(),
     entry::<pull::Pull>(),
     entry::<push::Push>(),
     entry::<images::Images>(),

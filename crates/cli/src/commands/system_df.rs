@@ -1,4 +1,6 @@
 use clap::Args;
+use jiff::Timestamp;
+use robot_env_build::Kept;
 use robot_env_diag::{Error, Result};
 use robot_env_engine::DiskUsage;
 
@@ -29,6 +31,16 @@ const TABLE: &str = "{{.Type}}\t{{.TotalCount}}\t{{.Active}}\t{{.Size}}\t{{.Recl
 const IMAGES: &str = "{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}\t{{.SharedSize}}\t{{.UniqueSize}}\t{{.Containers}}";
 const CONTAINERS: &str = "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.LocalVolumes}}\t{{.Size}}\t{{.RunningFor}}\t{{.Status}}\t{{.Names}}";
 const VOLUMES: &str = "{{.Name}}\t{{.Links}}\t{{.Size}}";
+const CACHE: &str = "{{.ID}}\t{{.CacheType}}\t{{.Size}}\t{{.LastUsedSince}}\t{{.Shared}}\t{{.Description}}";
+const CACHE_COLUMNS: &[Column] = &[
+    ("ID", "CACHE ID"),
+    ("CacheType", "CACHE TYPE"),
+    ("Size", "SIZE"),
+    ("LastUsedSince", "LAST USED"),
+    ("Shared", "SHARED"),
+    ("InUse", "IN USE"),
+    ("Description", "DESCRIPTION"),
+];
 
 impl Verb for SystemDf {
     const SPELLINGS: &'static [&'static str] = &["system df"];
@@ -42,12 +54,14 @@ impl Verb for SystemDf {
             }
             _ => None,
         };
-        let usage = app.engine()?.disk_usage()?;
+        let engine = app.engine()?;
+        let usage = engine.disk_usage()?;
+        let kept = robot_env_build::kept(&engine)?;
         if !self.verbose {
-            app.print(&List { columns: COLUMNS, rows: summary(&usage) }.print(&style)?)?;
+            app.print(&List { columns: COLUMNS, rows: summary(&usage, &kept) }.print(&style)?)?;
             return Ok(Exit::SUCCESS);
         }
-        let parts = Parts::of(&usage, app);
+        let parts = Parts::of(&usage, &kept, app);
         match (&style, verbose_template) {
             (_, Some(template)) => app.print_line(&template.print(&parts.value())?)?,
             (Style::Json, None) => app.print_line(&parts.value().to_json())?,
@@ -58,7 +72,7 @@ impl Verb for SystemDf {
 }
 
 /// A line for each kind of thing.
-fn summary(usage: &DiskUsage) -> Vec<Value> {
+fn summary(usage: &DiskUsage, cached: &[Kept]) -> Vec<Value> {
     let active = |containers: usize| usize::from(containers > 0);
     let written: u64 = usage.containers.iter().map(|(_, bytes)| bytes).sum();
     let idle = usage.containers.iter().filter(|(container, _)| !container.state.state.is_active());
@@ -102,8 +116,14 @@ fn summary(usage: &DiskUsage) -> Vec<Value> {
             unused.map(|volume| volume.bytes).sum(),
             true,
         ),
-        // Builds keep nothing so far.
-        line("Build Cache", 0, 0, 0, 0, false),
+        line(
+            "Build Cache",
+            cached.len(),
+            cached.iter().filter(|one| one.in_use).count(),
+            cached.iter().map(|one| one.bytes).sum(),
+            cached.iter().filter(|one| !one.in_use).map(|one| one.bytes).sum(),
+            false,
+        ),
     ]
 }
 
@@ -112,10 +132,12 @@ struct Parts {
     images: Vec<Value>,
     containers: Vec<Value>,
     volumes: Vec<Value>,
+    cached: Vec<Value>,
+    cached_bytes: u64,
 }
 
 impl Parts {
-    fn of(usage: &DiskUsage, app: &App) -> Parts {
+    fn of(usage: &DiskUsage, cached: &[Kept], app: &App) -> Parts {
         let now = app.now();
         let images = usage.images.iter().flat_map(|found| {
             let named =
@@ -137,7 +159,26 @@ impl Parts {
             let row = volume::row(&super::volume::shape(&found.volume));
             rows::with(row, [("Links", found.containers.to_string()), ("Size", human::short(found.bytes))])
         });
-        Parts { images: images.collect(), containers: containers.collect(), volumes: volumes.collect() }
+        let cached_bytes = cached.iter().map(|one| one.bytes).sum();
+        let cached = cached.iter().map(|one| {
+            let used = i64::try_from(one.used).ok().and_then(|used| Timestamp::from_second(used).ok());
+            Value::row([
+                ("ID", one.id.as_str().into()),
+                ("CacheType", one.kind.into()),
+                ("Size", human::short(one.bytes).into()),
+                ("LastUsedSince", used.map_or_else(String::new, |used| human::ago(used, now)).into()),
+                ("Shared", Value::Bool(one.shared)),
+                ("InUse", Value::Bool(one.in_use)),
+                ("Description", one.description.as_str().into()),
+            ])
+        });
+        Parts {
+            images: images.collect(),
+            containers: containers.collect(),
+            volumes: volumes.collect(),
+            cached: cached.collect(),
+            cached_bytes,
+        }
     }
 
     fn value(&self) -> Value {
@@ -145,7 +186,7 @@ impl Parts {
             ("Images", Value::List(self.images.clone())),
             ("Containers", Value::List(self.containers.clone())),
             ("Volumes", Value::List(self.volumes.clone())),
-            ("BuildCache", Value::List(Vec::new())),
+            ("BuildCache", Value::List(self.cached.clone())),
         ])
     }
 
@@ -154,10 +195,13 @@ impl Parts {
             List { columns, rows }.print(&Style::parse(None, template)?)
         };
         Ok(format!(
-            "Images space usage:\n\n{}\nContainers space usage:\n\n{}\nLocal Volumes space usage:\n\n{}\nBuild cache usage: 0B\n",
+            "Images space usage:\n\n{}\nContainers space usage:\n\n{}\nLocal Volumes space usage:\n\n{}\n\
+             Build cache usage: {}\n\n{}",
             table(image::COLUMNS, self.images, IMAGES)?,
             table(container::COLUMNS, self.containers, CONTAINERS)?,
             table(volume::COLUMNS, self.volumes, VOLUMES)?,
+            human::short(self.cached_bytes),
+            table(CACHE_COLUMNS, self.cached, CACHE)?,
         ))
     }
 }

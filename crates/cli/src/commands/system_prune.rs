@@ -1,4 +1,5 @@
 use clap::Args;
+use robot_env_build::PruneKept;
 use robot_env_diag::{Error, Result};
 
 use super::{network, prune};
@@ -52,10 +53,11 @@ impl Verb for SystemPrune {
             bytes += pruned.bytes;
         }
         if !filters.has("label") && !filters.has("label!") && !filters.has("until") {
-            // Their layers go with those of the images.
-            for (key, _) in engine.store().cache_records()? {
-                engine.store().remove_cached(&key)?;
-            }
+            // Steps whose files an image has, too: the image may go now.
+            let options = PruneKept { all: true, keep: None, filter: &|_| true };
+            let pruned = robot_env_build::prune(&engine, &options)?;
+            prune::tell(app, "build cache objects", &pruned.ids)?;
+            bytes += pruned.bytes;
         }
         let pruned = prune::images(app, &engine, self.all, &filters)?;
         prune::tell(app, "Images", &pruned.names)?;
