@@ -519,7 +519,7 @@ COPY --from=0 /two /two
 
     for (words, want) in [
         (&["--filter", "colour=red"][..], "invalid filter 'colour'"),
-        (&["--keep-storage", "-1"], "must not be negative"),
+        (&["--keep-storage", "-1"], "invalid size `-1`"),
         (&["--filter", "until=1h", "--filter", "unused-for=1h"], "give one"),
     ] {
         let done = place.command(&[&["builder", "prune", "-f"], words].concat()).run();

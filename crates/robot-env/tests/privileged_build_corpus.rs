@@ -12,7 +12,7 @@ use place::Place;
 /// Cases that differ from what Docker 20.10 made of them, and why.
 const DIFFERENT: &[(&[&str], &str)] = &[
     (
-        &["add-tar", "add-tar-gz"],
+        &["add-tar", "add-tar-chown", "add-tar-gz"],
         "a hard link of this archive says that it has no permissions, and Docker takes them from the file",
     ),
     (

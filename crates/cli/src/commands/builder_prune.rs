@@ -44,9 +44,7 @@ impl Verb for BuilderPrune {
         };
         let shared = filters.truth("shared")?;
         let keep = self.max_used_space.as_deref().map(quantity::bytes).transpose()?;
-        let Ok(keep) = keep.map(u64::try_from).transpose() else {
-            return Err(Error::invalid("invalid argument for --max-used-space: it must not be negative"));
-        };
+        let keep = keep.map(i64::unsigned_abs);
         let question = if self.all {
             "WARNING! This will remove all build cache.\nAre you sure you want to continue?"
         } else {

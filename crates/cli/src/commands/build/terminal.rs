@@ -111,15 +111,15 @@ impl View {
         lines
     }
 
-    /// Takes away what is drawn.
-    fn erase(&mut self, text: &mut String) {
+    /// Goes back to where what is drawn begins.
+    fn back(&mut self, text: &mut String) {
         let columns = self.columns() + 1;
         // A terminal that has become narrower has broken the lines that were drawn.
         let rows: usize = self.drawn.drain(..).map(|wide| wide.div_ceil(columns).max(1)).sum();
         if rows > 0 {
             text.push_str(&format!("\x1b[{rows}A"));
         }
-        text.push_str("\r\x1b[J");
+        text.push('\r');
     }
 
     fn write(&mut self, text: &str) {
@@ -127,21 +127,23 @@ impl View {
         let _ = self.out.flush();
     }
 
-    /// Draws what is at work, below `above`, which stays.
+    /// Draws what is at work, below `above`, which stays. Lines are written over and what is left of
+    /// them is erased: to erase first flickers, and some terminals keep what is erased at their top.
     fn draw(&mut self, above: &[String]) {
         let mut text = String::new();
-        self.erase(&mut text);
+        self.back(&mut text);
         for line in above {
             text.push_str(line);
-            text.push('\n');
+            text.push_str("\x1b[K\n");
         }
         if !self.ended {
             for (line, wide) in self.region() {
                 text.push_str(&line);
-                text.push('\n');
+                text.push_str("\x1b[K\n");
                 self.drawn.push(wide);
             }
         }
+        text.push_str("\x1b[J");
         self.last = Some(Instant::now());
         self.write(&text);
     }
@@ -357,9 +359,9 @@ mod tests {
         view.end();
         let text = String::from_utf8(out.0.lock().unwrap().clone()).unwrap();
         assert!(text.contains("\x1b[3A") && text.contains("    cc b.c"), "{text:?}");
-        let last = text.rsplit("\x1b[J").next().unwrap();
+        let last = text.rsplit("\x1b[J").nth(1).unwrap();
         assert!(last.contains(", 3 done, 1 cached"), "{last:?}");
-        assert!(text.contains("=> [2/3] RUN make                        2MB  2.5s\n"), "{text:?}");
+        assert!(text.contains("=> [2/3] RUN make                        2MB  2.5s\x1b[K\n"), "{text:?}");
         assert!(text.contains("=> CACHED [3/3] COPY a b"), "{text:?}");
     }
 
@@ -375,6 +377,6 @@ mod tests {
         out.0.lock().unwrap().clear();
         view.draw(&[]);
         // The title stayed one row, the step's line became two.
-        assert!(out.0.lock().unwrap().starts_with(b"\x1b[3A\r\x1b[J"));
+        assert!(out.0.lock().unwrap().starts_with(b"\x1b[3A\r"));
     }
 }
