@@ -19,10 +19,11 @@ use serde::de::DeserializeOwned;
 use crate::paths::{Paths, make_directory};
 use crate::record::{ContainerRecord, StateRecord};
 
-/// How hard a container's records are written: those of one that removes itself need not survive a
-/// power cut.
+/// How hard a container's records are written: those of one that removes itself, and of a build's
+/// step, need not survive a power cut.
 fn durability_of(record: &ContainerRecord) -> Durability {
-    if record.spec.auto_remove { Durability::NoSync } else { Durability::Sync }
+    let passing = record.spec.auto_remove || record.spec.step.is_some();
+    if passing { Durability::NoSync } else { Durability::Sync }
 }
 
 /// A container and what has become of it.
