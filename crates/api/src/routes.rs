@@ -124,7 +124,6 @@ async fn route(call: &mut Call<'_, '_>, path: &str) -> Result<Reply> {
         (Get, ["events"]) => system::events(call).await,
         (Get, ["system", "df"]) => system::disk_usage(call).await,
         (Post, ["build"]) if call.query.text("version") == Some("2") => buildkit::classic::build(call),
-        (Post, ["build", "cancel"]) => buildkit::classic::cancel(call),
         (Post, ["build"]) => build::build(call).await,
         (Post, ["build", "cancel"]) => build::cancel(call),
         (Post, ["build", "prune"]) => build::prune(call).await,

@@ -419,7 +419,7 @@ fn assert_leaves_nothing(place: &Place, command: &[u8]) {
     let containers = fs::read_dir(place.directory.join("root/containers")).unwrap().flatten();
     assert_eq!(containers.filter(|entry| entry.file_name().len() == 64).count(), 0);
     for left in ["root/snapshots", "run/builds"] {
-        assert_eq!(fs::read_dir(place.directory.join(left)).map(Iterator::count).unwrap_or(0), 0, "{left}");
+        assert_eq!(fs::read_dir(place.directory.join(left)).map_or(0, Iterator::count), 0, "{left}");
     }
 }
 

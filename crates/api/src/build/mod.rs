@@ -8,13 +8,12 @@ use std::io::Read;
 use std::sync::Mutex;
 
 use jiff::Timestamp;
-use robot_env_build::{Built, Cancel, Fetch, Files, Origin, Recipe};
+use robot_env_build::{Built, Cancel, Fetch, Files, Kept, Origin, PruneKept, PrunedKept, Recipe};
 use robot_env_diag::{Kind, Result as EngineResult};
 use robot_env_dockerfile::{Dockerfile, Position};
 use robot_env_engine::Engine;
 use robot_env_oci::{Platform, Reference};
 use robot_env_registry::Client;
-use robot_env_store::CollectOptions;
 use robot_env_transfer::{PullOptions, ownership};
 use serde_json::json;
 
@@ -53,6 +52,8 @@ pub(crate) fn cancel(call: &Call<'_, '_>) -> Result<Reply> {
     if let Some(cancel) = call.server.at_work.0.lock().ok().and_then(|builds| builds.get(id).cloned()) {
         cancel.cancel();
     }
+    // One of those that BuildKit's clients have begun. One that is over needs no end.
+    call.server.builds.cancel(id);
     Ok(Reply::empty(204))
 }
 
@@ -192,32 +193,23 @@ pub(crate) async fn prune(call: &Call<'_, '_>) -> Result<Reply> {
     for key in ["reserved-space", "keep-storage"] {
         keep = keep.or(call.query.number(key)?);
     }
-    let keep = keep.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0);
+    let keep = keep.and_then(|bytes| u64::try_from(bytes).ok()).filter(|bytes| *bytes > 0);
+    let all = call.query.truth("all");
     let now = Timestamp::now();
     let before = match filters.until(now)? {
         Some(until) => Some(until),
         None => filters.moment("unused-for", now)?,
     };
     let done = call.server.blocking(move |engine| {
-        let store = engine.store();
-        let all = robot_env_build::cached_steps(store)?;
-        let mut bytes: u64 = all.iter().map(|step| step.bytes).sum();
-        let mut gone = Vec::new();
-        for step in all {
-            let fits = before.is_none_or(|before| step.used as i64 <= before.as_second())
-                && filters.any("id", |id| step.id() == id)
-                && filters.any("description", |text| step.description.contains(text));
-            // The least used ones go until what is left is small enough.
-            if fits && (keep == 0 || bytes > keep) && store.remove_cached(&step.key)? {
-                bytes = bytes.saturating_sub(step.bytes);
-                gone.push(step.id());
-            }
-        }
-        let collected = store.collect(&CollectOptions::default())?;
-        Ok((gone, collected.bytes))
+        let filter = |kept: &Kept| {
+            before.is_none_or(|before| kept.used as i64 <= before.as_second())
+                && filters.any("id", |id| kept.id == id)
+                && filters.any("description", |text| kept.description.contains(text))
+        };
+        robot_env_build::prune(engine, &PruneKept { all, keep, filter: &filter })
     });
-    let (gone, bytes) = done.await?;
+    let PrunedKept { ids, bytes } = done.await?;
     call.server.empty_trash_later();
-    let gone = Some(gone).filter(|gone| !gone.is_empty());
+    let gone = Some(ids).filter(|ids| !ids.is_empty());
     Ok(Reply::json(200, &json!({ "CachesDeleted": gone, "SpaceReclaimed": bytes })))
 }

@@ -71,18 +71,6 @@ pub(crate) fn build(call: &Call<'_, '_>) -> Result<Reply> {
     Ok(Reply::stream("application/json", stream))
 }
 
-/// `POST /build/cancel`
-pub(crate) fn cancel(call: &Call<'_, '_>) -> Result<Reply> {
-    let Some(id) = call.query.text("id") else {
-        return Err(Failure::new(400, "build ID not provided"));
-    };
-    // One that is over needs no end.
-    if let Some(job) = call.server.builds.jobs.known(id) {
-        job.cancel.cancel();
-    }
-    Ok(Reply::empty(204))
-}
-
 fn document<T: DeserializeOwned + Default>(query: &Query, key: &str) -> Result<T> {
     match query.text(key) {
         None => Ok(T::default()),

@@ -55,6 +55,15 @@ pub(crate) struct Builds {
     jobs: job::Jobs,
 }
 
+impl Builds {
+    /// Ends the build of that name, if it is at work.
+    pub(crate) fn cancel(&self, id: &str) {
+        if let Some(job) = self.jobs.known(id) {
+            job.cancel.cancel();
+        }
+    }
+}
+
 /// `POST /grpc`: the connection becomes HTTP/2.
 pub(crate) fn answer(call: &Call<'_, '_>) -> Result<Reply> {
     session::upgraded_to_h2c(call)?;

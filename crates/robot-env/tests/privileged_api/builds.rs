@@ -57,7 +57,7 @@ fn privileged_builds_speak_as_dockers_classic_builder() {
 
     let usage = server.get("/system/df?type=build-cache");
     assert!(usage["BuildCache"].as_array().unwrap().len() >= 2, "{usage}");
-    let gone = server.ask("POST", "/build/prune", None).status(200).json();
+    let gone = server.ask("POST", "/build/prune?all=true", None).status(200).json();
     assert!(gone["CachesDeleted"].as_array().unwrap().len() >= 2, "{gone}");
     assert_eq!(server.get("/system/df")["BuildCache"], serde_json::json!([]));
     let contexts = std::fs::read_dir(place.directory.join("root/build/contexts")).unwrap();

@@ -86,7 +86,8 @@ fn run(program: &Path, arguments: &[&str], input: &str) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(
         output.status.success(),
-        "{program:?} {arguments:?}: {} {}",
+        "{} {arguments:?}: {} {}",
+        program.display(),
         text(&output.stdout),
         text(&output.stderr)
     );
@@ -136,6 +137,7 @@ impl Outside {
     fn end(self) {
         let mut stream = std::net::TcpStream::connect("192.0.2.2:9000").unwrap();
         let _ = stream.write_all(b"q");
+        drop(self.namespace);
     }
 }
 
