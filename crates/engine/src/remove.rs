@@ -213,8 +213,16 @@ impl Engine {
     }
 
     pub(crate) fn forget_directories(&self, id: &ContainerId) {
-        let _ = fs::remove_dir_all(self.paths.container(id));
-        let _ = fs::remove_dir_all(self.paths.container_run(id));
+        for directory in [self.paths.container(id), self.paths.container_run(id)] {
+            // The monitor may be writing how it all ended: what it leaves between the look and the
+            // removal makes that fail, once.
+            for _ in 0..10 {
+                match fs::remove_dir_all(&directory) {
+                    Err(error) if error.kind() == std::io::ErrorKind::DirectoryNotEmpty => {}
+                    _ => break,
+                }
+            }
+        }
     }
 
     /// Removes what killed processes have left of containers that do not exist (snapshots,

@@ -65,6 +65,7 @@ pub fn apply_within(
         limit: options.size_limit,
         hash: options.hash,
         missing_end_ok: options.missing_end_ok,
+        missing_padding_ok: false,
     };
     let mut layer = Layer {
         reader: Reader::new(tar, source, RecipeWriter::new(recipe)?),

@@ -88,8 +88,12 @@ pub fn extract_as(
         ExtractOwner::Fixed(uid, gid) => Owner::Fixed(uid, gid),
         ExtractOwner::Caller => Owner::Maker,
     };
-    let source =
-        SourceOptions { limit: options.size_limit, hash: false, missing_end_ok: options.missing_end_ok };
+    let source = SourceOptions {
+        limit: options.size_limit,
+        hash: false,
+        missing_end_ok: options.missing_end_ok,
+        missing_padding_ok: options.missing_end_ok,
+    };
     let mut extraction = Extraction {
         reader: Reader::new(tar, source, NoTap),
         dest,

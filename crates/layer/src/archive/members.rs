@@ -54,7 +54,8 @@ pub struct Members<R: Read> {
 impl<R: Read> Members<R> {
     /// `tar` is decompressed and stands at a header.
     pub fn new(tar: R) -> Self {
-        let options = SourceOptions { limit: None, hash: false, missing_end_ok: true };
+        let options =
+            SourceOptions { limit: None, hash: false, missing_end_ok: true, missing_padding_ok: false };
         Members { reader: Reader::new(tar, options, NoTap), entry: Entry::default() }
     }
 

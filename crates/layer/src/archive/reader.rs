@@ -30,6 +30,7 @@ pub(crate) struct Reader<R, T> {
     source: Source<R>,
     pub(crate) tap: T,
     missing_end_ok: bool,
+    missing_padding_ok: bool,
     /// Bytes of the current entry's payload that were not read yet, and the padding behind them.
     payload: u64,
     padding: u64,
@@ -41,6 +42,7 @@ impl<R: Read, T: Tap> Reader<R, T> {
             source: Source::new(inner, options),
             tap,
             missing_end_ok: options.missing_end_ok,
+            missing_padding_ok: options.missing_padding_ok,
             payload: 0,
             padding: 0,
         }
@@ -90,7 +92,7 @@ impl<R: Read, T: Tap> Reader<R, T> {
         let padding = std::mem::take(&mut self.padding);
         self.pass(payload, false)?;
         // Docker's client ends a context that it has put files into behind the last one's content.
-        self.pass(padding, self.missing_end_ok)
+        self.pass(padding, self.missing_padding_ok)
     }
 
     /// Hands the next `n` bytes to the tap, or with `end_ok` those that there are.

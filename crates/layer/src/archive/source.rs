@@ -17,6 +17,8 @@ pub(crate) struct SourceOptions {
     pub(crate) hash: bool,
     /// Whether it may end without two zero blocks.
     pub(crate) missing_end_ok: bool,
+    /// Whether the archive may even end right behind the last file's content.
+    pub(crate) missing_padding_ok: bool,
 }
 
 /// A buffered, counted and hashed byte stream.

@@ -264,7 +264,9 @@ fn no_prefix_of_an_archive_loads() {
     for layout in [Layout::Old, Layout::OciFirst] {
         let bytes = archive(layout, &[(&image, &["robot:1"])]);
         let place = Place::new();
-        for cut in (0..bytes.len() - 1536).step_by(1777) {
+        // The last byte of the last document; behind it is padding, which a reader can do without.
+        let last = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+        for cut in (0..last).step_by(1777).chain([last]) {
             let mut part = &bytes[..cut];
             let source = robot_env_transfer::ArchiveSource::Stream(&mut part);
             let loaded = robot_env_transfer::load(&place.unpacker(), source, &LoadOptions::default(), &());
