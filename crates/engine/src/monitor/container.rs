@@ -12,7 +12,7 @@ use robot_env_device::Session;
 use robot_env_diag::{Context, Error, IoContext, Kind, Result, Within};
 use robot_env_runtime::{self as runtime, Create, Created, ExternalRuntime};
 use robot_env_spec::{ContainerId, IpcMode, ResolvedMount, plan};
-use robot_env_sys::cgroup::{self, Cgroup, Hierarchies};
+use robot_env_sys::cgroup::{Cgroup, Hierarchies};
 use robot_env_sys::fs::{self as sys_fs, Durability};
 use robot_env_sys::poll::SignalFd;
 use robot_env_sys::{mount, namespace, process, socket};
@@ -21,7 +21,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 use crate::device::live::Hotplug;
 use crate::device::nested::NestedDisplay;
 use crate::device::{self, Start};
-use crate::engine::{Engine, cgroup_path};
+use crate::engine::Engine;
 use crate::launch::{Answer, Orders};
 use crate::monitor::health::HealthCheck;
 use crate::monitor::log::LogWriter;
@@ -253,7 +253,8 @@ impl Monitor {
         let tty = record.spec.tty;
         let (console, mut io) = streams(tty, record.spec.stdin_open, record.spec.stdin_once)?;
         if let Some(name) = external {
-            let mut ready = self.make_external(name, console, io, rootfs, planned.warnings)?;
+            let cgroup = resolved.cgroup_path.as_deref().map(|path| hierarchies.cgroup(path, &[]));
+            let mut ready = self.make_external(name, console, io, rootfs, cgroup, planned.warnings)?;
             ready.process.display = display;
             return Ok(ready);
         }
@@ -298,6 +299,7 @@ impl Monitor {
         console: runtime::Console,
         mut io: ProcessIo,
         rootfs: Rootfs,
+        cgroup: Option<Cgroup>,
         warnings: Vec<String>,
     ) -> Result<Ready> {
         if self.record.spec.init {
@@ -314,12 +316,10 @@ impl Monitor {
         let id = self.record.id.as_str();
         let made = external.create(id, &self.run, console)?;
         adopt_terminal(&mut io, made.master)?;
-        let hierarchies = cgroup::detect();
-        let path = cgroup_path(&self.record);
         let process = Started {
             pid: made.pid,
             pidfd: made.pidfd,
-            cgroup: hierarchies.is_writable().then(|| hierarchies.cgroup(&path, &[])),
+            cgroup,
             io,
             external: None,
             joined: Joined::default(),
