@@ -135,13 +135,17 @@ fn overlay_by_text(request: &OverlayRequest<'_>) -> CallResult<OwnedFd> {
         return overlay_finish(&context, request);
     }
     // A working directory of its own for the short paths; the other threads keep theirs.
-    std::thread::scope(|scope| {
+    let threads = crate::process::Threads::now();
+    let made = std::thread::scope(|scope| {
         let alone = scope.spawn(|| {
             crate::namespace::unshare(libc::CLONE_FS)?;
             overlay_by_mounting(request)
         });
-        alone.join().unwrap_or_else(|_| Err(CallError::new("mount(overlay): a thread died", Errno::IO)))
-    })
+        alone.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    });
+    // Whoever mounts a container's root clones its first process next.
+    threads.await_return();
+    made
 }
 
 /// The form for so many layers that fsconfig(2) doesn't take their names: mount(2) takes a page. The
