@@ -146,6 +146,16 @@ impl Error {
         out
     }
 
+    /// The message and its causes, with colons between; without the hint.
+    pub fn in_one_line(&self) -> String {
+        let mut line = self.message().to_owned();
+        for cause in self.causes() {
+            line.push_str(": ");
+            line.push_str(&cause);
+        }
+        line
+    }
+
     /// The error as plain data, to be sent to another process.
     pub fn to_report(&self) -> Report {
         Report {
@@ -292,6 +302,10 @@ mod tests {
                 .because(Error::new(Kind::Conflict, "bind(0.0.0.0:8080): EADDRINUSE"))
                 .with_hint("publish another port, e.g. `-p 8081:80`");
         let report = error.to_report();
+        assert_eq!(
+            error.in_one_line(),
+            "cannot start container `web`: host port 8080/tcp is already in use: bind(0.0.0.0:8080): EADDRINUSE"
+        );
         let again: Error = report.clone().into();
         assert_eq!(again.to_report(), report);
         assert_eq!(

@@ -66,12 +66,7 @@ pub struct Damage {
 
 impl Damage {
     pub(crate) fn new(what: Subject, name: String, error: &Error) -> Self {
-        let mut reason = error.message().to_owned();
-        for cause in error.causes() {
-            reason.push_str(": ");
-            reason.push_str(&cause);
-        }
-        Damage { what, name, reason, repaired: false }
+        Damage { what, name, reason: error.in_one_line(), repaired: false }
     }
 
     fn plain(what: Subject, name: String, reason: impl Into<String>) -> Self {

@@ -10,9 +10,9 @@ use oci_spec::runtime::{LinuxResources, Spec};
 use robot_env_diag::{Context, Error, IoContext, Kind, Result, Within};
 use robot_env_sys::{process, socket};
 
+use super::Global;
 use super::arguments::{Arguments, Flag};
 use super::records::{Directory, Record, hierarchies};
-use super::{Global, one_line};
 use crate::create::open_gate;
 use crate::state::Status;
 use crate::sync::Sync;
@@ -49,7 +49,7 @@ pub(super) fn after_start(directory: &Directory, record: &Record, spec: &Spec) {
 }
 
 fn warn(error: &Error) {
-    let line = robot_env_diag::Escaped(&one_line(error)).to_string();
+    let line = robot_env_diag::Escaped(&error.in_one_line()).to_string();
     let _ = std::io::Write::write_all(&mut std::io::stderr().lock(), format!("warning: {line}\n").as_bytes());
 }
 

@@ -177,18 +177,9 @@ fn print(text: &str) -> Result<i32> {
     Ok(0)
 }
 
-/// One line with the causes behind it: what callers look for known words in.
-fn one_line(error: &Error) -> String {
-    let mut line = error.to_string();
-    for cause in error.causes() {
-        line.push_str(": ");
-        line.push_str(&cause);
-    }
-    line
-}
-
 fn report(error: &Error, log: Option<&PathBuf>, json: bool) {
-    let line = one_line(error);
+    // Callers look for known words in it, those of the causes too.
+    let line = error.in_one_line();
     if let Some(path) = log
         && let Ok(mut file) = OpenOptions::new().create(true).append(true).open(path)
     {
