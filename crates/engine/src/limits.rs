@@ -51,6 +51,11 @@ impl Engine {
         if !self.rootless {
             return;
         }
+        if hierarchies.is_outside() {
+            // Why it has stayed there, `Ground::settle` tells.
+            warnings.retain(|warning| warning != LIMITS_LEFT_OUT);
+            return;
+        }
         let missing = missing(hierarchies, hierarchies.controllers().as_deref());
         let out = without(spec, &missing);
         let all = warnings.iter().any(|warning| warning == LIMITS_LEFT_OUT);
@@ -149,9 +154,12 @@ fn unlimited(
         ),
         Version::V2 if writable && missing.is_empty() => None,
         Version::V2 if writable => of(format!("{} not delegated to this user", words(missing)), DELEGATE),
-        Version::V2 if own.contains(&manager) => of("nothing is delegated to this user".into(), DELEGATE),
+        // From a session of the user's own, systemd would put it where the manager's cgroups are.
+        Version::V2 if exists(&manager) && own.contains(&format!("/user-{user}.slice/")) => {
+            of("nothing is delegated to this user".into(), DELEGATE)
+        }
         Version::V2 if exists(&manager) => of(
-            "this shell is outside of the user's session manager".into(),
+            "this shell is in no session of the user's".into(),
             "systemd-run --user --scope -p Delegate=yes $SHELL",
         ),
         Version::V2 => of(
@@ -173,11 +181,13 @@ mod tests {
     fn each_reason_has_its_mend() {
         let inside = "0::/user.slice/user-1000.slice/user@1000.service/app.slice/a.scope\n";
         let outside = "0::/user.slice/user-1000.slice/session-3.scope\n";
+        let elsewhere = "0::/system.slice/cron.service\n";
         for (version, writable, missing, own, manager, mend) in [
             (Version::V2, true, &[][..], inside, true, None),
             (Version::V2, true, &["cpu"], inside, true, Some("delegate.conf")),
             (Version::V2, false, &[], inside, true, Some("delegate.conf")),
-            (Version::V2, false, &[], outside, true, Some("systemd-run --user --scope")),
+            (Version::V2, false, &[], outside, true, Some("delegate.conf")),
+            (Version::V2, false, &[], elsewhere, true, Some("systemd-run --user --scope")),
             (Version::V2, false, &[], outside, false, Some("loginctl enable-linger 1000")),
             (Version::V1, false, &[], outside, false, Some("unified_cgroup_hierarchy=1")),
             (Version::None, false, &[], "", false, Some("cgroup2")),

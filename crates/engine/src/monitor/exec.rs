@@ -75,7 +75,7 @@ fn make(
     let container = engine.records.load(id)?;
     let place = Place::of(engine, &container)?;
     if place.cgroup.is_some() {
-        ground.enter(engine, &container.record)?;
+        ground.enter(&container.record)?;
     }
     let user = match &order.user {
         Some(user) => place.find_user(user)?,

@@ -7,6 +7,7 @@
 
 use robot_env_diag::{Error, Kind, Result};
 use robot_env_runtime::systemd::{Manager, Scope};
+use robot_env_spec::LIMITS_LEFT_OUT;
 use robot_env_sys::cgroup;
 
 use super::Ground;
@@ -23,29 +24,32 @@ impl Ground {
         let lingers = rootless::linger::is_on();
         let needs = record.spec.resources.need_cgroup();
         if !needs && !lingers {
-            self.leave(engine);
+            self.leave();
             return None;
         }
-        match self.enter(engine, record) {
+        let first = |topic: &str, text: &str| rootless::once::first(engine.paths.run_root(), topic, text);
+        match self.enter(record) {
             Err(error) => {
-                self.leave(engine);
-                needs.then(|| format!("there is no cgroup for the container: {}", error.to_report()))
+                self.leave();
+                let text = format!("{LIMITS_LEFT_OUT}: {}", error.in_one_line());
+                (needs && first("limits", &text)).then_some(text)
             }
             Ok(()) if lingers => None,
             Ok(()) => {
                 let text = "containers with limits end when you log out; `loginctl enable-linger` keeps them";
-                rootless::once::first(engine.paths.run_root(), "linger", text).then(|| text.to_owned())
+                first("linger", text).then(|| text.to_owned())
             }
         }
     }
 
-    fn leave(&mut self, engine: &Engine) {
+    /// Does without: of the host's facts, that is this one.
+    fn leave(&mut self) {
         self.hierarchies = self.hierarchies.clone().untouched();
-        self.host = engine.host_facts_with(&self.hierarchies);
+        self.host.cgroup_writable = false;
     }
 
     /// Has this monitor moved to where it can put processes into the user's cgroups.
-    pub(super) fn enter(&mut self, engine: &Engine, record: &ContainerRecord) -> Result<()> {
+    pub(super) fn enter(&mut self, record: &ContainerRecord) -> Result<()> {
         if !self.hierarchies.is_outside() {
             return Ok(());
         }
@@ -57,7 +61,7 @@ impl Ground {
             pid,
         })?;
         self.hierarchies = cgroup::detect();
-        self.host = engine.host_facts_with(&self.hierarchies);
+        self.host.cgroup_writable = self.hierarchies.is_writable();
         if self.hierarchies.is_outside() {
             return Err(Error::new(Kind::Internal, "the service manager has moved nothing"));
         }
