@@ -297,7 +297,7 @@ impl Environment<'_> {
     }
 
     /// Mounts a file where the container has nothing yet, by few calls: a GPU's driver brings dozens.
-    /// False where it is for the long way; then nothing has changed.
+    /// False where it is for the long way; then nothing has changed but that the file may be there.
     fn mount_file(&mut self, entry: &Mount, destination: &str, options: &Options) -> bool {
         let clear = options.clear | options.recursive_clear;
         let set = options.set | options.recursive_set;

@@ -126,8 +126,11 @@ fn prepare(global: &Global, arguments: &Arguments, id: &str, way: Way) -> Result
         Way::Detached | Way::Attached => None,
     };
     // What the scope begins with stays until the container is in it.
-    let _beginning = match (wanted.as_deref().and_then(Unit::parse), Manager::of_machine(), &mut cgroup) {
-        (Some(unit), Some(manager), Some(path)) if global.systemd && unit.name.ends_with(".scope") => {
+    let unit = wanted.as_deref().filter(|_| global.systemd).and_then(Unit::parse);
+    let unit = unit.filter(|unit| unit.name.ends_with(".scope"));
+    let manager = unit.as_ref().and_then(|_| Manager::of_machine());
+    let _beginning = match (unit, manager, &mut cgroup) {
+        (Some(unit), Some(manager), Some(path)) => {
             let beginning = unit.begin(manager, id, &hierarchies)?;
             path.push_str("/container");
             Some(beginning)
