@@ -313,7 +313,7 @@ impl std::str::FromStr for UsernsMode {
             let (key, value) = option.split_once('=').unwrap_or((option, ""));
             let number =
                 value.parse::<u32>().ok().filter(|id| i32::try_from(*id).is_ok() && !value.starts_with('+'));
-            let number = || number.ok_or_else(|| bad(format!("`{value}` is no id")));
+            let number = || number.ok_or_else(|| bad(format!("`{value}` is no number from 0 to 2147483647")));
             match (&mut mode, key) {
                 (UsernsMode::KeepId { uid, .. }, "uid") => *uid = Some(number()?),
                 (UsernsMode::KeepId { gid, .. }, "gid") => *gid = Some(number()?),
