@@ -109,7 +109,9 @@ impl<'a> Server<'a> {
             Operation::GetAttributes => self.attributes(request.node),
             Operation::ReadLink => self.read_link(request.node),
             Operation::Open => self.open(request.node),
-            Operation::Read => self.read(request.u64(0), request.u64(8), request.u32(16) as usize),
+            Operation::Read => {
+                self.read(request.node, request.u64(0), request.u64(8), request.u32(16) as usize)
+            }
             Operation::OpenDirectory => self.open_directory(request.node),
             Operation::ReadDirectory => self.list(request.u64(0), request.u64(8), request.u32(16) as usize),
             Operation::Release | Operation::ReleaseDirectory => {
@@ -270,6 +272,7 @@ impl<'a> Server<'a> {
         Ok(Answer(rustix::fs::readlinkat(&file, "", Vec::new())?.into_bytes()))
     }
 
+    /// `flags` hold for what never changes.
     fn keep(&mut self, handle: Handle, flags: u32) -> Answer {
         let number = self.next;
         self.next += 1;
@@ -279,13 +282,30 @@ impl<'a> Server<'a> {
         answer
     }
 
+    /// Of what never changes the kernel need not tell that a file is opened or closed: it hears once that
+    /// nobody answers that, and keeps what was read.
     fn open(&mut self, node: u64) -> Outcome {
-        let file = self.open_node(node, OFlags::RDONLY | OFlags::NOCTTY | OFlags::NONBLOCK)?;
-        Ok(self.keep(Handle::File(file), KEEP_CACHE))
+        if self.content == Content::Fixed {
+            return Err(Errno::NOSYS);
+        }
+        let file = self.open_file(node)?;
+        Ok(self.keep(Handle::File(file), 0))
     }
 
-    fn read(&self, handle: u64, offset: u64, size: usize) -> Outcome {
-        let Some(Handle::File(file)) = self.handles.get(&handle) else { return Err(Errno::BADF) };
+    fn open_file(&self, node: u64) -> rustix::io::Result<OwnedFd> {
+        self.open_node(node, OFlags::RDONLY | OFlags::NOCTTY | OFlags::NONBLOCK)
+    }
+
+    fn read(&self, node: u64, handle: u64, offset: u64, size: usize) -> Outcome {
+        let opened;
+        let file = match self.handles.get(&handle) {
+            Some(Handle::File(file)) => file,
+            None if self.content == Content::Fixed => {
+                opened = self.open_file(node)?;
+                &opened
+            }
+            _ => return Err(Errno::BADF),
+        };
         let mut bytes = vec![0; size.min(READ)];
         let mut filled = 0;
         while filled < bytes.len() {
