@@ -92,7 +92,7 @@ impl<'e> ImageRemoval<'e> {
                 Kind::Conflict,
                 format!(
                     "conflict: unable to remove repository reference \"{text}\" (must force) - container {} is using its referenced image {}",
-                    short(user),
+                    user.record.id.short(),
                     image.id.short()
                 ),
             ));
@@ -159,11 +159,6 @@ fn attributes(name: &str) -> BTreeMap<String, String> {
     [("name".to_owned(), name.to_owned())].into()
 }
 
-fn short(container: &Container) -> &str {
-    let id = container.record.id.as_str();
-    id.get(..12).unwrap_or(id)
-}
-
 /// Whether the user wrote an id or its beginning. An id wins over a name, so the image was found by
 /// it.
 fn is_id(text: &str, image: &ImageId) -> bool {
@@ -184,16 +179,18 @@ fn check(image: &ImageId, users: &[Container], names: &[Reference], force: bool)
         Err(Error::new(Kind::Conflict, text))
     };
     match users.first() {
-        Some(user) if user.state.state.is_active() => {
-            conflict("cannot be forced", format!("image is being used by running container {}", short(user)))
-        }
+        Some(user) if user.state.state.is_active() => conflict(
+            "cannot be forced",
+            format!("image is being used by running container {}", user.record.id.short()),
+        ),
         _ if force => Ok(()),
         _ if !names.is_empty() => {
             conflict("must be forced", "image is referenced in multiple repositories".into())
         }
-        Some(user) => {
-            conflict("must be forced", format!("image is being used by stopped container {}", short(user)))
-        }
+        Some(user) => conflict(
+            "must be forced",
+            format!("image is being used by stopped container {}", user.record.id.short()),
+        ),
         None => Ok(()),
     }
 }

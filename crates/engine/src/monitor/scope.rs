@@ -55,7 +55,7 @@ impl Ground {
         }
         let pid = rustix::process::getpid().as_raw_nonzero().get().unsigned_abs();
         Manager::User(Identity::current()?.user).start(&Scope {
-            name: &format!("robot-env-{}-{pid}.scope", &record.id.as_str()[..12]),
+            name: &format!("robot-env-{}-{pid}.scope", record.id.short()),
             slice: Some("app.slice"),
             description: &format!("robot-env: monitor of {}", record.name),
             pid,
