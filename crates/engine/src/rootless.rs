@@ -53,7 +53,7 @@ pub(crate) mod helper;
 pub(crate) mod linger;
 pub(crate) mod network;
 pub(crate) mod once;
-mod ranges;
+pub(crate) mod ranges;
 mod record;
 mod refusal;
 mod roots;

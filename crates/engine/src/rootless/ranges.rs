@@ -10,7 +10,7 @@ const LIMIT: u64 = 16 << 20;
 const LINES: usize = 340;
 
 /// The text of a file of the host's; empty where there is none.
-pub(super) fn read(path: &str) -> String {
+pub(crate) fn read(path: &str) -> String {
     let bytes = match std::fs::metadata(path) {
         Ok(stat) if stat.is_file() && stat.len() <= LIMIT => std::fs::read(Path::new(path)),
         _ => return String::new(),
@@ -27,30 +27,31 @@ pub(super) fn name_of(passwd: &str, user: u32) -> Option<&str> {
     })
 }
 
+/// All ranges in the text of a file: owner (a name or a number), first id and count. Lines that are none
+/// are left out.
+pub(crate) fn all(text: &str) -> impl Iterator<Item = (&str, u32, u32)> {
+    text.lines().filter_map(|line| {
+        let mut fields = line.trim().split(':');
+        let (owner, first, count) = (fields.next()?, fields.next()?, fields.next()?);
+        if fields.next().is_some() {
+            return None;
+        }
+        let (first, count): (u32, u32) = (first.trim().parse().ok()?, count.trim().parse().ok()?);
+        // The last id of all means "none" to the kernel.
+        (count > 0 && first.checked_add(count).is_some()).then_some((owner, first, count))
+    })
+}
+
 /// The ranges of a user, by name and by number, in the order of the file: first id and count.
-/// Lines that are none are left out.
 pub(super) fn of_user(text: &str, name: Option<&str>, user: u32) -> Vec<(u32, u32)> {
     let number = user.to_string();
-    text.lines()
-        .filter_map(|line| {
-            let mut fields = line.trim().split(':');
-            let (owner, first, count) = (fields.next()?, fields.next()?, fields.next()?);
-            if fields.next().is_some() || !(Some(owner) == name || owner == number) {
-                return None;
-            }
-            let (first, count): (u32, u32) = (first.trim().parse().ok()?, count.trim().parse().ok()?);
-            // The last id of all means "none" to the kernel.
-            (count > 0 && first.checked_add(count).is_some()).then_some((first, count))
-        })
-        .collect()
+    let own = all(text).filter(|(owner, ..)| Some(*owner) == name || *owner == number);
+    own.map(|(_, first, count)| (first, count)).collect()
 }
 
 /// The first id from which on nobody has any, by the texts of both files.
 pub(super) fn first_free(users: &str, groups: &str) -> u32 {
-    let ends = users.lines().chain(groups.lines()).filter_map(|line| {
-        let mut fields = line.split(':').skip(1).map(|field| field.trim().parse::<u32>().ok());
-        fields.next()??.checked_add(fields.next()??)
-    });
+    let ends = all(users).chain(all(groups)).map(|(_, first, count)| first + count);
     ends.filter(|end| *end < 0x6FFF_0000).max().unwrap_or(0).max(100_000)
 }
 
@@ -102,6 +103,18 @@ mod tests {
             (Some("eve"), 1002, vec![]),
         ] {
             assert_eq!(of_user(text, name, user), expected, "{name:?} {user}");
+        }
+    }
+
+    #[test]
+    fn the_next_range_is_behind_all_others() {
+        for (users, groups, expected) in [
+            ("", "", 100_000),
+            ("ada:100000:65536\n", "bob:165536:65536\n", 231_072),
+            ("ada:5:5\nada:x:900000\nada:4294967290:9\n", "", 100_000),
+            ("ada:100000:65536\npool:1879048191:10\n", "", 165_536),
+        ] {
+            assert_eq!(first_free(users, groups), expected, "{users:?} {groups:?}");
         }
     }
 

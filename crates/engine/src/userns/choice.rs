@@ -1,6 +1,5 @@
 //! Which ids a new container gets.
 
-use std::fs;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use rustix::fs::{Mode, OFlags};
 use crate::engine::Engine;
 use crate::record::ContainerRecord;
 use crate::rootfs::read_lines;
-use crate::rootless::Identity;
+use crate::rootless::{Identity, ranges};
 
 /// The ids that systemd and others leave to containers (systemd's UIDS-GIDS.md), for root.
 const HOST_POOL: (u32, u32) = (0x0008_0000, 0x6FFF_FFFF);
@@ -178,15 +177,8 @@ fn free(first: u32, end: u32, size: u32, taken: &[(u32, u32)]) -> Option<u32> {
 
 /// Ranges that are given to users of this machine.
 fn of_others() -> Vec<(u32, u32)> {
-    let mut out = Vec::new();
-    for file in ["/etc/subuid", "/etc/subgid"] {
-        let text = fs::read_to_string(file).unwrap_or_default();
-        out.extend(text.lines().filter_map(|line| {
-            let mut fields = line.split(':').skip(1).map(|field| field.trim().parse().ok());
-            Some((fields.next()??, fields.next()??))
-        }));
-    }
-    out
+    let texts = ["/etc/subuid", "/etc/subgid"].map(ranges::read);
+    texts.iter().flat_map(|text| ranges::all(text)).map(|(_, first, count)| (first, count)).collect()
 }
 
 fn greatest(files: &[Vec<u8>]) -> Option<u32> {
