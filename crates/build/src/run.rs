@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use robot_env_diag::{Error, IoContext, Kind, Result};
+use robot_env_diag::{Error, IoContext, Kind, Result, Within};
 use robot_env_dockerfile::{Mount, MountKind, Run, RunNetwork, Script, Sharing, Source, Word};
 use robot_env_engine::{Engine, StepRequest, StepResult};
+use robot_env_layer::Ownership;
 use robot_env_oci::{Digest, RuntimeConfig};
 use robot_env_spec::{MountSource, MountSpec, NetworkMode, Propagation, ReadOnlyDepth};
 use robot_env_store::{SnapshotKey, SnapshotOptions, Store};
@@ -391,8 +392,7 @@ impl<'b> Build<'b> {
         let mode = mount.mode.unwrap_or(0o755);
         fs::set_permissions(&grown, fs::Permissions::from_mode(mode)).io_context(within)?;
         if mount.uid.is_some() || mount.gid.is_some() {
-            std::os::unix::fs::chown(&grown, Some(mount.uid.unwrap_or(0)), Some(mount.gid.unwrap_or(0)))
-                .io_context(within)?;
+            give(&File::open(&grown).io_context(within)?, mount).within(within)?;
         }
         match fs::rename(&grown, &content) {
             Ok(()) => Ok(()),
@@ -430,11 +430,22 @@ impl<'b> Build<'b> {
         let mut file =
             fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).io_context(within)?;
         file.write_all(&content).io_context(within)?;
-        std::os::unix::fs::fchown(&file, Some(mount.uid.unwrap_or(0)), Some(mount.gid.unwrap_or(0)))
-            .io_context(within)?;
+        give(&file, mount).within(within)?;
         file.set_permissions(fs::Permissions::from_mode(mount.mode.unwrap_or(0o400))).io_context(within)?;
         wanted.specs.push(bind(&path, &target(&format!("/run/secrets/{id}")), true));
         Ok(())
+    }
+}
+
+/// Gives a file to the owner that a mount asks for; as with all files, that is the caller where there
+/// is one id alone.
+fn give(file: &File, mount: &Mount) -> Result<()> {
+    let (uid, gid) = (mount.uid.unwrap_or(0), mount.gid.unwrap_or(0));
+    match robot_env_transfer::ownership() {
+        Ownership::SingleId => Ok(()),
+        Ownership::Keep => {
+            std::os::unix::fs::fchown(file, Some(uid), Some(gid)).io_context(|| format!("chown({uid}:{gid})"))
+        }
     }
 }
 
