@@ -138,8 +138,8 @@ fn needed(what: &str, kind: &str, key: &str, value: Option<String>) -> Result<St
         .ok_or_else(|| Error::invalid(format!("{what} of the type `{kind}` needs the attribute `{key}`")))
 }
 
-fn no_type(what: &str, kind: &str) -> Error {
-    Error::invalid(format!("there is no {what} of the type `{kind}`: there are local, registry and inline"))
+fn no_type(what: &str, kind: &str, known: &str) -> Error {
+    Error::invalid(format!("{what} does not know the type `{kind}`: there are {known}"))
 }
 
 impl CacheSource {
@@ -160,7 +160,11 @@ impl CacheSource {
                 let name = needed(what, kind, "ref", left.remove("ref"))?;
                 CacheSource::Registry(name.parse::<Reference>()?.or_latest())
             }
-            other => return Err(no_type("cache", other)),
+            "inline" => {
+                return Err(no_type(what, kind, "local and registry")
+                    .with_hint("the cache inside an image comes by `type=registry,ref=IMAGE`"));
+            }
+            other => return Err(no_type(what, other, "local and registry")),
         };
         unknown(what, kind, &left)?;
         Ok(source)
@@ -215,7 +219,7 @@ impl CacheTarget {
                 CachePlace::Registry(name.parse::<Reference>()?.or_latest())
             }
             "inline" => CachePlace::Inline,
-            other => return Err(no_type("cache", other)),
+            other => return Err(no_type(what, other, "local, registry and inline")),
         };
         unknown(what, kind, &left)?;
         Ok(CacheTarget { place, all, ignore_error })
@@ -258,7 +262,8 @@ mod tests {
         for (text, want) in [
             ("type=local,dest=c,what=1", "`what`"),
             ("type=local", "needs the attribute"),
-            ("type=gha", "no cache of the type `gha`"),
+            ("type=gha", "--cache-from does not know the type `gha`: there are local and registry\""),
+            ("type=gha", "--cache-to does not know the type `gha`: there are local, registry and inline\""),
             ("type=registry,ref=x,mode=medium", "`mode`"),
         ] {
             let (source, target) = read(text);

@@ -189,15 +189,16 @@ impl Delivery<'_> {
                 }
             }
         } else if let Some(client) = client {
-            for name in &names {
-                let pushed =
-                    robot_env_transfer::push_index(store, client, name, &images, BTreeMap::new(), &())?;
-                self.built.digest = Some(pushed.digest);
-                self.built.pushed.push(pushed.reference);
-            }
-            // No name here stands for them.
+            let push =
+                |name| robot_env_transfer::push_index(store, client, name, &images, BTreeMap::new(), &());
+            let pushed: Result<Vec<_>> = names.iter().map(push).collect();
+            // No name here stands for them, whatever the registry says.
             for image in images.iter().filter(|image| !before.contains(&image.id)) {
                 let _ = store.remove_image(&image.id, robot_env_store::RemoveOptions::default());
+            }
+            for pushed in pushed? {
+                self.built.digest = Some(pushed.digest);
+                self.built.pushed.push(pushed.reference);
             }
         }
         self.note(ids);
@@ -272,7 +273,8 @@ impl Delivery<'_> {
     fn local(&self, directory: &Path, split: Option<bool>) -> Result<()> {
         let options = CopyOptions { time: self.request.epoch, ..CopyOptions::default() };
         for (tree, name) in self.trees(split)? {
-            let place = directory.join(name);
+            // Joined to nothing, a path ends with a slash.
+            let place = if name.is_empty() { directory.to_owned() } else { directory.join(name) };
             let within = || format!("cannot write into `{}`", place.display());
             fs::create_dir_all(&place).io_context(within)?;
             let root = open_directory(&place)?;

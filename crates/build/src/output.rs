@@ -112,6 +112,15 @@ impl Attributes<'_> {
         }
     }
 
+    /// Layers are pushed by gzip, and kept here as files.
+    fn only_gzip(&mut self) -> Result<()> {
+        let text = self.left.get("compression").cloned().unwrap_or_default();
+        match self.compression()? {
+            None | Some(Compression::Gzip) => Ok(()),
+            Some(_) => Err(self.bad("compression", &text, "layers are pushed by gzip")),
+        }
+    }
+
     fn end(self) -> Result<()> {
         match self.left.first_key_value() {
             None => Ok(()),
@@ -180,9 +189,7 @@ impl Output {
                 all.fixed("oci-mediatypes", true, "only OCI's media types are written")?;
                 all.fixed("unpack", true, "images are always unpacked")?;
                 all.fixed("store", true, "use the type `oci` or `cacheonly`")?;
-                if let Some(Compression::None | Compression::Zstd) = all.compression()? {
-                    return Err(all.bad("compression", "", "layers are pushed by gzip"));
-                }
+                all.only_gzip()?;
                 Output::Image {
                     names: all.names()?,
                     push: all.flag("push")?.unwrap_or(kind == "registry"),
@@ -199,5 +206,28 @@ impl Output {
         };
         all.end()?;
         Ok(output)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_known_is_named() {
+        for (kind, attributes, want) in [
+            ("bogus", &[][..], "no output of the type `bogus`"),
+            ("local", &[], "needs a `dest`"),
+            ("local", &[("dest", "a"), ("what", "1")], "`what`"),
+            ("oci", &[("dest", "a"), ("compression", "lz4")], "`lz4` for `compression`"),
+            ("image", &[("compression", "zstd")], "`zstd` for `compression`"),
+            ("image", &[("push", "maybe")], "`maybe` for `push`"),
+            ("registry", &[("name", "UPPER")], "`UPPER`"),
+        ] {
+            let all = attributes.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
+            let mut stdout = || Err(Error::invalid("nobody asked for it"));
+            let said = Output::read(kind, &all, Path::new("/here"), &mut stdout).unwrap_err().to_string();
+            assert!(said.contains(want), "{kind} {attributes:?}: {said}");
+        }
     }
 }
