@@ -31,6 +31,8 @@ use space::Space;
 
 /// The largest Dockerfile that is read from standard input, in bytes.
 const LIMIT: u64 = 16 << 20;
+/// The largest secret, in bytes: Docker's limit.
+const SECRET: u64 = 500 << 10;
 
 /// Build an image from a Dockerfile
 #[derive(Args)]
@@ -159,7 +161,7 @@ impl Verb for Build {
         engine.empty_trash_later();
         let built = built?;
         report(&engine, &request, &progress, &built);
-        self.tell(app, &engine, &built)?;
+        self.tell(app, &engine, &request, &built)?;
         Ok(Exit::SUCCESS)
     }
 }
@@ -211,24 +213,8 @@ impl Build {
             .transpose()?;
         let mut contexts = BTreeMap::new();
         for word in &self.build_context {
-            let (name, source) = word.split_once('=').ok_or_else(|| {
-                Error::invalid(format!(
-                    "invalid argument `{word}` for --build-context: it must be NAME=SOURCE"
-                ))
-            })?;
-            let source = if source.starts_with("docker-image://") {
-                source.to_owned()
-            } else if source.contains("://") {
-                return Err(Error::new(
-                    Kind::Unsupported,
-                    format!(
-                        "cannot use `{source}` as a further context: only directories and docker-image:// are"
-                    ),
-                ));
-            } else {
-                ambient.directory.join(source).to_string_lossy().into_owned()
-            };
-            contexts.insert(name.to_owned(), source);
+            let (name, source) = further_context(app, word)?;
+            contexts.insert(name, source);
         }
         let (platform, platforms) = outputs::platforms(app, &self.platform)?;
         let network = match self.network.as_deref() {
@@ -311,18 +297,16 @@ impl Build {
             };
             return Files::gather(engine, fetch, origin, recipe);
         }
-        let directory = here.join(source);
-        let found = fs::metadata(&directory).io_context(|| format!("cannot use `{source}` as a context"))?;
-        if !found.is_dir() {
-            return Err(Error::invalid(format!("cannot use `{source}` as a context: it is no directory"))
-                .with_hint(format!(
-                    "name the directory that holds it, and the Dockerfile by `-f {source}`"
-                )));
-        }
+        let directory = directory(here, source).map_err(|error| {
+            if !here.join(source).is_file() {
+                return error;
+            }
+            error.with_hint(format!("name the directory that holds it, and the Dockerfile by `-f {source}`"))
+        })?;
         Files::gather(engine, fetch, Origin::Directory(directory), recipe)
     }
 
-    fn tell(&self, app: &App, engine: &Engine, built: &Built) -> Result<()> {
+    fn tell(&self, app: &App, engine: &Engine, request: &BuildRequest, built: &Built) -> Result<()> {
         let id = built.image.to_string();
         let write = |path: &Path, text: &str| {
             let path = app.ambient().directory.join(path);
@@ -348,7 +332,8 @@ impl Build {
         for name in &built.names {
             engine.tell_of("image", "tag", &id, [("name".to_owned(), name.familiar())].into());
         }
-        if self.quiet {
+        // An archive that goes there is not to have a line behind it.
+        if self.quiet && outputs::on_stdout(&request.outputs) == 0 {
             app.print_line(&id)?;
         }
         Ok(())
@@ -374,22 +359,58 @@ fn report(engine: &Engine, request: &BuildRequest, progress: &Progress, built: &
     }
 }
 
+/// The directory with the files of a context.
+fn directory(here: &Path, source: &str) -> Result<PathBuf> {
+    let directory = here.join(source);
+    let found = fs::metadata(&directory).io_context(|| format!("cannot use `{source}` as a context"))?;
+    if found.is_dir() {
+        return Ok(directory);
+    }
+    Err(Error::invalid(format!("cannot use `{source}` as a context: it is no directory")))
+}
+
+/// `NAME=SOURCE`
+fn further_context(app: &App, text: &str) -> Result<(String, String)> {
+    let parts = text.split_once('=').filter(|(name, source)| !name.is_empty() && !source.is_empty());
+    let (name, source) = parts.ok_or_else(|| {
+        Error::invalid(format!("invalid argument `{text}` for --build-context: it must be NAME=SOURCE"))
+    })?;
+    let source = if let Some(image) = source.strip_prefix("docker-image://") {
+        image.parse::<Reference>()?;
+        source.to_owned()
+    } else if source.contains("://") {
+        return Err(Error::new(
+            Kind::Unsupported,
+            format!("cannot use `{source}` as a further context: only directories and docker-image:// are"),
+        ));
+    } else {
+        directory(&app.ambient().directory, source)?.to_string_lossy().into_owned()
+    };
+    Ok((name.to_owned(), source))
+}
+
 /// `id=NAME[,src=FILE|,env=VARIABLE]`
 fn secret(app: &App, text: &str) -> Result<(String, Secret)> {
     let bad = |why: &str| Error::invalid(format!("invalid argument `{text}` for --secret: {why}"));
     let (mut id, mut source, mut variable, mut kind) = (None, None, None, None);
     for field in csv(text).ok_or_else(|| bad("it must be like id=NAME,src=FILE"))? {
-        match field.split_once('=') {
-            Some(("id", value)) => id = Some(value.to_owned()),
-            Some(("source" | "src", value)) => source = Some(value.to_owned()),
-            Some(("env", value)) => variable = Some(value.to_owned()),
-            Some(("type", value @ ("file" | "env"))) => kind = Some(value.to_owned()),
+        let (place, value) = match field.split_once('=').filter(|(_, value)| !value.is_empty()) {
+            Some(("id", value)) => (&mut id, value),
+            Some(("source" | "src", value)) => (&mut source, value),
+            Some(("env", value)) => (&mut variable, value),
+            Some(("type", value @ ("file" | "env"))) => (&mut kind, value),
             _ => return Err(bad(&format!("`{field}` is not understood"))),
+        };
+        if place.replace(value.to_owned()).is_some() {
+            return Err(bad(&format!("with `{field}` it has two of a kind")));
         }
     }
     let id = id.ok_or_else(|| bad("it has no id"))?;
     if kind.as_deref() == Some("env") && variable.is_none() {
         variable = source.take();
+    }
+    if variable.is_some() && (source.is_some() || kind.as_deref() == Some("file")) {
+        return Err(bad("it is either a file or a variable"));
     }
     let of_variable = |name: &str| {
         let value = app.ambient().variable(name);
@@ -406,20 +427,34 @@ fn secret(app: &App, text: &str) -> Result<(String, Secret)> {
             _ => Secret::File(app.ambient().directory.join(&id)),
         },
     };
-    if let Secret::File(path) = &found
-        && !path.is_file()
-    {
-        return Err(Error::not_found(format!(
-            "cannot read secret `{id}`: there is no file `{}`",
-            path.display()
-        )));
+    let Secret::File(path) = &found else { return Ok((id, found)) };
+    let within = || format!("cannot read secret `{id}` from `{}`", path.display());
+    let there = fs::metadata(path).io_context(within)?;
+    if there.is_dir() {
+        return Err(Error::invalid(format!("{}: it is a directory", within())));
     }
-    Ok((id, found))
+    if there.len() > SECRET {
+        return Err(Error::invalid(format!("{}: it has more than {SECRET} bytes", within())));
+    }
+    if there.is_file() {
+        return Ok((id, found));
+    }
+    // A pipe, of a shell's `<(COMMAND)` for one, can be read once: that is now.
+    let mut content = Vec::new();
+    let file = fs::File::open(path).io_context(within)?;
+    file.take(SECRET + 1).read_to_end(&mut content).io_context(within)?;
+    if content.len() as u64 > SECRET {
+        return Err(Error::invalid(format!("{}: it has more than {SECRET} bytes", within())));
+    }
+    Ok((id, Secret::Value(content)))
 }
 
 /// `default` or `NAME[=SOCKET]`
 fn agent(app: &App, text: &str) -> Result<(String, PathBuf)> {
     let (name, socket) = text.split_once('=').unwrap_or((text, ""));
+    if name.is_empty() {
+        return Err(Error::invalid(format!("invalid argument `{text}` for --ssh: it has no name")));
+    }
     let path = if socket.is_empty() {
         app.ambient()
             .variable("SSH_AUTH_SOCK")

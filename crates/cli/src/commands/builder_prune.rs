@@ -33,6 +33,12 @@ impl Verb for BuilderPrune {
 
     fn run(self, app: &App) -> Result<Exit> {
         let filters = Filters::parse(&self.filter, KEYS)?;
+        // An empty variable of a script must not remove everything.
+        if let Some(key) =
+            ["id", "type", "description"].iter().find(|key| filters.values(key).any(str::is_empty))
+        {
+            return Err(Error::invalid(format!("invalid filter '{key}=': it has no value")));
+        }
         let unused = filters.values("unused-for").last();
         let until = match (filters.until(app.now())?, unused) {
             (Some(_), Some(_)) => {

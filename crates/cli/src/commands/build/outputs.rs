@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 
 use clap::Args;
-use robot_env_build::{CacheSource, CacheTarget, Output};
+use robot_env_build::{CacheSource, CacheTarget, Destination, Output};
 use robot_env_diag::{Error, IoContext, Result};
 use robot_env_oci::Platform;
 
@@ -96,6 +96,9 @@ impl OutputFlags {
         if self.load && !outputs.iter().any(|output| matches!(output, Output::Image { .. })) {
             outputs.push(Output::read("docker", &BTreeMap::new(), here, &mut stdout)?);
         }
+        if on_stdout(&outputs) > 1 {
+            return Err(Error::invalid("only one output can go to standard output"));
+        }
         Ok(outputs)
     }
 
@@ -118,11 +121,23 @@ impl OutputFlags {
     }
 }
 
+/// How many outputs go to standard output.
+pub(super) fn on_stdout(outputs: &[Output]) -> usize {
+    let open = |output: &&Output| {
+        matches!(
+            output,
+            Output::Tar { destination: Destination::Open(_), .. }
+                | Output::Layout { destination: Destination::Open(_), .. }
+        )
+    };
+    outputs.iter().filter(open).count()
+}
+
 /// The platforms of `--platform`, each once: one, or several.
 pub(super) fn platforms(app: &App, words: &[String]) -> Result<(Option<Platform>, Vec<Platform>)> {
     let mut all: Vec<Platform> = Vec::new();
     for word in words.iter().flat_map(|text| text.split(',')).map(str::trim).filter(|word| !word.is_empty()) {
-        let platform: Platform = word.parse()?;
+        let platform = if word == "local" { Platform::host() } else { word.parse()? };
         if !all.contains(&platform) {
             all.push(platform);
         }
