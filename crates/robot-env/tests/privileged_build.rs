@@ -3,34 +3,10 @@
 mod place;
 
 use std::fs;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use place::{Done, Place};
+use place::{Place, build, context, prints};
 use robot_env_testkit::registry::TestRegistry;
-
-/// A context with these files and this Dockerfile.
-fn context(place: &Place, name: &str, dockerfile: &str, files: &[(&str, &str)]) -> PathBuf {
-    let directory = place.directory.join(name);
-    fs::create_dir_all(&directory).unwrap();
-    fs::write(directory.join("Dockerfile"), dockerfile).unwrap();
-    for (path, content) in files {
-        let path = directory.join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, content).unwrap();
-    }
-    directory
-}
-
-fn build(place: &Place, directory: &std::path::Path, words: &[&str]) -> Done {
-    let all = [&["build", "--progress", "plain"], words, &[directory.to_str().unwrap()]].concat();
-    place.command(&all).run()
-}
-
-/// What a container of the image prints.
-fn prints(place: &Place, image: &str, command: &str) -> String {
-    place.command(&["run", "--rm", "--network", "none", image, "sh", "-c", command]).run().ok()
-}
 
 #[test]
 fn privileged_stages_files_and_commands_become_an_image() {

@@ -6,40 +6,12 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use place::{Done, Place};
-
-/// A context with these files and this Dockerfile.
-fn context(place: &Place, name: &str, dockerfile: &str, files: &[(&str, &str)]) -> PathBuf {
-    let directory = place.directory.join(name);
-    fs::create_dir_all(&directory).unwrap();
-    fs::write(directory.join("Dockerfile"), dockerfile).unwrap();
-    for (path, content) in files {
-        let path = directory.join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, content).unwrap();
-    }
-    directory
-}
-
-fn build(place: &Place, directory: &Path, words: &[&str]) -> Done {
-    let all = [&["build", "--progress", "plain"], words, &[directory.to_str().unwrap()]].concat();
-    place.command(&all).run()
-}
-
-fn prints(place: &Place, image: &str, command: &str) -> String {
-    place.command(&["run", "--rm", "--network", "none", image, "sh", "-c", command]).run().ok()
-}
-
-fn shell(directory: &Path, script: &str) -> String {
-    let out = Command::new("sh").args(["-euc", script]).current_dir(directory).output().unwrap();
-    assert!(out.status.success(), "{script}: {}", String::from_utf8_lossy(&out.stderr));
-    String::from_utf8_lossy(&out.stdout).trim_end().to_owned()
-}
+use place::{Place, build, context, prints, shell};
 
 #[test]
 fn privileged_copies_keep_what_files_are() {

@@ -3,39 +3,11 @@
 mod place;
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
-use place::{Done, Place};
+use place::{Place, build, context, prints, shell};
 use robot_env_testkit::image::{Compression, Entry, ImageBuilder};
 use robot_env_testkit::registry::TestRegistry;
-
-fn context(place: &Place, name: &str, dockerfile: &str, files: &[(&str, &str)]) -> PathBuf {
-    let directory = place.directory.join(name);
-    fs::create_dir_all(&directory).unwrap();
-    fs::write(directory.join("Dockerfile"), dockerfile).unwrap();
-    for (path, content) in files {
-        let path = directory.join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, content).unwrap();
-    }
-    directory
-}
-
-fn build(place: &Place, directory: &Path, words: &[&str]) -> Done {
-    let all = [&["build", "--progress", "plain"], words, &[directory.to_str().unwrap()]].concat();
-    place.command(&all).run()
-}
-
-fn prints(place: &Place, image: &str, command: &str) -> String {
-    place.command(&["run", "--rm", "--network", "none", image, "sh", "-c", command]).run().ok()
-}
-
-fn shell(directory: &Path, script: &str) -> String {
-    let out = Command::new("sh").args(["-euc", script]).current_dir(directory).output().unwrap();
-    assert!(out.status.success(), "{script}: {}", String::from_utf8_lossy(&out.stderr));
-    String::from_utf8_lossy(&out.stdout).trim_end().to_owned()
-}
 
 const TEXT: &str = "\
 FROM busybox AS tools
@@ -120,12 +92,35 @@ fn privileged_results_go_where_the_outputs_say() {
         (&["-o", "type=oci,dest=x,rewrite-timestamp=true"], "SOURCE_DATE_EPOCH"),
         (&["--push"], "cannot push an image without a name"),
         (&["-o", "dest=x"], "it has no type"),
-        (&["--cache-to", "type=gha"], "no cache of the type `gha`"),
+        (&["--cache-to", "type=gha"], "--cache-to does not know the type `gha`"),
+        (&["--cache-from", "type=inline"], "by `type=registry,ref=IMAGE`"),
+        (&["-o", "type=image,compression=zstd"], "`zstd` for `compression`"),
+        (&["-o", "-", "-o", "type=oci"], "only one output can go to standard output"),
+        (&["--platform", "linux/amd64/v2/x"], "invalid platform"),
+        (&["--progress", "loud"], "`loud` for --progress"),
+        (&["--secret", "id="], "`id=` is not understood"),
+        (&["--secret", "src=a"], "it has no id"),
+        (&["--secret", "id=a,id=b"], "two of a kind"),
+        (&["--secret", "id=a,src=/etc/passwd,env=HOME"], "either a file or a variable"),
+        (&["--secret", "id=a,src=/etc"], "it is a directory"),
+        (&["--secret", "id=a,src=/dev/zero"], "more than 512000 bytes"),
+        (&["--ssh", "=/socket"], "it has no name"),
+        (&["--build-context", "a="], "NAME=SOURCE"),
+        (&["--build-context", "a=/does/not/exist"], "cannot use `/does/not/exist` as a context"),
+        (&["--build-context", "a=docker-image://UPPER"], "`UPPER`"),
         (&["--cache-from", "type=local,src=x,mode=max"], "does not know the attribute `mode`"),
     ] {
         let done = build(&place, &directory, words);
         assert!(done.code != 0 && done.err.contains(want), "{words:?}: {}", done.err);
     }
+    let done = place.command(&["builder", "prune", "-af", "--filter", "id="]).run();
+    assert!(done.code != 0 && done.err.contains("it has no value"), "{done:?}");
+    // Nothing stands behind an archive.
+    let tar = out.join("stdout.tar");
+    let mut call = place.command(&["build", "-q", "-o", "-", directory.to_str().unwrap()]);
+    call.0.stdout(fs::File::create(&tar).unwrap());
+    assert!(call.0.status().unwrap().success());
+    assert_eq!(fs::read(&tar).unwrap().last(), Some(&0));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "not every test file needs all of it")]
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -202,6 +202,38 @@ impl Call {
     pub(crate) fn spawn(mut self) -> Child {
         self.0.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
+}
+
+/// A context with these files and this Dockerfile.
+pub(crate) fn context(place: &Place, name: &str, dockerfile: &str, files: &[(&str, &str)]) -> PathBuf {
+    let directory = place.directory.join(name);
+    fs::create_dir_all(&directory).unwrap();
+    fs::write(directory.join("Dockerfile"), dockerfile).unwrap();
+    for (path, content) in files {
+        let path = directory.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+    directory
+}
+
+/// Builds a context, with further flags.
+pub(crate) fn build(place: &Place, directory: &Path, words: &[&str]) -> Done {
+    let all = [&["build", "--progress", "plain"], words, &[directory.to_str().unwrap()]].concat();
+    place.command(&all).run()
+}
+
+/// What a container of the image prints.
+pub(crate) fn prints(place: &Place, image: &str, command: &str) -> String {
+    place.command(&["run", "--rm", "--network", "none", image, "sh", "-c", command]).run().ok()
+}
+
+/// What a script of the host's prints, without its last newline.
+#[track_caller]
+pub(crate) fn shell(directory: &Path, script: &str) -> String {
+    let out = Command::new("sh").args(["-euc", script]).current_dir(directory).output().unwrap();
+    assert!(out.status.success(), "{script}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8_lossy(&out.stdout).trim_end().to_owned()
 }
 
 /// The image of busybox, where its program is installed.
