@@ -106,6 +106,13 @@ impl Engine {
         })
     }
 
+    /// The records of the containers that can come back.
+    pub(crate) fn kept_records(&self) -> impl Iterator<Item = ContainerRecord> {
+        self.removed_entries().into_iter().filter_map(|entry| {
+            read_json(&self.paths.removed().join(entry).join("container/container.json")).ok()?
+        })
+    }
+
     fn removed_entries(&self) -> Vec<String> {
         let entries = fs::read_dir(self.paths.removed()).into_iter().flatten().flatten();
         entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()

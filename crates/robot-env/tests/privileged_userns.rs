@@ -234,6 +234,26 @@ fn privileged_roots_container_of_automatic_ids() {
     );
 }
 
+/// A container that was removed and comes back has the ids that it had, and no other container has them.
+#[test]
+fn privileged_ids_of_what_can_come_back_are_taken() {
+    let Some(place) = place::Place::new("userns-undo") else { return };
+    fs::write(place.directory.join("config/robot-env/config.toml"), "undo-time = \"1h\"\n").unwrap();
+    let run = |name: &str| {
+        let script = "echo x > /written; busybox cat /proc/self/uid_map";
+        let line = format!("run --name {name} --network none --userns auto busybox sh -c");
+        let mut words: Vec<&str> = line.split_whitespace().collect();
+        words.push(script);
+        place.command(&words).run().ok()
+    };
+    let first = run("first");
+    place.run("rm first").ok();
+    let second = run("second");
+    place.run("undo first").ok();
+    assert_ne!(first, second);
+    assert_eq!(place.run("start -a first").ok(), first);
+}
+
 /// What is not kept is said once, with what would change that; `info` and `doctor` say it too.
 #[test]
 fn privileged_what_a_user_lacks_is_named() {

@@ -97,12 +97,13 @@ impl Engine {
         Err(Error::new(Kind::Unavailable, format!("another command holds `{}`", path.display())))
     }
 
-    /// The ranges of other containers that chose theirs like this.
+    /// The ranges of other containers that chose theirs like this; those that were removed and can come
+    /// back count. The caller has claimed, so none comes back meanwhile.
     fn taken_ids(&self) -> Result<Vec<(u32, u32)>> {
         let mut taken = Vec::new();
-        for id in self.records.ids()? {
-            // One that is being made has none, or waits for this turn.
-            let Ok(record) = self.records.load_record(&id) else { continue };
+        // One that is being made has none, or waits for this turn.
+        let there = self.records.ids()?.into_iter().filter_map(|id| self.records.load_record(&id).ok());
+        for record in there.chain(self.kept_records()) {
             if let (UsernsMode::Auto { .. }, Some(map)) = (record.spec.userns, &record.user_map) {
                 taken.extend(map.users.iter().map(|m| (m.outside, m.count)));
             }
