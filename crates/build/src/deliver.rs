@@ -10,11 +10,10 @@ use std::time::Instant;
 use robot_env_diag::{Error, IoContext, Kind, Result};
 use robot_env_engine::Engine;
 use robot_env_layer::{ExportTree, Ownership, export_trees};
-use robot_env_oci::{ChainId, ImageConfig, ImageId, Platform, Reference, Verified};
+use robot_env_oci::{ImageConfig, ImageId, Platform, Reference, Verified};
 use robot_env_registry::Client;
-use robot_env_store::{ImageRecord, OverlayXattr};
+use robot_env_store::ImageRecord;
 use robot_env_sys::fs::open_directory;
-use robot_env_sys::mount::{self, OverlayRequest};
 use robot_env_transfer::{LayoutOptions, LayoutTarget, PushOptions, WholeFile, write_layout};
 
 use crate::copying::{CopyOptions, Target};
@@ -35,7 +34,6 @@ pub(crate) struct Delivery<'a> {
     pub(crate) solved: Vec<Solved>,
     /// Those with times set back, once one was wanted.
     pub(crate) rewritten: Option<Vec<Verified<ImageConfig>>>,
-    pub(crate) snapshots: usize,
     pub(crate) built: Built,
 }
 
@@ -148,12 +146,11 @@ impl Delivery<'_> {
         if let Some(known) = &self.rewritten {
             return Ok(known.clone());
         }
-        let mut relayer = Relayer { engine: self.engine, room: self.room, snapshots: self.snapshots };
+        let relayer = Relayer { engine: self.engine, room: self.room };
         let mut all = Vec::with_capacity(self.solved.len());
         for solved in &self.solved {
             all.push(relayer.rewrite(solved.config.value(), solved.base.as_ref(), epoch)?);
         }
-        self.snapshots = relayer.snapshots;
         self.rewritten = Some(all.clone());
         Ok(all)
     }
@@ -249,24 +246,9 @@ impl Delivery<'_> {
         for solved in &self.solved {
             let config = solved.config.value();
             let directory = if split { directory_of(&config.platform) } else { String::new() };
-            trees.push((self.open(config.chain().top())?, directory));
+            trees.push((self.room.open_layers(self.engine.store(), config.chain().top())?, directory));
         }
         Ok(trees)
-    }
-
-    /// The merged tree of layers, read-only.
-    fn open(&self, chain: Option<&ChainId>) -> Result<OwnedFd> {
-        let store = self.engine.store();
-        let Some(chain) = chain else { return self.room.empty() };
-        let missing = || Error::not_found(format!("layer `{chain}` is not in the store"));
-        let record = store.layer(chain)?.ok_or_else(missing)?;
-        let top = std::iter::once(chain).chain(record.ancestors.iter().rev());
-        let mut lowers: Vec<OwnedFd> = top.map(|chain| store.layer_dir(chain)).collect::<Result<_>>()?;
-        // Alone, a layer could show its whiteouts.
-        lowers.push(self.room.empty()?);
-        let lowers: Vec<_> = lowers.iter().map(AsFd::as_fd).collect();
-        let userxattr = store.overlay_xattr() == OverlayXattr::User;
-        Ok(mount::overlay(&OverlayRequest { lowers: &lowers, upper: None, volatile: false, userxattr })?)
     }
 
     /// Files belong to whoever builds, as Docker's are.

@@ -265,7 +265,7 @@ impl Build<'_> {
         if plan.link {
             let owner = match chown {
                 Some(text) => {
-                    let root = self.open_layers(state.chain.as_ref())?;
+                    let root = self.room.open_layers(self.store(), state.chain.as_ref())?;
                     Some(Build::user(root.as_fd(), text, true)?)
                 }
                 None => None,

@@ -9,21 +9,18 @@ use std::os::fd::{AsFd, BorrowedFd};
 use robot_env_diag::{Error, IoContext, Kind, Result, Within};
 use robot_env_engine::Engine;
 use robot_env_oci::{ChainId, HistoryEntry, ImageConfig, RootFs, Verified};
-use robot_env_store::{OverlayXattr, SnapshotOptions, Store};
-use robot_env_sys::mount::{self, OverlayRequest};
-use robot_env_transfer::{Unpacker, commit_layer, ownership};
+use robot_env_store::{OverlayXattr, Store};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
 
 use crate::copying::{CopyOptions, Target};
 use crate::room::Room;
+use crate::step::Mounted;
 use crate::tree::{Entry, Tree};
 
 /// How layers are made anew.
 pub(crate) struct Relayer<'a> {
     pub(crate) engine: &'a Engine,
     pub(crate) room: &'a Room,
-    /// The snapshots that were made in the room so far.
-    pub(crate) snapshots: usize,
 }
 
 impl Relayer<'_> {
@@ -32,7 +29,7 @@ impl Relayer<'_> {
     /// # Errors
     /// `Corrupt` when a layer is damaged; `NoSpace`.
     pub(crate) fn squash(
-        &mut self,
+        &self,
         image: &ImageConfig,
         base: Option<&ChainId>,
         now: &str,
@@ -69,7 +66,7 @@ impl Relayer<'_> {
     /// # Errors
     /// `Corrupt` when a layer is damaged; `NoSpace`.
     pub(crate) fn rewrite(
-        &mut self,
+        &self,
         image: &ImageConfig,
         base: Option<&ChainId>,
         epoch: i64,
@@ -112,43 +109,17 @@ impl Relayer<'_> {
     /// One layer on top of `below` with what is in `layers`, lowest first: the chain with it, or
     /// `below` when nothing is.
     fn write(
-        &mut self,
+        &self,
         below: Option<&ChainId>,
         layers: &[ChainId],
         epoch: Option<i64>,
     ) -> Result<Option<ChainId>> {
-        self.snapshots += 1;
         let store = self.engine.store();
-        let key = Engine::build_snapshot_key(&self.room.name, self.snapshots)?;
-        let snapshot = store.prepare(&key, below, SnapshotOptions { volatile: true, durable: false })?;
-        let made = || -> Result<Option<ChainId>> {
-            let empty;
-            let mut lowers: Vec<BorrowedFd<'_>> = snapshot.lowers.iter().map(AsFd::as_fd).collect();
-            if lowers.is_empty() {
-                empty = self.room.empty()?;
-                lowers.push(empty.as_fd());
-            }
-            let root = mount::overlay(&OverlayRequest {
-                lowers: &lowers,
-                upper: Some((snapshot.upper.as_fd(), snapshot.work.as_fd())),
-                volatile: true,
-                userxattr: store.overlay_xattr() == OverlayXattr::User,
-            })?;
-            let mut target = Target::new(root.as_fd(), ownership());
-            for layer in layers {
-                put_layer(store, layer, &mut target)?;
-            }
-            drop(target);
-            drop(root);
-            if let Some(epoch) = epoch {
-                clamp(snapshot.upper.as_fd(), epoch, 0)?;
-            }
-            commit_layer(&Unpacker::new(store, ownership()), &snapshot)
-        }();
-        let removed = store.remove_snapshot(&key);
-        let chain = made?;
-        removed?;
-        Ok(chain)
+        let mut put = |mounted: &mut Mounted<'_>| {
+            layers.iter().try_for_each(|layer| put_layer(store, layer, &mut mounted.target))
+        };
+        self.room
+            .write_layer(store, below, &mut put, |upper| epoch.map_or(Ok(()), |epoch| clamp(upper, epoch, 0)))
     }
 }
 

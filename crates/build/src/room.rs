@@ -13,14 +13,17 @@ use robot_env_dockerfile::Source;
 use robot_env_dockerfile::ignore::Ignore;
 use robot_env_engine::Engine;
 use robot_env_oci::{Algorithm, ChainId, Digest, Hasher};
-use robot_env_store::OverlayXattr;
+use robot_env_store::{OverlayXattr, SnapshotKey, SnapshotOptions, Store};
 use robot_env_sys::fs::open_directory;
 use robot_env_sys::mount::{self, OverlayRequest};
+use robot_env_transfer::{Unpacker, commit_layer, ownership};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
+use crate::copying::Target;
 use crate::index::{self, Index};
 use crate::solve::Build;
+use crate::step::Mounted;
 use crate::tree::Tree;
 
 /// How often the directory of a build is tried to be made.
@@ -31,6 +34,7 @@ pub(crate) struct Room {
     pub(crate) name: String,
     pub(crate) path: PathBuf,
     places: AtomicUsize,
+    snapshots: AtomicUsize,
     _lock: File,
 }
 
@@ -58,7 +62,13 @@ impl Room {
             }
             let own = lock.metadata().io_context(within)?.ino();
             if fs::metadata(&path).is_ok_and(|there| there.ino() == own) {
-                return Ok(Room { name, path, places: AtomicUsize::new(0), _lock: lock });
+                return Ok(Room {
+                    name,
+                    path,
+                    places: AtomicUsize::new(0),
+                    snapshots: AtomicUsize::new(0),
+                    _lock: lock,
+                });
             }
         }
         Err(Error::new(Kind::Internal, "cannot make a directory for a build: others remove it"))
@@ -74,6 +84,64 @@ impl Room {
         let path = self.path.join("empty");
         fs::create_dir_all(&path).io_context(|| format!("cannot make `{}`", path.display()))?;
         Ok(open_directory(&path)?)
+    }
+
+    /// The merged tree of layers, read-only.
+    pub(crate) fn open_layers(&self, store: &Store, chain: Option<&ChainId>) -> Result<OwnedFd> {
+        let Some(chain) = chain else { return self.empty() };
+        let record = store
+            .layer(chain)?
+            .ok_or_else(|| Error::not_found(format!("layer `{chain}` is not in the store")))?;
+        let top = std::iter::once(chain).chain(record.ancestors.iter().rev());
+        let mut lowers: Vec<OwnedFd> = top.map(|chain| store.layer_dir(chain)).collect::<Result<_>>()?;
+        // Alone, a layer could show its whiteouts.
+        lowers.push(self.empty()?);
+        let lowers: Vec<BorrowedFd<'_>> = lowers.iter().map(AsFd::as_fd).collect();
+        let userxattr = store.overlay_xattr() == OverlayXattr::User;
+        Ok(mount::overlay(&OverlayRequest { lowers: &lowers, upper: None, volatile: false, userxattr })?)
+    }
+
+    /// The key of a snapshot that nobody else has.
+    pub(crate) fn snapshot_key(&self) -> Result<SnapshotKey> {
+        Engine::build_snapshot_key(&self.name, self.snapshots.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// A layer on top of `below`: `write` is called with the mounted root, `finish` with what it has
+    /// written there, when that is mounted no longer. The chain with it, or `below` when that is nothing.
+    pub(crate) fn write_layer(
+        &self,
+        store: &Store,
+        below: Option<&ChainId>,
+        write: &mut dyn FnMut(&mut Mounted<'_>) -> Result<()>,
+        finish: impl FnOnce(BorrowedFd<'_>) -> Result<()>,
+    ) -> Result<Option<ChainId>> {
+        let key = self.snapshot_key()?;
+        let snapshot = store.prepare(&key, below, SnapshotOptions { volatile: true, durable: false })?;
+        let made = || -> Result<Option<ChainId>> {
+            let empty;
+            let mut lowers: Vec<BorrowedFd<'_>> = snapshot.lowers.iter().map(AsFd::as_fd).collect();
+            if lowers.is_empty() {
+                empty = self.empty()?;
+                lowers.push(empty.as_fd());
+            }
+            let root = mount::overlay(&OverlayRequest {
+                lowers: &lowers,
+                upper: Some((snapshot.upper.as_fd(), snapshot.work.as_fd())),
+                volatile: true,
+                userxattr: store.overlay_xattr() == OverlayXattr::User,
+            })?;
+            let target = Target::new(root.as_fd(), ownership());
+            let mut mounted = Mounted { root: root.as_fd(), target };
+            write(&mut mounted)?;
+            drop(mounted);
+            drop(root);
+            finish(snapshot.upper.as_fd())?;
+            commit_layer(&Unpacker::new(store, ownership()), &snapshot)
+        }();
+        let removed = store.remove_snapshot(&key);
+        let chain = made?;
+        removed?;
+        Ok(chain)
     }
 }
 
@@ -150,7 +218,7 @@ impl Build<'_> {
             return Ok(Opened::Directory(context));
         }
         let chain = self.state_of(from, stage)?.and_then(|state| state.chain);
-        Ok(Opened::Layers(self.open_layers(chain.as_ref())?))
+        Ok(Opened::Layers(self.room.open_layers(self.store(), chain.as_ref())?))
     }
 
     /// What is known of the files of a tree.
@@ -180,42 +248,5 @@ impl Build<'_> {
             hasher.update(&buffer[..n]);
             file.write_all(&buffer[..n]).io_context(within)?;
         }
-    }
-
-    /// The merged tree of layers, read-only.
-    pub(crate) fn open_layers(&self, chain: Option<&ChainId>) -> Result<OwnedFd> {
-        let store = self.store();
-        let Some(chain) = chain else { return self.room.empty() };
-        let record = store
-            .layer(chain)?
-            .ok_or_else(|| Error::not_found(format!("layer `{chain}` is not in the store")))?;
-        let top = std::iter::once(chain).chain(record.ancestors.iter().rev());
-        let mut lowers: Vec<OwnedFd> = top.map(|chain| store.layer_dir(chain)).collect::<Result<_>>()?;
-        if lowers.len() == 1
-            && let Some(only) = lowers.pop()
-        {
-            return Ok(only);
-        }
-        let lowers: Vec<BorrowedFd<'_>> = lowers.iter().map(AsFd::as_fd).collect();
-        self.overlay(&lowers, None)
-    }
-
-    /// An overlay of these directories, upper ones first; of an empty one where there are none.
-    pub(crate) fn overlay(
-        &self,
-        lowers: &[BorrowedFd<'_>],
-        upper: Option<(BorrowedFd<'_>, BorrowedFd<'_>)>,
-    ) -> Result<OwnedFd> {
-        let empty;
-        let only;
-        let mut lowers = lowers;
-        if lowers.is_empty() {
-            empty = self.room.empty()?;
-            only = [empty.as_fd()];
-            lowers = &only;
-        }
-        let userxattr = self.store().overlay_xattr() == OverlayXattr::User;
-        let request = OverlayRequest { lowers, upper, volatile: upper.is_some(), userxattr };
-        Ok(mount::overlay(&request)?)
     }
 }

@@ -6,12 +6,11 @@ use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use robot_env_diag::{Error, IoContext, Kind, Result, Within};
 use robot_env_dockerfile::{Mount, MountKind, Run, RunNetwork, Script, Sharing, Source, Word};
-use robot_env_engine::{Engine, StepRequest, StepResult};
+use robot_env_engine::{StepRequest, StepResult};
 use robot_env_layer::Ownership;
 use robot_env_oci::{Digest, RuntimeConfig};
 use robot_env_spec::{MountSource, MountSpec, NetworkMode, Propagation, ReadOnlyDepth};
@@ -294,8 +293,7 @@ impl<'b> Build<'b> {
         let tree = opened.tree();
         let mut found = tree.find(&mount.source)?;
         let Some(found) = found.pop() else { return Err(Error::not_found(mount.source.clone())) };
-        let number = self.snapshots.fetch_add(1, Ordering::Relaxed);
-        let key = Engine::build_snapshot_key(&self.room.name, number)?;
+        let key = self.room.snapshot_key()?;
         let options = SnapshotOptions { volatile: true, durable: false };
         let snapshot = self.store().prepare(&key, None, options)?;
         wanted.copies.push(Scratch { store: self.store(), key });

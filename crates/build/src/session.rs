@@ -136,14 +136,12 @@ pub fn build(
             Ok(())
         })?;
     }
-    let mut snapshots = 0;
     if request.squash {
-        let mut relayer = Relayer { engine, room: &room, snapshots };
+        let relayer = Relayer { engine, room: &room };
         for solved in &mut solved {
             let now = solved.config.value().created.clone().unwrap_or_default();
             solved.config = relayer.squash(solved.config.value(), solved.base.as_ref(), &now)?;
         }
-        snapshots = relayer.snapshots;
     }
     let steps = std::mem::take(&mut *lock(&session.steps));
     let inline = request.cache_to.iter().any(|target| target.place == CachePlace::Inline)
@@ -161,16 +159,8 @@ pub fn build(
         return Err(Error::new(Kind::Internal, "nothing was built"));
     };
     let built = Built { image: first, names: Vec::new(), images, pushed: Vec::new(), digest: None };
-    let mut delivery = Delivery {
-        engine,
-        request,
-        room: &room,
-        client: client.as_ref(),
-        solved,
-        rewritten: None,
-        snapshots,
-        built,
-    };
+    let mut delivery =
+        Delivery { engine, request, room: &room, client: client.as_ref(), solved, rewritten: None, built };
     let mut number = observer.last;
     delivery.run(&mut observer, &mut number)?;
     let configs: Vec<&ImageConfig> = delivery.solved.iter().map(|solved| solved.config.value()).collect();

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZero;
-use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
@@ -88,7 +87,6 @@ fn target(
         pulled: Mutex::default(),
         made: Mutex::default(),
         temporary: Mutex::default(),
-        snapshots: AtomicUsize::new(0),
         session,
         fetch: Mutex::new(fetch),
         heard: Mutex::new(Heard { observer, steps: 0 }),
@@ -123,7 +121,6 @@ pub(crate) struct Build<'b> {
     pub(crate) made: Mutex<BTreeMap<Digest, CacheRecord>>,
     /// Images that were made to be mounted.
     pub(crate) temporary: Mutex<Vec<ImageId>>,
-    pub(crate) snapshots: AtomicUsize,
     pub(crate) session: &'b Session,
     fetch: Mutex<&'b mut dyn Fetch>,
     heard: Mutex<Heard<'b>>,

@@ -1,17 +1,14 @@
 //! A step: its key, what the cache has for it, and how its layer is made.
 
 use std::cell::{Cell, RefCell};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::PoisonError;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use robot_env_diag::{Error, Kind, Result};
-use robot_env_engine::Engine;
 use robot_env_engine::stream::Stream;
 use robot_env_oci::{ChainId, Digest};
-use robot_env_store::{CacheRecord, SnapshotOptions};
-use robot_env_transfer::{Unpacker, commit_layer, ownership};
+use robot_env_store::CacheRecord;
 use serde::Serialize;
 
 use crate::copying::Target;
@@ -172,23 +169,7 @@ impl Build<'_> {
         chain: Option<&ChainId>,
         write: &mut dyn FnMut(&mut Mounted<'_>) -> Result<()>,
     ) -> Result<Option<ChainId>> {
-        let number = self.snapshots.fetch_add(1, Ordering::Relaxed);
-        let store = self.store();
-        let key = Engine::build_snapshot_key(&self.room.name, number)?;
-        let snapshot = store.prepare(&key, chain, SnapshotOptions { volatile: true, durable: false })?;
-        let made = || -> Result<Option<ChainId>> {
-            let lowers: Vec<BorrowedFd<'_>> = snapshot.lowers.iter().map(AsFd::as_fd).collect();
-            let root = self.overlay(&lowers, Some((snapshot.upper.as_fd(), snapshot.work.as_fd())))?;
-            let target = Target::new(root.as_fd(), ownership());
-            let mut mounted = Mounted { root: root.as_fd(), target };
-            write(&mut mounted)?;
-            drop(root);
-            commit_layer(&Unpacker::new(store, ownership()), &snapshot)
-        }();
-        let removed = store.remove_snapshot(&key);
-        let chain = made?;
-        removed?;
-        Ok(chain)
+        self.room.write_layer(self.store(), chain, write, |_| Ok(()))
     }
 
     /// The ids that a user (and group) of an image have. A number alone is the group's number, too,
