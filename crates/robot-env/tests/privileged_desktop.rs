@@ -96,20 +96,25 @@ fn x_image(place: &Place) -> Option<()> {
     Some(())
 }
 
-#[test]
+/// A place with the image `x`; `None`, with the reason printed, where there cannot be one.
 #[allow(clippy::print_stdout)] // why a test is skipped
-fn privileged_windows_on_a_display_that_wants_a_cookie() {
-    let place = place!("gui");
-    for program in ["/usr/bin/Xvfb", "/usr/bin/xauth", "/usr/bin/xdpyinfo"] {
-        if !Path::new(program).exists() {
-            println!("skipped: needs {program} (packages xvfb, xauth, x11-utils)");
-            return;
-        }
+fn x_place(name: &str) -> Option<Place> {
+    let place = Place::new(name)?;
+    let needed = ["/usr/bin/Xvfb", "/usr/bin/xauth", "/usr/bin/xdpyinfo"];
+    if let Some(program) = needed.into_iter().find(|path| !Path::new(path).exists()) {
+        println!("skipped: needs {program} (packages xvfb, xauth, x11-utils)");
+        return None;
     }
     if x_image(&place).is_none() {
         println!("skipped: xdpyinfo cannot be put into an image");
-        return;
+        return None;
     }
+    Some(place)
+}
+
+#[test]
+fn privileged_windows_on_a_display_that_wants_a_cookie() {
+    let Some(place) = x_place("gui") else { return };
     let first = Server::start(place.directory.path(), "first", "00112233445566778899aabbccddeeff");
     let call = |server: &Server, args: &[&str]| -> Done {
         let call = place
@@ -170,13 +175,6 @@ fn privileged_windows_on_a_display_that_wants_a_cookie() {
     assert_eq!(none.ok(), "fine");
 }
 
-/// Where what the X tests need is missing, why they are skipped; `Xephyr` where only that is.
-fn missing_programs() -> Option<&'static str> {
-    ["/usr/bin/Xvfb", "/usr/bin/xauth", "/usr/bin/xdpyinfo"]
-        .into_iter()
-        .find(|path| !Path::new(path).exists())
-}
-
 /// The process ids of this user's X servers that know themselves by this word.
 fn servers(word: &str) -> usize {
     let all = fs::read_dir("/proc").unwrap().flatten().filter(|entry| {
@@ -189,15 +187,7 @@ fn servers(word: &str) -> usize {
 #[test]
 #[allow(clippy::print_stdout)] // why a test is skipped
 fn privileged_a_display_of_the_containers_own() {
-    let place = place!("gui-isolated");
-    if let Some(path) = missing_programs() {
-        println!("skipped: needs {path} (packages xvfb, xauth, x11-utils)");
-        return;
-    }
-    if x_image(&place).is_none() {
-        println!("skipped: xdpyinfo cannot be put into an image");
-        return;
-    }
+    let Some(place) = x_place("gui-isolated") else { return };
     let desktop = Server::start(place.directory.path(), "desktop", "00112233445566778899aabbccddeeff");
     let call = |display: &str, args: &[&str]| -> Done {
         let call = place.command(args).env("DISPLAY", display).env("WAYLAND_DISPLAY", "");
@@ -212,6 +202,13 @@ fn privileged_a_display_of_the_containers_own() {
     );
     let out = done.ok();
     assert!(out.contains("dimensions:    1920x1080 pixels"), "{out}");
+    // In a user namespace of its own its users have other ids outside.
+    for user in ["root", "robot"] {
+        let mut args = flags.to_vec();
+        args.splice(2..2, ["--userns", "auto", "--user", user]);
+        let out = call("", &args).ok();
+        assert!(out.contains("dimensions:    1920x1080 pixels"), "{user}: {out}");
+    }
     let has_xephyr = Path::new("/usr/bin/Xephyr").exists();
     let done = call(&desktop.display, &flags);
     if has_xephyr {
@@ -265,17 +262,8 @@ fn privileged_a_display_of_the_containers_own() {
 }
 
 #[test]
-#[allow(clippy::print_stdout)] // why a test is skipped
 fn privileged_windows_of_a_container_that_was_started_without() {
-    let place = place!("gui-exec");
-    if let Some(path) = missing_programs() {
-        println!("skipped: needs {path} (packages xvfb, xauth, x11-utils)");
-        return;
-    }
-    if x_image(&place).is_none() {
-        println!("skipped: xdpyinfo cannot be put into an image");
-        return;
-    }
+    let Some(place) = x_place("gui-exec") else { return };
     let server = Server::start(place.directory.path(), "desktop", "00112233445566778899aabbccddeeff");
     let call = |args: &[&str]| -> Done {
         let call = place.command(args).env("DISPLAY", &server.display).env("WAYLAND_DISPLAY", "");
@@ -287,6 +275,9 @@ fn privileged_windows_of_a_container_that_was_started_without() {
         let out = call(&["exec", "--gui", "--user", user, "plain", "xdpyinfo"]).ok();
         assert!(out.contains("dimensions:    320x200 pixels"), "{user}: {out}");
     }
+    place.run("run -d --name shifted --network none --init --userns auto x sleep 10000").ok();
+    let out = call(&["exec", "--gui", "--user", "robot", "shifted", "xdpyinfo"]).ok();
+    assert!(out.contains("dimensions:    320x200 pixels"), "{out}");
     let mounted = call(&["exec", "plain", "cat", "/proc/mounts"]).ok();
     assert_eq!(mounted.lines().filter(|line| line.contains(" /tmp/.X11-unix ")).count(), 1, "{mounted}");
     assert_ne!(call(&["exec", "plain", "sh", "-c", "touch /run/robot-env/gui/x"]).code, 0, "read-only");

@@ -58,7 +58,7 @@ impl Start<'_> {
             let made = request(self.record, &resolved.user, host, &place, false, |request| {
                 gui::gui(&root, self.session, request)
             })?;
-            write_files(&place, &made.files, crate::userns::owner(self.record, resolved.user.uid, 0).0)?;
+            write_files(self.record, &place, &made.files, resolved.user.uid)?;
             edits.merge(made.edits);
         }
         if robot.gui == GuiMode::Isolated {
@@ -81,7 +81,7 @@ impl Start<'_> {
         let made = request(self.record, &resolved.user, host, &place, false, |request| {
             Ok(gui::isolated(root, self.session, request, display.number, &display.cookie))
         })?;
-        write_files(&place, &made.files, resolved.user.uid)?;
+        write_files(self.record, &place, &made.files, resolved.user.uid)?;
         edits.merge(made.edits);
         edits.warnings.extend(display.warning.clone());
         let _ = self.display.set(display);
@@ -265,7 +265,8 @@ fn request<T>(
 }
 
 /// Writes files that only `uid` may read, in place: the directory is mounted in the container.
-fn write_files(place: &Path, files: &[PrivateFile], uid: u32) -> Result<()> {
+fn write_files(record: &ContainerRecord, place: &Path, files: &[PrivateFile], uid: u32) -> Result<()> {
+    let (owner, _) = crate::userns::owner(record, uid, 0);
     for file in files {
         let path = place.join(&file.name);
         let temporary = place.join(sys_fs::temporary_name());
@@ -274,7 +275,7 @@ fn write_files(place: &Path, files: &[PrivateFile], uid: u32) -> Result<()> {
             let opened = options.write(true).create_new(true).mode(0o600).open(&temporary)?;
             io::Write::write_all(&mut &opened, &file.bytes)?;
             opened.set_permissions(fs::Permissions::from_mode(0o600))?;
-            std::os::unix::fs::fchown(opened.as_fd(), Some(uid), None)?;
+            std::os::unix::fs::fchown(opened.as_fd(), Some(owner), None)?;
             fs::rename(&temporary, &path)
         })();
         if written.is_err() {
@@ -312,14 +313,14 @@ impl Exec<'_> {
                 let made = request(self.record, user, host, &place, true, |request| {
                     Ok(gui::isolated(&HostRoot::system(), self.session, request, number, &cookie))
                 })?;
-                write_files(&place, &made.files, user.uid)?;
+                write_files(self.record, &place, &made.files, user.uid)?;
                 return Ok(made.edits.env);
             }
         }
         let made = request(self.record, user, host, &place, true, |request| {
             gui::gui(&HostRoot::system(), self.session, request)
         })?;
-        match write_files(&place, &made.files, crate::userns::owner(self.record, user.uid, 0).0) {
+        match write_files(self.record, &place, &made.files, user.uid) {
             // The container was started before there was such a directory.
             Err(error) if error.kind() == Kind::NotFound => return Ok(Vec::new()),
             written => written?,
@@ -333,7 +334,7 @@ impl Exec<'_> {
         let made = request(self.record, user, host, place, false, |request| {
             gui::gui(&HostRoot::system(), self.session, request)
         })?;
-        write_files(place, &made.files, user.uid)?;
+        write_files(self.record, place, &made.files, user.uid)?;
         show::mount_directories(self.pid, &made.edits)?;
         let defaults = made.edits.env_defaults.iter().cloned();
         Ok(self.reachable(user, defaults.chain(made.edits.env.iter().cloned()).collect()))
