@@ -1,5 +1,5 @@
 use clap::Args;
-use robot_env_diag::{Error, Kind, Result};
+use robot_env_diag::{Error, Escaped, Kind, Result};
 use robot_env_engine::{Engine, RemoveContainerOptions};
 use robot_env_oci::Reference;
 
@@ -58,17 +58,8 @@ impl Verb for Rm {
                 removed => removed?,
             };
             if let Some(loss) = loss.filter(|_| keep.is_none()) {
-                if id.is_some_and(|id| engine.is_kept(&id)) {
-                    let time = human::duration(engine.undo_time().as_secs() as i64);
-                    app.say(&format!(
-                        "{text}: {loss} that it had written can come back for {time}: `{} undo {text}`",
-                        app.program()
-                    ));
-                } else {
-                    app.say(&format!(
-                        "{text}: {loss} that it had written are gone (`rm --keep IMAGE` saves them)"
-                    ));
-                }
+                let is_kept = id.is_some_and(|id| engine.is_kept(&id));
+                say_loss(app, &engine, text, &loss, is_kept, "are gone (`rm --keep IMAGE` saves them)");
             }
             app.print_line(text)
         });
@@ -86,10 +77,22 @@ pub(super) fn loss(engine: &Engine, text: &str) -> Option<String> {
     Some(size_and_places(written, &engine.largest_written(text, 3).unwrap_or_default()))
 }
 
-/// `1.2GB (/root/ws 1.1GB, /var/log 90MB)`
+/// Says whether what a removed container had written can come back; `gone` is said where it cannot.
+pub(super) fn say_loss(app: &App, engine: &Engine, name: &str, loss: &str, is_kept: bool, gone: &str) {
+    let end = if is_kept {
+        let time = human::duration(engine.undo_time().as_secs() as i64);
+        format!("can come back for {time}: `{} undo {name}`", app.program())
+    } else {
+        gone.to_owned()
+    };
+    app.say(&format!("{name}: {loss} that it had written {end}"));
+}
+
+/// `1.2GB (/root/ws 1.1GB, /var/log 90MB)`. The places are paths that a container has made: they are
+/// escaped.
 pub(super) fn size_and_places(bytes: u64, places: &[(String, u64)]) -> String {
-    let places: Vec<String> =
-        places.iter().map(|(path, bytes)| format!("{path} {}", human::decimal(*bytes))).collect();
+    let place = |(path, bytes): &(String, u64)| format!("{} {}", Escaped(path), human::decimal(*bytes));
+    let places: Vec<String> = places.iter().map(place).collect();
     let size = human::decimal(bytes);
     if places.is_empty() { size } else { format!("{size} ({})", places.join(", ")) }
 }
@@ -118,4 +121,16 @@ fn save(app: &App, engine: &Engine, text: &str, keep: &Reference, force: bool) -
     let image = engine.keep(text, keep.clone().or_latest())?;
     app.say(&format!("kept as {} ({})", keep.clone().or_latest().familiar(), image.id));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_cannot_drive_the_terminal() {
+        let places = [("/w\u{1b}[31mX\nY".to_owned(), 3_000_000)];
+        assert_eq!(size_and_places(3_000_000, &places), "3MB (/w\\u{1b}[31mX\\nY 3MB)");
+        assert_eq!(size_and_places(3_000_000, &[]), "3MB");
+    }
 }

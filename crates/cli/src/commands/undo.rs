@@ -1,5 +1,5 @@
 use clap::Args;
-use robot_env_diag::{Error, Escaped, Result};
+use robot_env_diag::{Error, Result};
 use robot_env_engine::{Engine, Removed, RemovedKind};
 
 use super::rm::size_and_places;
@@ -141,15 +141,13 @@ fn list(app: &App, all: &[Removed], format: Option<&str>) -> Result<Exit> {
             RemovedKind::Volume => "volume",
         };
         let left = removed.until.as_second() - app.now().as_second();
-        // Places are paths that a container has made.
-        let size = Escaped(&size_and_places(removed.bytes, &removed.places)).to_string();
         Value::row([
             ("Name", removed.name.clone().into()),
             ("ID", removed.id.clone().into()),
             ("Kind", kind.into()),
             ("Removed", human::ago(removed.removed, app.now()).into()),
             ("TimeLeft", human::duration(left).into()),
-            ("Size", size.into()),
+            ("Size", size_and_places(removed.bytes, &removed.places).into()),
         ])
     });
     app.print(&List { columns: COLUMNS, rows: rows.collect() }.print(&style)?)?;

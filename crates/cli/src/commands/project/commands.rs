@@ -120,13 +120,7 @@ fn remove(app: &App, place: &Place, name: &str) -> Result<()> {
     let loss = rm::loss(&place.engine, name);
     let id = place.engine.remove(name, RemoveContainerOptions { force: false, volumes: true })?;
     if let Some(loss) = loss {
-        let undo = if place.engine.is_kept(&id) {
-            let time = human::duration(place.engine.undo_time().as_secs() as i64);
-            format!("can come back for {time}: `{} undo {name}`", app.program())
-        } else {
-            "are gone with it".to_owned()
-        };
-        app.say(&format!("{name}: {loss} that it had written {undo}"));
+        rm::say_loss(app, &place.engine, name, &loss, place.engine.is_kept(&id), "are gone with it");
     }
     place.engine.empty_trash_later();
     Ok(())
@@ -231,7 +225,7 @@ impl Verb for Status {
                 if current == Some(false) {
                     text.push_str("           the file has changed since it was made\n");
                 }
-                let size = crate::format::human::decimal(written.unwrap_or(0));
+                let size = human::decimal(written.unwrap_or(0));
                 text.push_str(&format!("written    {size}\n"));
             }
         }
