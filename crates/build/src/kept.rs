@@ -86,6 +86,13 @@ pub struct CacheMount {
     pub in_use: bool,
 }
 
+impl CacheMount {
+    /// Its id, as lists show it.
+    pub fn id_in_lists(&self) -> String {
+        self.name.chars().take(25).collect()
+    }
+}
+
 /// The caches of `RUN --mount=type=cache`, those that were used longest ago first.
 ///
 /// # Errors
@@ -154,7 +161,7 @@ pub fn kept(engine: &Engine) -> Result<Vec<Kept>> {
         place: Where::Step(step.key),
     });
     let mounts = cache_mounts(engine)?.into_iter().map(|mount| Kept {
-        id: mount.name.chars().take(25).collect(),
+        id: mount.id_in_lists(),
         kind: "exec.cachemount",
         description: format!("cached mount {}", mount.id),
         bytes: mount.bytes,

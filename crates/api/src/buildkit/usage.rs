@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use jiff::Timestamp as Moment;
-use robot_env_build::{CachedStep, cached_steps};
+use robot_env_build::{CacheMount, CachedStep, Kept, PruneKept, cache_mounts, cached_steps};
 use robot_env_diag::{Error, Kind, Result as EngineResult};
 use robot_env_engine::Engine;
-use robot_env_store::CollectOptions;
 
 use super::grpc::{Incoming, Status};
 use super::messages::Timestamp;
@@ -28,6 +27,27 @@ fn record(step: &CachedStep) -> UsageRecord {
     }
 }
 
+/// The cache of a `RUN --mount=type=cache`.
+fn mount_record(mount: &CacheMount) -> UsageRecord {
+    UsageRecord {
+        id: mount.id_in_lists(),
+        size: mount.bytes as i64,
+        last_used: Some(Timestamp { seconds: mount.used as i64, nanos: 0 }),
+        description: format!("cached mount {}", mount.id),
+        kind: "exec.cachemount".to_owned(),
+        mutable: true,
+        in_use: mount.in_use,
+        ..UsageRecord::default()
+    }
+}
+
+/// Everything that builds keep to be faster the next time.
+fn records(engine: &Engine) -> EngineResult<Vec<UsageRecord>> {
+    let steps = cached_steps(engine.store())?;
+    let mounts = cache_mounts(engine)?;
+    Ok(steps.iter().map(record).chain(mounts.iter().map(mount_record)).collect())
+}
+
 fn unfiltered(filters: &[String]) -> EngineResult<()> {
     match filters.iter().find(|filter| !filter.is_empty()) {
         None => Ok(()),
@@ -43,7 +63,7 @@ pub(super) async fn disk_usage(server: &'static Server, mut call: Incoming) {
         let request = call.question::<DiskUsageRequest>().await?;
         let records = server.blocking_error(move |engine| {
             unfiltered(&request.filters)?;
-            Ok(cached_steps(engine.store())?.iter().map(record).collect())
+            records(engine)
         });
         Ok::<_, Status>(DiskUsageResponse { records: records.await? })
     };
@@ -72,20 +92,18 @@ pub(super) async fn prune(server: &'static Server, mut call: Incoming) {
 
 fn removed(engine: &Engine, request: &PruneRequest) -> EngineResult<Vec<UsageRecord>> {
     unfiltered(&request.filters)?;
+    if request.min_free_space > 0 {
+        return Err(Error::new(Kind::Unsupported, "cannot prune until so much of the disk is free"));
+    }
     let unused = Duration::from_nanos(request.keep_duration.max(0) as u64);
     let keep = request.reserved_space.max(request.max_used_space).max(0) as u64;
-    let store = engine.store();
     let before = Moment::now().as_second() - unused.as_secs() as i64;
-    let all = cached_steps(store)?;
-    let mut bytes: u64 = all.iter().map(|step| step.bytes).sum();
-    let mut gone = Vec::new();
-    // Those that were used longest ago come first.
-    for step in all {
-        if step.used as i64 <= before && (keep == 0 || bytes > keep) && store.remove_cached(&step.key)? {
-            bytes = bytes.saturating_sub(step.bytes);
-            gone.push(record(&step));
-        }
-    }
+    let filter = |kept: &Kept| kept.used as i64 <= before;
+    // Afterwards nobody knows what they were.
+    let mut gone = records(engine)?;
+    let options = PruneKept { all: request.all, keep: Some(keep).filter(|keep| *keep > 0), filter: &filter };
+    let pruned = robot_env_build::prune(engine, &options)?;
+    gone.retain(|record| pruned.ids.contains(&record.id));
     if keep == 0 {
         let size = place::sweep(engine, unused);
         if size > 0 {
@@ -98,6 +116,5 @@ fn removed(engine: &Engine, request: &PruneRequest) -> EngineResult<Vec<UsageRec
             });
         }
     }
-    store.collect(&CollectOptions::default())?;
     Ok(gone)
 }

@@ -164,6 +164,9 @@ pub(crate) struct InfoResponse {
 pub(crate) struct PruneRequest {
     #[prost(string, repeated, tag = "1")]
     pub(crate) filters: Vec<String>,
+    /// Also what images have, which gives no space back.
+    #[prost(bool, tag = "2")]
+    pub(crate) all: bool,
     /// Nanoseconds.
     #[prost(int64, tag = "3")]
     pub(crate) keep_duration: i64,
@@ -171,6 +174,8 @@ pub(crate) struct PruneRequest {
     pub(crate) reserved_space: i64,
     #[prost(int64, tag = "5")]
     pub(crate) max_used_space: i64,
+    #[prost(int64, tag = "6")]
+    pub(crate) min_free_space: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]
