@@ -3,14 +3,11 @@
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
+use robot_env_wire::Filters;
 use serde::Deserialize;
 
 use crate::failure::{Failure, Result};
 use crate::query::{Query, moment};
-
-/// What a client filters by.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Filters(BTreeMap<String, Vec<String>>);
 
 #[derive(Deserialize)]
 #[serde(untagged)]
@@ -19,88 +16,42 @@ enum Values {
     Map(BTreeMap<String, bool>),
 }
 
-impl Filters {
-    /// Reads the filters of a query; `known` are the keys that mean something here.
-    pub(crate) fn of(query: &Query, known: &[&str]) -> Result<Filters> {
-        query.text("filters").map_or_else(|| Ok(Filters::default()), |text| Filters::parse(text, known))
-    }
+/// Reads the filters of a query; `known` are the keys that mean something here.
+pub(crate) fn of(query: &Query, known: &[&str]) -> Result<Filters> {
+    query.text("filters").map_or_else(|| Ok(Filters::default()), |text| parse(text, known))
+}
 
-    fn parse(text: &str, known: &[&str]) -> Result<Filters> {
-        let read: BTreeMap<String, Values> =
-            serde_json::from_str(text).map_err(|_| Failure::new(400, "invalid filter"))?;
-        let mut out = BTreeMap::new();
-        for (key, values) in read {
-            if !known.contains(&key.as_str()) {
-                return Err(Failure::new(400, format!("invalid filter '{key}'")));
-            }
-            let values = match values {
-                Values::List(list) => list,
-                Values::Map(map) => map.into_iter().filter(|(_, on)| *on).map(|(value, _)| value).collect(),
-            };
-            out.insert(key, values);
-        }
-        Ok(Filters(out))
-    }
-
-    /// The values of a key.
-    pub(crate) fn values(&self, key: &str) -> &[String] {
-        self.0.get(key).map_or(&[], Vec::as_slice)
-    }
-
-    /// Whether a key is used.
-    pub(crate) fn has(&self, key: &str) -> bool {
-        !self.values(key).is_empty()
-    }
-
-    /// Whether the key is not used, or one of its values is taken by `matches`.
-    pub(crate) fn any(&self, key: &str, matches: impl FnMut(&str) -> bool) -> bool {
-        !self.has(key) || self.values(key).iter().map(String::as_str).any(matches)
-    }
-
-    /// Like [`Filters::any`], with values that are regular expressions, found anywhere in one of
-    /// `texts`. One that is no regular expression is compared as it stands.
-    pub(crate) fn any_pattern(&self, key: &str, texts: &[&str]) -> bool {
-        self.any(key, |value| match regex_lite::Regex::new(value) {
-            Ok(pattern) => texts.iter().any(|text| pattern.is_match(text)),
-            Err(_) => texts.contains(&value),
-        })
-    }
-
-    /// Whether all `label` values match and no `label!` value does. `key` alone asks for presence.
-    pub(crate) fn labels(&self, labels: &BTreeMap<String, String>) -> bool {
-        let matches = |value: &String| match value.split_once('=') {
-            Some((key, value)) => labels.get(key).is_some_and(|found| found == value),
-            None => labels.contains_key(value),
+fn parse(text: &str, known: &[&str]) -> Result<Filters> {
+    let read: BTreeMap<String, Values> =
+        serde_json::from_str(text).map_err(|_| Failure::new(400, "invalid filter"))?;
+    let mut out = Filters::default();
+    for (key, values) in read {
+        let values = match values {
+            Values::List(list) => list,
+            Values::Map(map) => map.into_iter().filter(|(_, on)| *on).map(|(value, _)| value).collect(),
         };
-        self.values("label").iter().all(matches) && !self.values("label!").iter().any(matches)
-    }
-
-    /// The truth value of a key.
-    pub(crate) fn truth(&self, key: &str) -> Result<Option<bool>> {
-        match self.values(key) {
-            [] => Ok(None),
-            [one] => match one.as_str() {
-                "1" | "true" | "True" => Ok(Some(true)),
-                "0" | "false" | "False" => Ok(Some(false)),
-                _ => Err(Failure::new(400, format!("invalid filter '{key}={one}'"))),
-            },
-            several => Err(Failure::new(400, format!("invalid filter '{key}={several:?}'"))),
+        if !known.contains(&key.as_str()) {
+            return Err(Failure::new(400, format!("invalid filter '{key}'")));
+        }
+        for value in values {
+            out.add(&key, &value, known)?;
         }
     }
+    Ok(out)
+}
 
-    /// The moment of `until`: a moment, or a span before now.
-    pub(crate) fn until(&self, now: Timestamp) -> Result<Option<Timestamp>> {
-        self.moment("until", now)
-    }
+/// The moment of `until`: a moment, or a span before now.
+pub(crate) fn until(filters: &Filters, now: Timestamp) -> Result<Option<Timestamp>> {
+    moment_of(filters, "until", now)
+}
 
-    /// The moment of a key: a moment, or a span before now.
-    pub(crate) fn moment(&self, key: &str, now: Timestamp) -> Result<Option<Timestamp>> {
-        let Some(text) = self.values(key).last() else { return Ok(None) };
-        if let Some(span) = span(text) {
-            return Ok(now.checked_sub(span).ok());
-        }
-        moment(text).map(Some).ok_or_else(|| Failure::new(400, format!("invalid filter '{key}={text}'")))
+/// The moment of a key: a moment, or a span before now.
+pub(crate) fn moment_of(filters: &Filters, key: &str, now: Timestamp) -> Result<Option<Timestamp>> {
+    let Some(text) = filters.values(key).next_back() else { return Ok(None) };
+    if let Some(span) = span(text) {
+        return Ok(now.checked_sub(span).ok());
     }
+    moment(text).map(Some).ok_or_else(|| Failure::new(400, format!("invalid filter '{key}={text}'")))
 }
 
 /// Go's durations: `10m`, `1h30m`.
@@ -136,8 +87,8 @@ mod tests {
     #[test]
     fn both_encodings_are_read() {
         let known = &["label", "name"][..];
-        let one = Filters::parse(r#"{"label":{"a=b":true,"c":true,"d":false}}"#, known).unwrap();
-        let two = Filters::parse(r#"{"label":["a=b","c"]}"#, known).unwrap();
+        let one = parse(r#"{"label":{"a=b":true,"c":true,"d":false}}"#, known).unwrap();
+        let two = parse(r#"{"label":["a=b","c"]}"#, known).unwrap();
         assert_eq!(one, two);
         let labels =
             |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
@@ -147,7 +98,7 @@ mod tests {
             (r#"{"nope":["a"]}"#, "invalid filter 'nope'"),
             (r#"{"label":1}"#, "invalid filter"),
         ] {
-            assert_eq!(Filters::parse(text, known).unwrap_err(), Failure::new(400, message));
+            assert_eq!(parse(text, known).unwrap_err(), Failure::new(400, message));
         }
     }
 

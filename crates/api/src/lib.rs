@@ -56,7 +56,7 @@ pub fn read_request(bytes: &[u8]) -> bool {
     assert!(length <= bytes.len() && head.path.starts_with('/'));
     let query = query::Query::parse(&head.query);
     build::check(&query);
-    let _ = filters::Filters::of(&query, &["label", "name", "until"]);
+    let _ = filters::of(&query, &["label", "name", "until"]);
     let _ = http::websocket::accept(&head);
     true
 }

@@ -9,14 +9,14 @@ use serde_json::json;
 
 use crate::containers::endpoint;
 use crate::failure::{Failure, Result};
-use crate::filters::Filters;
+use crate::filters;
 use crate::http::Reply;
 use crate::routes::Call;
 
 /// `GET /networks`
 pub(crate) async fn list(call: &Call<'_, '_>) -> Result<Reply> {
     let filters =
-        Filters::of(&call.query, &["dangling", "driver", "id", "label", "label!", "name", "scope", "type"])?;
+        filters::of(&call.query, &["dangling", "driver", "id", "label", "label!", "name", "scope", "type"])?;
     let dangling = filters.truth("dangling")?;
     let shapes = call
         .server
@@ -125,8 +125,8 @@ pub(crate) async fn disconnect(call: &mut Call<'_, '_>, id: &str) -> Result<Repl
 
 /// `POST /networks/prune`
 pub(crate) async fn prune(call: &Call<'_, '_>) -> Result<Reply> {
-    let filters = Filters::of(&call.query, &["label", "label!", "until"])?;
-    let until = filters.until(Timestamp::now())?;
+    let filters = filters::of(&call.query, &["label", "label!", "until"])?;
+    let until = filters::until(&filters, Timestamp::now())?;
     let gone = call.server.blocking(move |engine| {
         if engine.is_rootless() {
             return Ok(Vec::new());

@@ -8,13 +8,13 @@ use robot_env_wire::{CreateVolume, Volume};
 use serde_json::json;
 
 use crate::failure::{Failure, Result};
-use crate::filters::Filters;
+use crate::filters;
 use crate::http::Reply;
 use crate::routes::Call;
 
 /// `GET /volumes`
 pub(crate) async fn list(call: &Call<'_, '_>) -> Result<Reply> {
-    let filters = Filters::of(&call.query, &["dangling", "driver", "label", "label!", "name"])?;
+    let filters = filters::of(&call.query, &["dangling", "driver", "label", "label!", "name"])?;
     let dangling = filters.truth("dangling")?;
     let volumes = call
         .server
@@ -75,7 +75,7 @@ pub(crate) async fn remove(call: &Call<'_, '_>, name: &str) -> Result<Reply> {
 
 /// `POST /volumes/prune`
 pub(crate) async fn prune(call: &Call<'_, '_>) -> Result<Reply> {
-    let filters = Filters::of(&call.query, &["all", "label", "label!"])?;
+    let filters = filters::of(&call.query, &["all", "label", "label!"])?;
     // Before version 1.42 there was no difference between named and anonymous ones.
     let all = filters.truth("all")?.unwrap_or(false) || call.version < crate::routes::Version(1, 42);
     let pruned = call.server.blocking(move |engine| {

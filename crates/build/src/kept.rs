@@ -12,113 +12,7 @@ use robot_env_oci::{ChainId, Digest};
 use robot_env_store::{CollectOptions, Store};
 use rustix::fs::FlockOperation;
 
-/// A step that the cache has.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CachedStep {
-    /// Its key.
-    pub key: Digest,
-    /// The step, as the image's history has it.
-    pub description: String,
-    /// When it was made, RFC 3339.
-    pub created: String,
-    /// When it was last used, in seconds since the Unix epoch.
-    pub used: u64,
-    /// Bytes of its layer that no image and no other step has; 0 for a step without one.
-    pub bytes: u64,
-    /// Whether an image or another step has its layer, too.
-    pub shared: bool,
-}
-
-impl CachedStep {
-    /// Its id, as lists show it.
-    pub fn id(&self) -> String {
-        self.key.hex()[..25.min(self.key.hex().len())].to_owned()
-    }
-}
-
-/// The steps that the cache has, those that were used longest ago first.
-///
-/// # Errors
-/// A store that cannot be read.
-pub fn cached_steps(store: &Store) -> Result<Vec<CachedStep>> {
-    let mut taken: BTreeSet<ChainId> = store.images()?.into_iter().flat_map(|image| image.layers).collect();
-    let mut records = store.cache_records()?;
-    records.sort_by(|(a_key, a), (b_key, b)| (a.used, a_key).cmp(&(b.used, b_key)));
-    let mut steps = Vec::with_capacity(records.len());
-    for (key, record) in records {
-        let own = record.chain.filter(|_| record.layer);
-        let shared = own.as_ref().is_some_and(|chain| taken.contains(chain));
-        let layer = match &own {
-            Some(chain) if !shared => store.layer(chain).ok().flatten(),
-            _ => None,
-        };
-        taken.extend(own);
-        steps.push(CachedStep {
-            key,
-            description: record.description,
-            created: record.created,
-            used: record.used,
-            bytes: layer.map_or(0, |layer| layer.content_size),
-            shared,
-        });
-    }
-    Ok(steps)
-}
-
-/// Where cache mounts are: a directory each, `<digest of the id>-<number>`, locked by who uses it. In it
-/// `content` is what is mounted, and `id` says what it is called.
-pub(crate) fn mounts(engine: &Engine) -> PathBuf {
-    engine.paths().root().join("build/mounts")
-}
-
-/// The cache of a `RUN --mount=type=cache`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CacheMount {
-    /// The name of its directory.
-    pub name: String,
-    /// The id by which Dockerfiles call it; empty where nobody wrote it down.
-    pub id: String,
-    /// When it was last used, in seconds since the Unix epoch.
-    pub used: u64,
-    /// Bytes of its files.
-    pub bytes: u64,
-    /// Whether a build has it mounted now.
-    pub in_use: bool,
-}
-
-impl CacheMount {
-    /// Its id, as lists show it.
-    pub fn id_in_lists(&self) -> String {
-        self.name.chars().take(25).collect()
-    }
-}
-
-/// The caches of `RUN --mount=type=cache`, those that were used longest ago first.
-///
-/// # Errors
-/// A directory that cannot be read.
-pub fn cache_mounts(engine: &Engine) -> Result<Vec<CacheMount>> {
-    let base = mounts(engine);
-    let mut all = Vec::new();
-    for entry in fs::read_dir(&base).into_iter().flatten().flatten() {
-        let path = entry.path();
-        let Ok(directory) = File::open(&path) else { continue };
-        let (Ok(found), Ok(content)) = (directory.metadata(), File::open(path.join("content"))) else {
-            continue;
-        };
-        all.push(CacheMount {
-            name: entry.file_name().to_string_lossy().into_owned(),
-            id: fs::read_to_string(path.join("id")).unwrap_or_default(),
-            used: found.mtime().unsigned_abs(),
-            bytes: robot_env_layer::usage(content.as_fd())?.bytes,
-            in_use: rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive).is_err(),
-        });
-    }
-    all.sort_by(|a, b| (a.used, &a.name).cmp(&(b.used, &b.name)));
-    Ok(all)
-}
-
-/// Something that builds keep, as a filter sees it.
+/// Something that builds keep to be faster the next time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kept {
     /// Its id, as lists show it.
@@ -129,6 +23,8 @@ pub struct Kept {
     pub description: String,
     /// Bytes that nothing else has.
     pub bytes: u64,
+    /// When it was made, RFC 3339; of a cache mount nobody knows.
+    pub created: Option<String>,
     /// When it was last used, in seconds since the Unix epoch.
     pub used: u64,
     /// Whether an image or another step has its files, too.
@@ -144,34 +40,79 @@ enum Where {
     Mount(PathBuf),
 }
 
-/// Everything that builds keep to be faster the next time, what was used longest ago first.
+/// Everything that builds keep, what was used longest ago first.
 ///
 /// # Errors
 /// A store or directory that cannot be read.
 pub fn kept(engine: &Engine) -> Result<Vec<Kept>> {
-    let base = mounts(engine);
-    let steps = cached_steps(engine.store())?.into_iter().map(|step| Kept {
-        id: step.id(),
-        kind: "regular",
-        description: step.description,
-        bytes: step.bytes,
-        used: step.used,
-        shared: step.shared,
-        in_use: false,
-        place: Where::Step(step.key),
-    });
-    let mounts = cache_mounts(engine)?.into_iter().map(|mount| Kept {
-        id: mount.id_in_lists(),
-        kind: "exec.cachemount",
-        description: format!("cached mount {}", mount.id),
-        bytes: mount.bytes,
-        used: mount.used,
-        shared: false,
-        in_use: mount.in_use,
-        place: Where::Mount(base.join(&mount.name)),
-    });
-    let mut all: Vec<Kept> = steps.chain(mounts).collect();
-    all.sort_by_key(|kept| kept.used);
+    let mut all = steps(engine.store())?;
+    all.extend(cache_mounts(engine)?);
+    all.sort_by(|a, b| (a.used, &a.id).cmp(&(b.used, &b.id)));
+    Ok(all)
+}
+
+/// An id as lists show it.
+fn shown(id: &str) -> String {
+    id.chars().take(25).collect()
+}
+
+/// The steps that the cache has. A layer is counted for the step that was used longest ago.
+fn steps(store: &Store) -> Result<Vec<Kept>> {
+    let mut taken: BTreeSet<ChainId> = store.images()?.into_iter().flat_map(|image| image.layers).collect();
+    let mut records = store.cache_records()?;
+    records.sort_by(|(a_key, a), (b_key, b)| (a.used, a_key).cmp(&(b.used, b_key)));
+    let mut steps = Vec::with_capacity(records.len());
+    for (key, record) in records {
+        let own = record.chain.filter(|_| record.layer);
+        let shared = own.as_ref().is_some_and(|chain| taken.contains(chain));
+        let layer = match &own {
+            Some(chain) if !shared => store.layer(chain).ok().flatten(),
+            _ => None,
+        };
+        taken.extend(own);
+        steps.push(Kept {
+            id: shown(key.hex()),
+            kind: "regular",
+            description: record.description,
+            bytes: layer.map_or(0, |layer| layer.content_size),
+            created: Some(record.created),
+            used: record.used,
+            shared,
+            in_use: false,
+            place: Where::Step(key),
+        });
+    }
+    Ok(steps)
+}
+
+/// Where cache mounts are: a directory each, `<digest of the id>-<number>`, locked by who uses it. In it
+/// `content` is what is mounted, and `id` says what it is called.
+pub(crate) fn mounts(engine: &Engine) -> PathBuf {
+    engine.paths().root().join("build/mounts")
+}
+
+/// The caches of `RUN --mount=type=cache`.
+fn cache_mounts(engine: &Engine) -> Result<Vec<Kept>> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(mounts(engine)).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let Ok(directory) = File::open(&path) else { continue };
+        let (Ok(found), Ok(content)) = (directory.metadata(), File::open(path.join("content"))) else {
+            continue;
+        };
+        let id = fs::read_to_string(path.join("id")).unwrap_or_default();
+        all.push(Kept {
+            id: shown(&entry.file_name().to_string_lossy()),
+            kind: "exec.cachemount",
+            description: format!("cached mount {id}"),
+            bytes: robot_env_layer::usage(content.as_fd())?.bytes,
+            created: None,
+            used: found.mtime().unsigned_abs(),
+            shared: false,
+            in_use: rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive).is_err(),
+            place: Where::Mount(path),
+        });
+    }
     Ok(all)
 }
 
@@ -189,9 +130,16 @@ pub struct PruneKept<'f> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PrunedKept {
     /// What went.
-    pub ids: Vec<String>,
+    pub gone: Vec<Kept>,
     /// The bytes that come back.
     pub bytes: u64,
+}
+
+impl PrunedKept {
+    /// The ids of what went.
+    pub fn ids(&self) -> Vec<String> {
+        self.gone.iter().map(|kept| kept.id.clone()).collect()
+    }
 }
 
 /// Removes what builds keep. What a build uses now stays.
@@ -220,7 +168,7 @@ pub fn prune(engine: &Engine, options: &PruneKept<'_>) -> Result<PrunedKept> {
         };
         if gone {
             total = total.saturating_sub(kept.bytes);
-            pruned.ids.push(kept.id);
+            pruned.gone.push(kept);
         }
     }
     pruned.bytes += store.collect(&CollectOptions::default())?.bytes;

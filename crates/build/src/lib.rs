@@ -55,9 +55,7 @@ mod tree;
 pub use cache::{CachePlace, CacheSource, CacheTarget};
 pub use cancel::Cancel;
 pub use check::check;
-pub use kept::{
-    CacheMount, CachedStep, Kept, PruneKept, PrunedKept, cache_mounts, cached_steps, kept, prune,
-};
+pub use kept::{Kept, PruneKept, PrunedKept, kept, prune};
 pub use output::{Destination, Output};
 pub use request::{BuildRequest, Built, Failure, Fetch, MadeLayer, Observer, Place, Secret};
 pub use session::build;

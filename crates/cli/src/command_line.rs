@@ -9,8 +9,6 @@ use clap::builder::ValueParser;
 use clap::{Arg, ArgAction, Command};
 use robot_env_diag::{Error, Result};
 
-use crate::quantity;
-
 /// Where flags may stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flags {
@@ -122,7 +120,7 @@ fn push(
     }
     let on = match value {
         None => true,
-        Some(value) => quantity::truth(&value).ok_or_else(|| {
+        Some(value) => robot_env_wire::truth(&value).ok_or_else(|| {
             Error::invalid(format!("invalid argument `{value}` for {spelled}: it must be true or false"))
         })?,
     };

@@ -26,6 +26,7 @@ mod image_removal;
 mod launch;
 mod limits;
 mod logs;
+mod machine;
 mod monitor;
 mod mounts;
 mod names;
@@ -65,6 +66,7 @@ pub use image_removal::{ImageGone, ImageRemoval};
 pub use launch::MONITOR;
 pub use limits::Unlimited;
 pub use logs::{LogEntry, LogOptions, LogReader, LogStep};
+pub use machine::Machine;
 pub use monitor::main as monitor;
 pub use network::{
     LiveEndpoint, NetworkDefaults, NetworkRecord, NetworkRequest, PREDEFINED, Place, Reloaded,

@@ -1,18 +1,20 @@
 //! Docker's JSON: what `inspect` prints and the API sends, made from the engine's types.
 //!
 //! Field names, their order, and what is `null`, empty or left out are those of the Docker Engine
-//! API 1.51: clients depend on all of them. It deliberately knows no file, no terminal and no HTTP;
-//! every function here is pure. Nothing on disk, no lock.
+//! API 1.51: clients depend on all of them. It deliberately knows no file, no terminal and no HTTP; what
+//! a filter names is looked up by the engine. Nothing on disk, no lock.
 
 mod config;
 mod container;
 mod create;
 mod event;
 mod exec;
+mod filters;
 mod host_config;
 mod image;
 mod mount;
 mod network;
+mod selection;
 mod summary;
 mod system;
 mod time;
@@ -29,6 +31,7 @@ pub use create::{
 };
 pub use event::{Actor, EventMessage};
 pub use exec::{ExecConfig, ExecInspect, ExecProcess, ExecStart};
+pub use filters::{Filters, truth};
 pub use host_config::{
     DeviceMapping, HostConfig, LogConfig, RestartPolicy, ThrottleDevice, UlimitLimit, WeightDevice,
 };
@@ -40,8 +43,9 @@ pub use network::{
     ConfigFrom, EndpointSettings, Ipam, IpamConfig, Network, NetworkContainer, NetworkSettings, PortBinding,
     mode_word,
 };
-pub use summary::{ContainerSummary, Port, SummaryHostConfig, SummaryNetworks, status};
-pub use system::{Info, Plugins, Version, VersionReply};
+pub use selection::{CONTAINER_FILTERS, ContainerFilter, EVENT_FILTERS, labels_of, networks_of, takes_event};
+pub use summary::{ContainerSummary, Port, SummaryHostConfig, SummaryNetworks, human_duration, status};
+pub use system::{Info, InfoSettings, Plugins, Version, VersionReply};
 pub use time::{ZERO, rfc3339};
 pub use volume::Volume;
 

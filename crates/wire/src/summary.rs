@@ -83,7 +83,7 @@ impl ContainerSummary {
             ports: ports(&network),
             size_rw: sizes.map(|(own, _)| own),
             size_root_fs: sizes.map(|(_, all)| all),
-            labels: labels(container),
+            labels: crate::labels_of(container),
             state: container.state.state.word().to_owned(),
             status: status(container, now),
             host_config: SummaryHostConfig { network_mode: mode_word(&record.spec.network) },
@@ -91,13 +91,6 @@ impl ContainerSummary {
             mounts: record.mounts.iter().filter(|m| m.kind != "tmpfs").map(MountPoint::new).collect(),
         }
     }
-}
-
-/// The labels of the image with the container's own on top.
-fn labels(container: &Container) -> BTreeMap<String, String> {
-    let mut labels = container.record.image_config.labels.clone();
-    labels.extend(container.record.spec.labels.clone());
-    labels
 }
 
 /// A word with spaces is shown in quotes, as Docker does.
@@ -142,8 +135,8 @@ pub fn status(container: &Container, now: Timestamp) -> String {
     }
 }
 
-/// Docker's words for a span of so many seconds (go-units `HumanDuration`).
-fn human_duration(seconds: i64) -> String {
+/// Docker's words for a span of so many seconds (go-units `HumanDuration`): `About an hour`.
+pub fn human_duration(seconds: i64) -> String {
     let (minutes, hours) = (seconds / 60, (seconds as f64 / 3600.0 + 0.5) as i64);
     match () {
         () if seconds < 1 => "Less than a second".into(),
@@ -167,11 +160,20 @@ mod tests {
     #[test]
     fn spans_have_dockers_words() {
         for (seconds, want) in [
+            (-5, "Less than a second"),
             (0, "Less than a second"),
+            (1, "1 second"),
             (59, "59 seconds"),
+            (60, "About a minute"),
             (119, "About a minute"),
+            (120, "2 minutes"),
+            (3599, "59 minutes"),
+            (3600, "About an hour"),
             (5400, "2 hours"),
+            (47 * 3600, "47 hours"),
             (48 * 3600, "2 days"),
+            (14 * 86400, "2 weeks"),
+            (60 * 86400, "2 months"),
             (730 * 86400, "2 years"),
         ] {
             assert_eq!(human_duration(seconds), want);

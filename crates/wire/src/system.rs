@@ -1,8 +1,12 @@
 //! `docker version` and `docker info`.
 
+mod info;
+
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+
+pub use info::InfoSettings;
 
 /// One program's version.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -59,6 +63,8 @@ pub struct Info {
     #[serde(rename = "CPUSet")]
     pub cpu_set: bool,
     pub pids_limit: bool,
+    #[serde(rename = "IPv4Forwarding")]
+    pub ipv4_forwarding: bool,
     pub system_time: String,
     pub logging_driver: String,
     pub cgroup_driver: String,

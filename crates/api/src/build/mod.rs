@@ -8,7 +8,7 @@ use std::io::Read;
 use std::sync::Mutex;
 
 use jiff::Timestamp;
-use robot_env_build::{Built, Cancel, Fetch, Files, Kept, Origin, PruneKept, PrunedKept, Recipe};
+use robot_env_build::{Built, Cancel, Fetch, Files, Kept, Origin, PruneKept, Recipe};
 use robot_env_diag::{Kind, Result as EngineResult};
 use robot_env_dockerfile::{Dockerfile, Position};
 use robot_env_engine::Engine;
@@ -21,7 +21,7 @@ use self::classic::Classic;
 use self::request::Parameters;
 use crate::credentials;
 use crate::failure::{Failure, Result};
-use crate::filters::Filters;
+use crate::filters;
 use crate::http::Reply;
 use crate::images::transfer::told;
 use crate::routes::Call;
@@ -183,7 +183,7 @@ const KEYS: &[&str] =
 
 /// `POST /build/prune`
 pub(crate) async fn prune(call: &Call<'_, '_>) -> Result<Reply> {
-    let filters = Filters::of(&call.query, KEYS)?;
+    let filters = filters::of(&call.query, KEYS)?;
     if let Some(key) =
         ["inuse", "parent", "private", "shared", "type"].into_iter().find(|key| filters.has(key))
     {
@@ -196,9 +196,9 @@ pub(crate) async fn prune(call: &Call<'_, '_>) -> Result<Reply> {
     let keep = keep.and_then(|bytes| u64::try_from(bytes).ok()).filter(|bytes| *bytes > 0);
     let all = call.query.truth("all");
     let now = Timestamp::now();
-    let before = match filters.until(now)? {
+    let before = match filters::until(&filters, now)? {
         Some(until) => Some(until),
-        None => filters.moment("unused-for", now)?,
+        None => filters::moment_of(&filters, "unused-for", now)?,
     };
     let done = call.server.blocking(move |engine| {
         let filter = |kept: &Kept| {
@@ -208,8 +208,8 @@ pub(crate) async fn prune(call: &Call<'_, '_>) -> Result<Reply> {
         };
         robot_env_build::prune(engine, &PruneKept { all, keep, filter: &filter })
     });
-    let PrunedKept { ids, bytes } = done.await?;
+    let pruned = done.await?;
     call.server.empty_trash_later();
-    let gone = Some(ids).filter(|ids| !ids.is_empty());
-    Ok(Reply::json(200, &json!({ "CachesDeleted": gone, "SpaceReclaimed": bytes })))
+    let gone = Some(pruned.ids()).filter(|ids| !ids.is_empty());
+    Ok(Reply::json(200, &json!({ "CachesDeleted": gone, "SpaceReclaimed": pruned.bytes })))
 }

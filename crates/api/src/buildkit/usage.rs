@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp as Moment;
-use robot_env_build::{CacheMount, CachedStep, Kept, PruneKept, cache_mounts, cached_steps};
+use robot_env_build::{Kept, PruneKept, kept};
 use robot_env_diag::{Error, Kind, Result as EngineResult};
 use robot_env_engine::Engine;
 
@@ -13,39 +13,20 @@ use super::messages::control::{DiskUsageRequest, DiskUsageResponse, PruneRequest
 use super::place;
 use crate::server::Server;
 
-fn record(step: &CachedStep) -> UsageRecord {
-    let made = step.created.parse::<Moment>().ok();
+fn record(kept: &Kept) -> UsageRecord {
+    let made = kept.created.as_ref().and_then(|created| created.parse::<Moment>().ok());
     UsageRecord {
-        id: step.id(),
-        size: step.bytes as i64,
+        id: kept.id.clone(),
+        size: kept.bytes as i64,
         created: made.map(|made| Timestamp { seconds: made.as_second(), nanos: made.subsec_nanosecond() }),
-        last_used: Some(Timestamp { seconds: step.used as i64, nanos: 0 }),
-        description: step.description.clone(),
-        kind: "regular".to_owned(),
-        shared: step.shared,
+        last_used: Some(Timestamp { seconds: kept.used as i64, nanos: 0 }),
+        description: kept.description.clone(),
+        kind: kept.kind.to_owned(),
+        mutable: kept.kind == "exec.cachemount",
+        shared: kept.shared,
+        in_use: kept.in_use,
         ..UsageRecord::default()
     }
-}
-
-/// The cache of a `RUN --mount=type=cache`.
-fn mount_record(mount: &CacheMount) -> UsageRecord {
-    UsageRecord {
-        id: mount.id_in_lists(),
-        size: mount.bytes as i64,
-        last_used: Some(Timestamp { seconds: mount.used as i64, nanos: 0 }),
-        description: format!("cached mount {}", mount.id),
-        kind: "exec.cachemount".to_owned(),
-        mutable: true,
-        in_use: mount.in_use,
-        ..UsageRecord::default()
-    }
-}
-
-/// Everything that builds keep to be faster the next time.
-fn records(engine: &Engine) -> EngineResult<Vec<UsageRecord>> {
-    let steps = cached_steps(engine.store())?;
-    let mounts = cache_mounts(engine)?;
-    Ok(steps.iter().map(record).chain(mounts.iter().map(mount_record)).collect())
 }
 
 fn unfiltered(filters: &[String]) -> EngineResult<()> {
@@ -63,7 +44,7 @@ pub(super) async fn disk_usage(server: &'static Server, mut call: Incoming) {
         let request = call.question::<DiskUsageRequest>().await?;
         let records = server.blocking_error(move |engine| {
             unfiltered(&request.filters)?;
-            records(engine)
+            Ok(kept(engine)?.iter().map(record).collect())
         });
         Ok::<_, Status>(DiskUsageResponse { records: records.await? })
     };
@@ -99,11 +80,9 @@ fn removed(engine: &Engine, request: &PruneRequest) -> EngineResult<Vec<UsageRec
     let keep = request.reserved_space.max(request.max_used_space).max(0) as u64;
     let before = Moment::now().as_second() - unused.as_secs() as i64;
     let filter = |kept: &Kept| kept.used as i64 <= before;
-    // Afterwards nobody knows what they were.
-    let mut gone = records(engine)?;
     let options = PruneKept { all: request.all, keep: Some(keep).filter(|keep| *keep > 0), filter: &filter };
     let pruned = robot_env_build::prune(engine, &options)?;
-    gone.retain(|record| pruned.ids.contains(&record.id));
+    let mut gone: Vec<UsageRecord> = pruned.gone.iter().map(record).collect();
     if keep == 0 {
         let size = place::sweep(engine, unused);
         if size > 0 {

@@ -16,9 +16,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::failure::{Failure, Result};
-use crate::filters::Filters;
+use crate::filters;
 use crate::http::Reply;
 use crate::routes::Call;
+use robot_env_wire::Filters;
 
 /// The image that `text` means. Where there is none the error has the words that clients look for.
 fn find(store: &Store, text: &str) -> EngineResult<ImageRecord> {
@@ -73,8 +74,8 @@ const KEYS: &[&str] = &["before", "dangling", "label", "label!", "reference", "s
 
 /// `GET /images/json`
 pub(crate) async fn list(call: &Call<'_, '_>) -> Result<Reply> {
-    let filters = Filters::of(&call.query, KEYS)?;
-    let (dangling, until) = (filters.truth("dangling")?, filters.until(Timestamp::now())?);
+    let filters = filters::of(&call.query, KEYS)?;
+    let (dangling, until) = (filters.truth("dangling")?, filters::until(&filters, Timestamp::now())?);
     // The name of old clients.
     let only = call.query.text("filter").map(str::to_owned);
     let shared = call.query.truth("shared-size");
@@ -103,8 +104,8 @@ pub(crate) async fn list(call: &Call<'_, '_>) -> Result<Reply> {
             if !all && own.is_empty() && parents.contains(&record.id) && dangling.is_none() {
                 continue;
             }
-            let patterns = filters.values("reference").iter().chain(only.iter());
-            let patterns: Vec<&String> = patterns.collect();
+            let patterns = filters.values("reference").chain(only.as_deref());
+            let patterns: Vec<&str> = patterns.collect();
             if !patterns.is_empty() {
                 own.retain(|name| patterns.iter().any(|pattern| fits(pattern, name)));
                 if own.is_empty() {
@@ -260,9 +261,9 @@ pub(crate) async fn remove(call: &Call<'_, '_>, name: &str) -> Result<Reply> {
 
 /// `POST /images/prune`
 pub(crate) async fn prune(call: &Call<'_, '_>) -> Result<Reply> {
-    let filters = Filters::of(&call.query, &["dangling", "label", "label!", "until"])?;
+    let filters = filters::of(&call.query, &["dangling", "label", "label!", "until"])?;
     let all = !filters.truth("dangling")?.unwrap_or(true);
-    let until = filters.until(Timestamp::now())?;
+    let until = filters::until(&filters, Timestamp::now())?;
     let done = call.server.blocking(move |engine| prune_images(engine, all, &filters, until));
     let (gone, bytes) = done.await?;
     call.server.empty_trash_later();
@@ -313,18 +314,13 @@ pub(crate) async fn search(call: &Call<'_, '_>) -> Result<Reply> {
     let Some(term) = call.query.text("term").map(str::to_owned) else {
         return Err(Failure::new(400, "\"term\" must not be empty"));
     };
-    let filters = Filters::of(&call.query, &["is-automated", "is-official", "stars"])?;
+    let filters = filters::of(&call.query, &["is-automated", "is-official", "stars"])?;
     let (official, automated) = (filters.truth("is-official")?, filters.truth("is-automated")?);
-    let stars = match filters.values("stars") {
-        [] => 0,
-        all => {
-            let least = all.iter().map(|text| text.parse::<u64>().ok());
-            let least: Option<Vec<u64>> = least.collect();
-            least
-                .and_then(|all| all.into_iter().max())
-                .ok_or_else(|| Failure::new(400, format!("invalid filter 'stars={}'", all.join(","))))?
-        }
-    };
+    let mut stars = 0;
+    for text in filters.values("stars") {
+        let least = text.parse::<u64>().ok();
+        stars = stars.max(least.ok_or_else(|| Failure::new(400, format!("invalid filter 'stars={text}'")))?);
+    }
     let limit = match call.query.number("limit")? {
         None | Some(0) => 25,
         Some(limit @ 1..=100) => limit as usize,

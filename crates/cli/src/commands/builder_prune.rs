@@ -4,7 +4,7 @@ use robot_env_diag::{Error, Result};
 
 use super::prune;
 use crate::app::App;
-use crate::filter::Filters;
+use crate::filter;
 use crate::quantity;
 use crate::verb::{Exit, Verb};
 
@@ -32,7 +32,7 @@ impl Verb for BuilderPrune {
     const SPELLINGS: &'static [&'static str] = &["builder prune", "buildx prune"];
 
     fn run(self, app: &App) -> Result<Exit> {
-        let filters = Filters::parse(&self.filter, KEYS)?;
+        let filters = filter::parse(&self.filter, KEYS)?;
         // An empty variable of a script must not remove everything.
         if let Some(key) =
             ["id", "type", "description"].iter().find(|key| filters.values(key).any(str::is_empty))
@@ -40,7 +40,7 @@ impl Verb for BuilderPrune {
             return Err(Error::invalid(format!("invalid filter '{key}=': it has no value")));
         }
         let unused = filters.values("unused-for").last();
-        let until = match (filters.until(app.now())?, unused) {
+        let until = match (filter::until(&filters, app.now())?, unused) {
             (Some(_), Some(_)) => {
                 return Err(Error::invalid("the filters until and unused-for are the same: give one"));
             }
@@ -70,7 +70,7 @@ impl Verb for BuilderPrune {
         // Who asks for shared ones means them.
         let all = self.all || shared == Some(true);
         let pruned = robot_env_build::prune(&engine, &PruneKept { all, keep, filter: &filter })?;
-        prune::tell(app, "build cache objects", &pruned.ids)?;
+        prune::tell(app, "build cache objects", &pruned.ids())?;
         prune::finish(app, &engine, pruned.bytes)?;
         Ok(Exit::SUCCESS)
     }

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use robot_env_diag::Result;
 use robot_env_engine::Event;
-use robot_env_wire::EventMessage;
+use robot_env_wire::{EVENT_FILTERS, EventMessage, takes_event};
 
 use crate::app::App;
-use crate::filter::Filters;
+use crate::filter;
 use crate::format::{Field, Template, Value};
 use crate::interrupt::Interrupts;
 use crate::quantity;
@@ -30,23 +30,6 @@ pub(crate) struct Events {
     until: Option<String>,
 }
 
-const FILTERS: &[&str] = &[
-    "config",
-    "container",
-    "daemon",
-    "event",
-    "image",
-    "label",
-    "network",
-    "node",
-    "plugin",
-    "scope",
-    "secret",
-    "service",
-    "type",
-    "volume",
-];
-
 /// How long nothing may come before the time is looked at.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
@@ -54,7 +37,7 @@ impl Verb for Events {
     const SPELLINGS: &'static [&'static str] = &["events", "system events"];
 
     fn run(self, app: &App) -> Result<Exit> {
-        let filters = Filters::parse(&self.filter, FILTERS)?;
+        let filters = filter::parse(&self.filter, EVENT_FILTERS)?;
         let format = match self.format.as_deref() {
             None | Some("") => Format::Text,
             Some("json") => Format::Json,
@@ -74,7 +57,7 @@ impl Verb for Events {
         let show = |event: &Event| -> Result<()> {
             let time = event.time();
             let meant = since.is_none_or(|since| time >= since) && until.is_none_or(|until| time <= until);
-            if meant && matches(event, &filters) { app.print_line(&format.print(event)?) } else { Ok(()) }
+            if meant && takes_event(&filters, event) { app.print_line(&format.print(event)?) } else { Ok(()) }
         };
         if since.is_some() {
             reader.older().iter().try_for_each(show)?;
@@ -146,41 +129,6 @@ fn text(event: &Event) -> String {
     robot_env_diag::Escaped(&line).to_string()
 }
 
-/// Docker's rules: the values of a key are alternatives, labels add up; a container, a volume and
-/// a network may be named by the beginning of their id or name.
-fn matches(event: &Event, filters: &Filters) -> bool {
-    let attribute = |key: &str| event.attributes.get(key).map_or("", String::as_str);
-    let action = event.action.split(':').next().unwrap_or_default();
-    let of_kind = |kind: &str| {
-        filters.any(kind, |value| {
-            event.kind == kind && (event.id.starts_with(value) || attribute("name").starts_with(value))
-        })
-    };
-    let image = if event.kind == "image" { attribute("name") } else { attribute("image") };
-    filters.any("type", |value| value == event.kind)
-        && filters.any("scope", |value| value == "local")
-        && filters.any("event", |value| value == event.action || value == action)
-        && filters.labels(&event.attributes)
-        && ["container", "volume", "network", "plugin", "daemon", "config", "node", "secret", "service"]
-            .into_iter()
-            .all(of_kind)
-        && filters.any("image", |value| {
-            let id = event.id.strip_prefix("sha256:").unwrap_or(&event.id);
-            value == event.id
-                || value == image
-                || repository(image) == value
-                || (event.kind == "image" && value.len() >= 12 && id.starts_with(value))
-        })
-}
-
-/// A name without its tag.
-fn repository(name: &str) -> &str {
-    match name.rsplit_once(':') {
-        Some((repository, tag)) if !tag.contains('/') => repository,
-        _ => name,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -228,36 +176,5 @@ mod tests {
         let whole = Format::Template(Template::parse("{{json .}}").unwrap()).print(&event("start")).unwrap();
         assert_eq!(json, whole);
         assert!(json.starts_with(r#"{"status":"start","id":"0123"#), "{json}");
-    }
-
-    #[test]
-    fn filters() {
-        for (words, want) in [
-            (&["event=start"][..], true),
-            (&["event=die"], false),
-            (&["event=die", "event=start"], true),
-            (&["event=start", "type=volume"], false),
-            (&["container=web"], true),
-            (&["container=we"], true),
-            (&["container=0123"], true),
-            (&["container=other"], false),
-            (&["image=ros:noetic"], true),
-            (&["image=ros"], true),
-            (&["image=ro"], false),
-            (&["label=a=1"], true),
-            (&["label=a=1", "label=b"], false),
-            (&["type=container", "scope=local"], true),
-            (&["volume=x"], false),
-        ] {
-            let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
-            assert_eq!(
-                matches(&event("start"), &Filters::parse(&words, FILTERS).unwrap()),
-                want,
-                "{words:?}"
-            );
-        }
-        let only = |word: &str| Filters::parse(&[word.to_owned()], FILTERS).unwrap();
-        assert!(matches(&event("exec_create: ls"), &only("event=exec_create")));
-        assert!(!matches(&event("exec_create: ls"), &only("event=exec")));
     }
 }

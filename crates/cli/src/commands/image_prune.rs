@@ -3,7 +3,7 @@ use robot_env_diag::Result;
 
 use super::prune;
 use crate::app::App;
-use crate::filter::Filters;
+use crate::filter;
 use crate::verb::{Exit, Verb};
 
 /// Remove images that nothing needs
@@ -26,8 +26,8 @@ impl Verb for ImagePrune {
     const SPELLINGS: &'static [&'static str] = &["image prune"];
 
     fn run(self, app: &App) -> Result<Exit> {
-        let filters = Filters::parse(&self.filter, FILTERS)?;
-        filters.until(app.now())?;
+        let filters = filter::parse(&self.filter, FILTERS)?;
+        filter::until(&filters, app.now())?;
         let all = self.all || filters.truth("dangling")? == Some(false);
         if !self.force {
             let what = if all {

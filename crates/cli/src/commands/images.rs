@@ -3,7 +3,7 @@ use robot_env_diag::{Error, Result};
 use robot_env_store::Store;
 
 use crate::app::App;
-use crate::filter::Filters;
+use crate::filter;
 use crate::format::{List, Style};
 use crate::rows::image::{self, FilterFacts, Named, Options};
 use crate::verb::{Exit, Verb};
@@ -38,7 +38,7 @@ impl Verb for Images {
     const SPELLINGS: &'static [&'static str] = &["images", "image ls", "image list"];
 
     fn run(self, app: &App) -> Result<Exit> {
-        let filters = Filters::parse(&self.filter, image::FILTERS)?;
+        let filters = filter::parse(&self.filter, image::FILTERS)?;
         filters.truth("dangling")?;
         let table = if self.digests { image::TABLE_WITH_DIGESTS } else { image::TABLE };
         let style = Style::parse(self.format.as_deref(), table)?;
@@ -52,7 +52,7 @@ impl Verb for Images {
             let facts = FilterFacts {
                 before: created("before")?,
                 since: created("since")?,
-                until: filters.until(app.now())?,
+                until: filter::until(&filters, app.now())?,
             };
             let labelled = filters.has("label") || filters.has("label!");
             images = named(&store, labelled)?

@@ -8,10 +8,11 @@ use robot_env_wire as wire;
 use super::{inspect, prune};
 use crate::app::App;
 use crate::container_flags;
-use crate::filter::Filters;
+use crate::filter;
 use crate::format::{List, Style, Value};
 use crate::rows::network;
 use crate::verb::{Exit, Verb};
+use robot_env_wire::Filters;
 
 /// Create a network
 #[derive(Args)]
@@ -115,7 +116,7 @@ impl Verb for NetworkLs {
     const SPELLINGS: &'static [&'static str] = &["network ls", "network list"];
 
     fn run(self, app: &App) -> Result<Exit> {
-        let filters = Filters::parse(&self.filter, network::FILTERS)?;
+        let filters = filter::parse(&self.filter, network::FILTERS)?;
         let dangling = filters.truth("dangling")?;
         let ids_only = self.quiet && self.format.is_none();
         let format = if ids_only { Some("{{.ID}}") } else { self.format.as_deref() };
@@ -222,8 +223,8 @@ impl Verb for NetworkPrune {
     const SPELLINGS: &'static [&'static str] = &["network prune"];
 
     fn run(self, app: &App) -> Result<Exit> {
-        let filters = Filters::parse(&self.filter, &["label", "label!", "until"])?;
-        filters.until(app.now())?;
+        let filters = filter::parse(&self.filter, &["label", "label!", "until"])?;
+        filter::until(&filters, app.now())?;
         let question = "WARNING! This will remove all custom networks not used by at least one container.\nAre you sure you want to continue?";
         if !self.force && !app.confirm(question)? {
             return Ok(Exit::SUCCESS);
@@ -240,7 +241,7 @@ pub(super) fn pruned(app: &App, engine: &Engine, filters: &Filters) -> Result<Ve
     if engine.is_rootless() {
         return Ok(Vec::new());
     }
-    let until = filters.until(app.now())?;
+    let until = filter::until(filters, app.now())?;
     let gone = engine.prune_networks(|record: &NetworkRecord| {
         filters.labels(&record.network.labels) && until.is_none_or(|until| record.created <= until)
     })?;

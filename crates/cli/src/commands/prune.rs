@@ -6,10 +6,11 @@ use robot_env_engine::{Container, Engine, ImageRemoval, Pruned};
 
 use super::{rm, rmi};
 use crate::app::App;
-use crate::filter::Filters;
+use crate::filter;
 use crate::format::human;
 use crate::rows::image::Named;
 use crate::verb::{Exit, Verb};
+use robot_env_wire::Filters;
 
 /// Remove all containers that do not run
 #[derive(Args)]
@@ -26,8 +27,8 @@ impl Verb for ContainerPrune {
     const SPELLINGS: &'static [&'static str] = &["container prune"];
 
     fn run(self, app: &App) -> Result<Exit> {
-        let filters = Filters::parse(&self.filter, &["label", "label!", "until"])?;
-        filters.until(app.now())?;
+        let filters = filter::parse(&self.filter, &["label", "label!", "until"])?;
+        filter::until(&filters, app.now())?;
         let engine = app.engine()?;
         if !self.force {
             let losses = container_losses(app, &engine, &filters)?;
@@ -52,7 +53,7 @@ pub(super) fn containers(app: &App, engine: &Engine, filters: &Filters) -> Resul
 
 /// Whether the filters `label` and `until` let a container through.
 fn takes(app: &App, filters: &Filters) -> Result<impl Fn(&Container) -> bool> {
-    let until = filters.until(app.now())?;
+    let until = filter::until(filters, app.now())?;
     Ok(move |container: &Container| {
         let record = &container.record;
         filters.labels(&record.spec.labels) && until.is_none_or(|until| record.created <= until)
@@ -91,7 +92,7 @@ pub(super) fn volumes(engine: &Engine, all: bool, filters: &Filters) -> Result<P
 /// Removes the images that no container has, made from them or mounted: those without a tag, or
 /// `all`. Gives the lines that say what went; layers that nothing needs go in any case.
 pub(super) fn images(app: &App, engine: &Engine, all: bool, filters: &Filters) -> Result<Pruned> {
-    let until = filters.until(app.now())?;
+    let until = filter::until(filters, app.now())?;
     let store = engine.store();
     let names = store.names()?;
     let labelled = filters.has("label") || filters.has("label!");
@@ -138,7 +139,8 @@ pub(super) fn finish(app: &App, engine: &Engine, bytes: u64) -> Result<()> {
     let own = all.iter().filter(|removed| removed.batch == engine.batch());
     let kept: u64 = own.map(|removed| removed.bytes).sum();
     if kept > 0 {
-        let (program, time) = (app.program(), human::duration(engine.undo_time().as_secs() as i64));
+        let (program, time) =
+            (app.program(), robot_env_wire::human_duration(engine.undo_time().as_secs() as i64));
         let size = human::decimal(kept);
         app.say(&format!(
             "{size} of it can come back for {time}: `{program} undo`; `{program} undo --discard` frees it now"

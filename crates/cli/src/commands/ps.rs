@@ -1,11 +1,12 @@
 use clap::Args;
-use robot_env_diag::{Error, Kind, Result};
-use robot_env_engine::{Container, Engine};
+use robot_env_diag::Result;
+use robot_env_engine::Container;
+use robot_env_wire::{CONTAINER_FILTERS, ContainerFilter};
 
 use crate::app::App;
-use crate::filter::Filters;
+use crate::filter;
 use crate::format::{List, Style};
-use crate::rows::container::{self, FilterFacts, Options};
+use crate::rows::container::{self, Options};
 use crate::verb::{Exit, Verb};
 
 /// List containers
@@ -41,15 +42,14 @@ impl Verb for Ps {
     const SPELLINGS: &'static [&'static str] = &["ps", "container ls", "container list", "container ps"];
 
     fn run(self, app: &App) -> Result<Exit> {
-        let filters = Filters::parse(&self.filter, container::FILTERS)?;
-        container::check(&filters)?;
+        let filters = filter::parse(&self.filter, CONTAINER_FILTERS)?;
         let table = format!("{}{}", container::TABLE, if self.size { "\t{{.Size}}" } else { "" });
         let ids_only = self.quiet && self.format.is_none();
         let style = Style::parse(if ids_only { Some("{{.ID}}") } else { self.format.as_deref() }, &table)?;
         let engine = app.engine()?;
-        let facts = facts(&engine, &filters)?;
+        let filter = ContainerFilter::new(&engine, filters)?;
         let last = if self.latest { 1 } else { self.last };
-        let all = self.all || last > 0 || container::wants_all(&filters);
+        let all = self.all || last > 0 || filter.wants_all();
         let (mut found, damage): (Vec<Container>, _) = engine.containers_and_damage()?;
         for error in &damage {
             app.show(error);
@@ -57,7 +57,7 @@ impl Verb for Ps {
         let ports = engine.published_ports()?;
         found.retain(|c| {
             let ports = ports.get(c.record.id.as_str()).map_or(&[][..], Vec::as_slice);
-            (all || c.state.state.is_active()) && container::matches(c, ports, &filters, &facts)
+            (all || c.state.state.is_active()) && filter.takes(c, ports)
         });
         if last > 0 {
             found.truncate(last as usize);
@@ -76,22 +76,4 @@ impl Verb for Ps {
         app.print(&List { columns: container::COLUMNS, rows }.print(&style)?)?;
         Ok(Exit::SUCCESS)
     }
-}
-
-fn facts(engine: &Engine, filters: &Filters) -> Result<FilterFacts> {
-    let created = |key: &str| -> Result<_> {
-        filters.values(key).last().map(|text| Ok(engine.container(text)?.record.created)).transpose()
-    };
-    let mut ancestors = Vec::new();
-    for text in filters.values("ancestor") {
-        match engine.store().resolve(text) {
-            Ok(image) => ancestors.push(image.id.to_string()),
-            // No image, no container of it.
-            Err(error) if error.kind() == Kind::NotFound => {}
-            Err(error) => {
-                return Err(Error::invalid(format!("invalid filter 'ancestor={text}'")).because(error));
-            }
-        }
-    }
-    Ok(FilterFacts { before: created("before")?, since: created("since")?, ancestors })
 }

@@ -80,7 +80,7 @@ pub(super) fn loss(engine: &Engine, text: &str) -> Option<String> {
 /// Says whether what a removed container had written can come back; `gone` is said where it cannot.
 pub(super) fn say_loss(app: &App, engine: &Engine, name: &str, loss: &str, is_kept: bool, gone: &str) {
     let end = if is_kept {
-        let time = human::duration(engine.undo_time().as_secs() as i64);
+        let time = robot_env_wire::human_duration(engine.undo_time().as_secs() as i64);
         format!("can come back for {time}: `{} undo {name}`", app.program())
     } else {
         gone.to_owned()

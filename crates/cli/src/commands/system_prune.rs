@@ -4,7 +4,7 @@ use robot_env_diag::{Error, Result};
 
 use super::{network, prune};
 use crate::app::App;
-use crate::filter::Filters;
+use crate::filter;
 use crate::verb::{Exit, Verb};
 
 /// Remove what nothing needs: stopped containers, unused networks and images, and with --volumes anonymous volumes
@@ -28,11 +28,11 @@ impl Verb for SystemPrune {
     const SPELLINGS: &'static [&'static str] = &["system prune"];
 
     fn run(self, app: &App) -> Result<Exit> {
-        let filters = Filters::parse(&self.filter, &["label", "label!", "until"])?;
+        let filters = filter::parse(&self.filter, &["label", "label!", "until"])?;
         if self.volumes && filters.has("until") {
             return Err(Error::invalid("the \"until\" filter is not supported with \"--volumes\""));
         }
-        filters.until(app.now())?;
+        filter::until(&filters, app.now())?;
         let engine = app.engine()?;
         if !self.force {
             let mut losses = prune::container_losses(app, &engine, &filters)?;
@@ -56,7 +56,7 @@ impl Verb for SystemPrune {
             // Steps whose files an image has, too: the image may go now.
             let options = PruneKept { all: true, keep: None, filter: &|_| true };
             let pruned = robot_env_build::prune(&engine, &options)?;
-            prune::tell(app, "build cache objects", &pruned.ids)?;
+            prune::tell(app, "build cache objects", &pruned.ids())?;
             bytes += pruned.bytes;
         }
         let pruned = prune::images(app, &engine, self.all, &filters)?;

@@ -146,7 +146,7 @@ fn list(app: &App, all: &[Removed], format: Option<&str>) -> Result<Exit> {
             ("ID", removed.id.clone().into()),
             ("Kind", kind.into()),
             ("Removed", human::ago(removed.removed, app.now()).into()),
-            ("TimeLeft", human::duration(left).into()),
+            ("TimeLeft", robot_env_wire::human_duration(left).into()),
             ("Size", size_and_places(removed.bytes, &removed.places).into()),
         ])
     });

@@ -9,7 +9,7 @@ use robot_env_wire as wire;
 use super::prune;
 use crate::app::App;
 use crate::container_flags;
-use crate::filter::Filters;
+use crate::filter;
 use crate::format::{List, Style, Template, Value, indented};
 use crate::rows::volume;
 use crate::verb::{Exit, Verb};
@@ -81,7 +81,7 @@ impl Verb for VolumeLs {
     const SPELLINGS: &'static [&'static str] = &["volume ls", "volume list"];
 
     fn run(self, app: &App) -> Result<Exit> {
-        let filters = Filters::parse(&self.filter, volume::FILTERS)?;
+        let filters = filter::parse(&self.filter, volume::FILTERS)?;
         let dangling = filters.truth("dangling")?;
         let names_only = self.quiet && self.format.is_none();
         let format = if names_only { Some("{{.Name}}") } else { self.format.as_deref() };
@@ -191,7 +191,7 @@ impl Verb for VolumePrune {
     const SPELLINGS: &'static [&'static str] = &["volume prune"];
 
     fn run(self, app: &App) -> Result<Exit> {
-        let filters = Filters::parse(&self.filter, &["all", "label", "label!"])?;
+        let filters = filter::parse(&self.filter, &["all", "label", "label!"])?;
         let all = self.all || filters.truth("all")?.unwrap_or(false);
         let engine = app.engine()?;
         if !self.force {

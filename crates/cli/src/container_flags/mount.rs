@@ -46,9 +46,8 @@ pub(super) fn mount(text: &str, directory: &Path) -> Result<MountSpec> {
 fn read(fields: &mut Fields, key: &str, value: Option<&str>, directory: &Path) -> Result<()> {
     let flag = |value: Option<&str>| match value {
         None => Ok(true),
-        Some(value) => {
-            quantity::truth(value).ok_or_else(|| Error::invalid(format!("invalid value for {key}: {value}")))
-        }
+        Some(value) => robot_env_wire::truth(value)
+            .ok_or_else(|| Error::invalid(format!("invalid value for {key}: {value}"))),
     };
     let need =
         || value.ok_or_else(|| Error::invalid(format!("invalid field `{key}` must be a key=value pair")));

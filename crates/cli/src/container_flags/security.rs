@@ -5,8 +5,6 @@ use std::path::Path;
 use robot_env_diag::{Context, Error, IoContext, Kind, Result};
 use robot_env_spec::{DeviceSpec, SeccompSpec, SecuritySpec};
 
-use crate::quantity;
-
 /// The largest seccomp profile that is read, in bytes.
 const PROFILE_LIMIT: usize = 4 << 20;
 
@@ -23,7 +21,7 @@ pub(crate) fn security(given: &[String], directory: &Path) -> Result<SecuritySpe
         match (key, value) {
             ("no-new-privileges", None) => out.no_new_privileges = true,
             ("no-new-privileges", Some(value)) => {
-                out.no_new_privileges = quantity::truth(value).ok_or_else(bad)?;
+                out.no_new_privileges = robot_env_wire::truth(value).ok_or_else(bad)?;
             }
             ("seccomp", Some("unconfined")) => out.seccomp = SeccompSpec::Unconfined,
             ("seccomp", Some("builtin")) => out.seccomp = SeccompSpec::Default,

@@ -31,37 +31,9 @@ pub(crate) fn binary(bytes: u64) -> String {
     size(bytes as f64, 1024.0, &BINARY, 4)
 }
 
-/// `About an hour`, `3 weeks`: a duration in seconds.
-pub(crate) fn duration(seconds: i64) -> String {
-    let (minutes, hours) = (seconds / 60, (seconds as f64 / 3600.0 + 0.5) as i64);
-    if seconds < 1 {
-        "Less than a second".into()
-    } else if seconds == 1 {
-        "1 second".into()
-    } else if seconds < 60 {
-        format!("{seconds} seconds")
-    } else if minutes == 1 {
-        "About a minute".into()
-    } else if minutes < 60 {
-        format!("{minutes} minutes")
-    } else if hours == 1 {
-        "About an hour".into()
-    } else if hours < 48 {
-        format!("{hours} hours")
-    } else if hours < 24 * 7 * 2 {
-        format!("{} days", hours / 24)
-    } else if hours < 24 * 30 * 2 {
-        format!("{} weeks", hours / 24 / 7)
-    } else if hours < 24 * 365 * 2 {
-        format!("{} months", hours / 24 / 30)
-    } else {
-        format!("{} years", seconds / 3600 / 24 / 365)
-    }
-}
-
 /// `2 hours ago`.
 pub(crate) fn ago(when: Timestamp, now: Timestamp) -> String {
-    format!("{} ago", duration(now.as_second() - when.as_second()))
+    format!("{} ago", robot_env_wire::human_duration(now.as_second() - when.as_second()))
 }
 
 /// `2024-05-06 07:08:09 +0200 CEST`, as lists print points in time.
@@ -87,29 +59,6 @@ mod tests {
         }
         for (bytes, want) in [(0, "0B"), (1024, "1KiB"), (8_232_000_000, "7.667GiB")] {
             assert_eq!(binary(bytes), want);
-        }
-    }
-
-    #[test]
-    fn durations() {
-        for (seconds, want) in [
-            (0, "Less than a second"),
-            (1, "1 second"),
-            (59, "59 seconds"),
-            (60, "About a minute"),
-            (119, "About a minute"),
-            (120, "2 minutes"),
-            (3599, "59 minutes"),
-            (3600, "About an hour"),
-            (5400, "2 hours"),
-            (47 * 3600, "47 hours"),
-            (48 * 3600, "2 days"),
-            (14 * 86400, "2 weeks"),
-            (60 * 86400, "2 months"),
-            (730 * 86400, "2 years"),
-            (-5, "Less than a second"),
-        ] {
-            assert_eq!(duration(seconds), want);
         }
     }
 }

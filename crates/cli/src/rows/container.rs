@@ -1,17 +1,11 @@
 //! Rows of `ps`.
 
-use std::collections::BTreeMap;
-
 use jiff::Timestamp;
-use robot_env_diag::{Error, Result};
 use robot_env_engine::Container;
-use robot_env_engine::record::State;
 use robot_env_network::firewall::Port;
-use robot_env_spec::NetworkMode;
-use robot_env_wire::mode_word;
+use robot_env_wire::{labels_of, networks_of, status};
 
 use super::{ellipsis, labels, short};
-use crate::filter::Filters;
 use crate::format::{Column, Value, human};
 
 /// Every field of a row, with its heading.
@@ -37,15 +31,6 @@ pub(crate) const COLUMNS: &[Column] = &[
 /// What `ps` prints when nothing else is asked for.
 pub(crate) const TABLE: &str =
     "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}";
-
-/// The keys of `--filter`.
-pub(crate) const FILTERS: &[&str] = &[
-    "ancestor", "before", "exited", "expose", "health", "id", "is-task", "label", "label!", "name",
-    "network", "publish", "since", "status", "volume",
-];
-
-const STATES: [&str; 7] = ["created", "restarting", "running", "removing", "paused", "exited", "dead"];
-const HEALTHS: [&str; 4] = ["starting", "healthy", "unhealthy", "none"];
 
 /// How a row is made.
 #[derive(Clone, Copy, Debug)]
@@ -96,16 +81,9 @@ pub(crate) fn row(
         ("Label", Value::Lookup(all_labels)),
         ("LocalVolumes", volumes.to_string().into()),
         ("Mounts", mounts.collect::<Vec<_>>().join(",").into()),
-        ("Networks", networks(container).join(",").into()),
+        ("Networks", networks_of(container).join(",").into()),
         ("Platform", platform.into()),
     ])
-}
-
-/// The labels of the image with the container's own on top.
-fn labels_of(container: &Container) -> BTreeMap<String, String> {
-    let mut labels = container.record.image_config.labels.clone();
-    labels.extend(container.record.spec.labels.clone());
-    labels
 }
 
 /// The ports that its image and its flags name.
@@ -121,125 +99,11 @@ fn ports_of(container: &Container, ports: &[Port]) -> String {
     super::network::ports(ports, exposed(container).into_iter())
 }
 
-/// Its networks by name: `host` and `none` are among them.
-fn networks(container: &Container) -> Vec<String> {
-    let spec = &container.record.spec;
-    let places: Vec<String> = spec.places().into_iter().map(|place| place.network).collect();
-    match &spec.network {
-        NetworkMode::Container(_) => Vec::new(),
-        mode if places.is_empty() => vec![mode_word(mode)],
-        _ => places,
-    }
-}
-
-/// Whether a filter such as `80`, `80-90/udp` names one of these ports.
-fn names_port(value: &str, mut ports: impl Iterator<Item = (u16, String)>) -> bool {
-    let (range, protocol) = value.split_once('/').unwrap_or((value, "tcp"));
-    let (first, last) = range.split_once('-').unwrap_or((range, range));
-    let (Ok(first), Ok(last)) = (first.parse::<u16>(), last.parse::<u16>()) else { return false };
-    ports.any(|(port, of)| (first..=last).contains(&port) && of == protocol)
-}
-
-fn health(container: &Container) -> &'static str {
-    container.state.health.as_ref().map_or("none", |health| health.status.as_str())
-}
-
-/// `Up 3 seconds (healthy)`, `Exited (0) 2 hours ago`, ...
-pub(crate) fn status(container: &Container, now: Timestamp) -> String {
-    let since = |when: Timestamp| human::duration(now.as_second() - when.as_second());
-    match &container.state.state {
-        State::Created | State::Failed { .. } => "Created".into(),
-        State::Running { started, paused: true, .. } => format!("Up {} (Paused)", since(*started)),
-        State::Running { started, .. } => {
-            let up = format!("Up {}", since(*started));
-            match health(container) {
-                "none" => up,
-                "starting" => format!("{up} (health: starting)"),
-                word => format!("{up} ({word})"),
-            }
-        }
-        State::Restarting { exit } => format!("Restarting ({}) {} ago", exit.code, since(exit.finished)),
-        State::Exited { exit } => format!("Exited ({}) {} ago", exit.code, since(exit.finished)),
-    }
-}
-
-/// Whether the filters ask for containers that do not run, although `--all` was not given.
-pub(crate) fn wants_all(filters: &Filters) -> bool {
-    ["status", "exited", "before", "since"].iter().any(|key| filters.has(key))
-}
-
-/// What the filters need to know beside a container itself.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct FilterFacts {
-    /// When the containers of `before` and `since` were created.
-    pub(crate) before: Option<Timestamp>,
-    /// See `before`.
-    pub(crate) since: Option<Timestamp>,
-    /// The ids of the images that each `ancestor` stands for.
-    pub(crate) ancestors: Vec<String>,
-}
-
-/// Checks the values of filters whose words are fixed.
-pub(crate) fn check(filters: &Filters) -> Result<()> {
-    for value in filters.values("status") {
-        if !STATES.contains(&value) {
-            return Err(Error::invalid(format!("invalid filter 'status={value}'"))
-                .with_hint(format!("the states are {}", STATES.join(", "))));
-        }
-    }
-    for value in filters.values("health") {
-        if !HEALTHS.contains(&value) {
-            return Err(Error::invalid(format!("invalid filter 'health={value}'"))
-                .with_hint(format!("the words are {}", HEALTHS.join(", "))));
-        }
-    }
-    for value in filters.values("exited") {
-        value.parse::<i32>().map_err(|_| Error::invalid(format!("invalid filter 'exited={value}'")))?;
-    }
-    Ok(())
-}
-
-/// Whether the filters let a container through.
-pub(crate) fn matches(container: &Container, ports: &[Port], filters: &Filters, facts: &FilterFacts) -> bool {
-    let record = &container.record;
-    let state = &container.state.state;
-    let slashed = format!("/{}", record.name);
-    filters.any_pattern("id", &[record.id.as_str()])
-        && filters.any_pattern("name", &[&record.name, &slashed])
-        && filters.labels(&labels_of(container))
-        && filters.any("status", |value| value == state.word())
-        && filters.any("exited", |value| {
-            matches!(state, State::Exited { .. }) && value.parse() == Ok(state.exit_code())
-        })
-        && filters.any("health", |value| value == health(container))
-        && filters.any("network", |value| networks(container).iter().any(|name| name == value))
-        && filters.any("volume", |value| {
-            record.mounts.iter().any(|mount| {
-                mount.volume.as_deref() == Some(value) || mount.target == value || mount.source == value
-            })
-        })
-        && filters.any("expose", |value| {
-            let exposed = exposed(container).into_iter();
-            names_port(value, exposed.filter_map(|text| {
-                let (port, protocol) = text.split_once('/')?;
-                Some((port.parse().ok()?, protocol.to_owned()))
-            }))
-        })
-        && filters.any("publish", |value| {
-            names_port(value, ports.iter().map(|port| (port.host_port, port.protocol.name().to_owned())))
-        })
-        // Nothing is a task.
-        && !filters.truth("is-task").ok().flatten().unwrap_or(false)
-        && (!filters.has("ancestor") || facts.ancestors.iter().any(|id| *id == record.image.to_string()))
-        && facts.before.is_none_or(|when| record.created < when)
-        && facts.since.is_none_or(|when| record.created > when)
-}
-
 #[cfg(test)]
 mod tests {
-    use robot_env_engine::record::{
-        ContainerRecord, ExitRecord, Health, HealthStatus, MountPoint, ProcessRecord, StateRecord,
-    };
+    use std::collections::BTreeMap;
+
+    use robot_env_engine::record::{ContainerRecord, MountPoint, ProcessRecord, State, StateRecord};
     use robot_env_oci::{Digest, ImageId, RuntimeConfig};
     use robot_env_spec::{ContainerId, ContainerSpec, NetworkMode, Propagation};
 
@@ -288,27 +152,6 @@ mod tests {
         State::Running { process, started: at(100), paused }
     }
 
-    fn exit(code: i32) -> ExitRecord {
-        ExitRecord { code, oom_killed: false, started: at(50), finished: at(60), error: None }
-    }
-
-    #[test]
-    fn the_status_says_what_docker_says() {
-        let mut healthy = container(running(false));
-        healthy.state.health =
-            Some(Health { status: HealthStatus::Healthy, failing_streak: 0, log: Vec::new() });
-        for (container, want) in [
-            (container(State::Created), "Created"),
-            (container(running(false)), "Up 2 minutes"),
-            (container(running(true)), "Up 2 minutes (Paused)"),
-            (healthy, "Up 2 minutes (healthy)"),
-            (container(State::Restarting { exit: exit(1) }), "Restarting (1) 2 minutes ago"),
-            (container(State::Exited { exit: exit(137) }), "Exited (137) 2 minutes ago"),
-        ] {
-            assert_eq!(status(&container, at(220)), want);
-        }
-    }
-
     #[test]
     fn a_row_as_docker_prints_it() {
         let options = Options { truncate: true, now: at(220) };
@@ -326,46 +169,5 @@ mod tests {
         );
         let text = List { columns: COLUMNS, rows }.print(&style.unwrap()).unwrap();
         assert_eq!(text, "0B (virtual 72.8MB)|1|a=1|a-rather-long-…|host|1\n");
-    }
-
-    #[test]
-    fn filters_let_the_right_ones_through() {
-        let exited = container(State::Exited { exit: exit(3) });
-        for (word, want) in [
-            ("name=^/web$", true),
-            ("name=we", true),
-            ("name=db", false),
-            ("id=1212", true),
-            ("status=exited", true),
-            ("status=running", false),
-            ("exited=3", true),
-            ("exited=0", false),
-            ("health=none", true),
-            ("health=healthy", false),
-            ("label=a=1", true),
-            ("label=b", false),
-            ("network=host", true),
-            ("volume=/data", true),
-            ("volume=a-rather-long-volume", true),
-            ("volume=x", false),
-            ("publish=80", false),
-            ("is-task=true", false),
-        ] {
-            let filters = Filters::parse(&[word.to_owned()], FILTERS).unwrap();
-            check(&filters).unwrap();
-            assert_eq!(matches(&exited, &[], &filters, &FilterFacts::default()), want, "{word}");
-        }
-        let none = Filters::default();
-        for (before, since, want) in
-            [(Some(at(1)), None, true), (Some(at(0)), None, false), (None, Some(at(0)), false)]
-        {
-            assert_eq!(
-                matches(&exited, &[], &none, &FilterFacts { before, since, ..FilterFacts::default() }),
-                want
-            );
-        }
-        for bad in ["status=x", "health=x", "exited=x"] {
-            assert!(check(&Filters::parse(&[bad.to_owned()], FILTERS).unwrap()).is_err(), "{bad}");
-        }
     }
 }

@@ -8,8 +8,9 @@ use robot_env_store::ImageRecord;
 use robot_env_wire::HistoryItem;
 
 use super::{ellipsis, short};
-use crate::filter::{Filters, glob};
+use crate::filter::glob;
 use crate::format::{Column, Value, human};
+use robot_env_wire::Filters;
 
 /// Every field of a row, with its heading.
 pub(crate) const COLUMNS: &[Column] = &[
@@ -277,7 +278,7 @@ mod tests {
             ("dangling=false", Some("ros:2"), 0),
             ("dangling=false", Some("docker.io/library/ros"), 1),
         ] {
-            let filters = Filters::parse(&[word.to_owned()], FILTERS).unwrap();
+            let filters = crate::filter::parse(&[word.to_owned()], FILTERS).unwrap();
             let got = matching(named(), &filters, &facts, pattern).map_or(0, |image| image.names.len());
             assert_eq!(got, want, "{word} {pattern:?}");
         }
