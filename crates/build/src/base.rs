@@ -85,9 +85,12 @@ impl Build<'_> {
         }
     }
 
-    /// An image of a stage that goes when the build ends: to be mounted.
+    /// An image of a stage that goes when the build ends: to be mounted. It is of this build alone:
+    /// one that builds the same must not take it away.
     pub(crate) fn temporary_image(&self, state: &State) -> Result<ImageId> {
-        let image = self.image(state.clone())?;
+        let mut state = state.clone();
+        state.config.labels.insert("robot-env.build".into(), self.room.snapshot_key()?.to_string());
+        let image = self.image(state)?;
         self.temporary.lock().unwrap_or_else(PoisonError::into_inner).push(image.id.clone());
         Ok(image.id)
     }

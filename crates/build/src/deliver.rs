@@ -159,20 +159,21 @@ impl Delivery<'_> {
         let configs = self.configs(rewrite)?;
         let store = self.engine.store();
         let before = store.image_ids()?;
+        let given: Vec<_> = match &configs[..] {
+            [_] => names.iter().map(|name| (name, None)).collect(),
+            _ => Vec::new(),
+        };
         let mut images = Vec::with_capacity(configs.len());
         for config in &configs {
-            let id = ImageId(config.digest().clone());
-            images.push(match store.image(&id) {
+            let record = match store.image(&ImageId(config.digest().clone())) {
                 Ok(Some(known)) => known,
-                _ => store.put_image(&record_of(config))?,
-            });
+                _ => record_of(config),
+            };
+            images.push(store.put_named_image(&record, &given)?);
         }
         let client = self.client.filter(|_| push);
         let ids: Vec<ImageId> = images.iter().map(|image| image.id.clone()).collect();
         if let [image] = &images[..] {
-            for name in &names {
-                store.tag(name, &image.id, None)?;
-            }
             self.built.image = image.id.clone();
             self.built.names.extend(
                 names.iter().filter(|name| !self.built.names.contains(name)).cloned().collect::<Vec<_>>(),

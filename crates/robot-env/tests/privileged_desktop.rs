@@ -5,12 +5,12 @@
 mod place;
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{MetadataExt, chown};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 
 use place::{Done, Place};
+use robot_env_testkit::display::XServer;
 use robot_env_testkit::image::{Compression, Entry, ImageBuilder};
 use robot_env_testkit::registry::TestRegistry;
 
@@ -21,49 +21,6 @@ macro_rules! place {
             None => return,
         }
     };
-}
-
-/// An X server that lets nobody in without the cookie in its file.
-struct Server {
-    child: Child,
-    display: String,
-    cookie: PathBuf,
-}
-
-impl Server {
-    fn start(directory: &Path, name: &str, cookie: &str) -> Server {
-        let file = directory.join(name);
-        // The entry is for any display: which one it will be the server says.
-        let script = format!(
-            "for n in $(seq 0 200); do echo add $(hostname)/unix:$n . {cookie}; done | xauth -f {} -q -",
-            file.display()
-        );
-        fs::write(&file, "").unwrap();
-        assert!(Command::new("sh").args(["-c", &script]).status().unwrap().success());
-        let mut child = Command::new("Xvfb")
-            .args(["-displayfd", "1", "-screen", "0", "320x200x24", "-nolisten", "tcp", "-auth"])
-            .arg(&file)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert!(!line.trim().is_empty(), "Xvfb says its display");
-        Server { child, display: format!(":{}", line.trim()), cookie: file }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        rustix::process::kill_process(
-            rustix::process::Pid::from_child(&self.child),
-            rustix::process::Signal::TERM,
-        )
-        .unwrap();
-        self.child.wait().unwrap();
-    }
 }
 
 /// An image with xdpyinfo and what it is linked to.
@@ -115,8 +72,8 @@ fn x_place(name: &str) -> Option<Place> {
 #[test]
 fn privileged_windows_on_a_display_that_wants_a_cookie() {
     let Some(place) = x_place("gui") else { return };
-    let first = Server::start(place.directory.path(), "first", "00112233445566778899aabbccddeeff");
-    let call = |server: &Server, args: &[&str]| -> Done {
+    let first = XServer::start(&place.directory.path().join("first"), "00112233445566778899aabbccddeeff");
+    let call = |server: &XServer, args: &[&str]| -> Done {
         let call = place
             .command(args)
             .env("DISPLAY", &server.display)
@@ -128,9 +85,9 @@ fn privileged_windows_on_a_display_that_wants_a_cookie() {
         call(&first, &args)
     };
     let out = run(&["--gui", "x", "xdpyinfo"]).ok();
-    assert!(out.contains("dimensions:    320x200 pixels"), "{out}");
+    assert!(out.contains("dimensions:    640x480 pixels"), "{out}");
     let out = run(&["--gui", "--user", "robot", "x", "xdpyinfo"]).ok();
-    assert!(out.contains("320x200"), "an ordinary user has a cookie of its own: {out}");
+    assert!(out.contains("640x480"), "an ordinary user has a cookie of its own: {out}");
     let done =
         run(&["--gui", "-e", "XAUTHORITY=/dev/null", "x", "sh", "-c", "XAUTHORITY=/dev/null xdpyinfo"]);
     assert_ne!(done.code, 0, "the server wants the cookie: {done:?}");
@@ -148,13 +105,13 @@ fn privileged_windows_on_a_display_that_wants_a_cookie() {
         &["run", "-d", "--name", "long", "--network", "none", "--init", "--gui", "x", "sleep", "10000"],
     )
     .ok();
-    assert!(call(&first, &["exec", "long", "xdpyinfo"]).ok().contains("320x200"));
-    let second = Server::start(place.directory.path(), "second", "ffeeddccbbaa99887766554433221100");
+    assert!(call(&first, &["exec", "long", "xdpyinfo"]).ok().contains("640x480"));
+    let second = XServer::start(&place.directory.path().join("second"), "ffeeddccbbaa99887766554433221100");
     assert_ne!(second.display, first.display);
     drop(first);
     let out = call(&second, &["exec", "long", "xdpyinfo"]).ok();
     assert!(out.contains(&format!("name of display:    {}", second.display)), "{out}");
-    assert!(call(&second, &["exec", "--user", "robot", "long", "xdpyinfo"]).ok().contains("320x200"));
+    assert!(call(&second, &["exec", "--user", "robot", "long", "xdpyinfo"]).ok().contains("640x480"));
     call(&second, &["restart", "-t", "0", "long"]).ok();
     assert!(call(&second, &["exec", "long", "sh", "-c", "xdpyinfo"]).ok().contains(&second.display));
 
@@ -188,7 +145,7 @@ fn servers(word: &str) -> usize {
 #[allow(clippy::print_stdout)] // why a test is skipped
 fn privileged_a_display_of_the_containers_own() {
     let Some(place) = x_place("gui-isolated") else { return };
-    let desktop = Server::start(place.directory.path(), "desktop", "00112233445566778899aabbccddeeff");
+    let desktop = XServer::start(&place.directory.path().join("desktop"), "00112233445566778899aabbccddeeff");
     let call = |display: &str, args: &[&str]| -> Done {
         let call = place.command(args).env("DISPLAY", display).env("WAYLAND_DISPLAY", "");
         call.env("XAUTHORITY", desktop.cookie.to_str().unwrap()).run()
@@ -264,7 +221,7 @@ fn privileged_a_display_of_the_containers_own() {
 #[test]
 fn privileged_windows_of_a_container_that_was_started_without() {
     let Some(place) = x_place("gui-exec") else { return };
-    let server = Server::start(place.directory.path(), "desktop", "00112233445566778899aabbccddeeff");
+    let server = XServer::start(&place.directory.path().join("desktop"), "00112233445566778899aabbccddeeff");
     let call = |args: &[&str]| -> Done {
         let call = place.command(args).env("DISPLAY", &server.display).env("WAYLAND_DISPLAY", "");
         call.env("XAUTHORITY", server.cookie.to_str().unwrap()).run()
@@ -273,11 +230,11 @@ fn privileged_windows_of_a_container_that_was_started_without() {
     assert_ne!(call(&["exec", "plain", "xdpyinfo"]).code, 0, "no display without --gui");
     for user in ["root", "robot", "root"] {
         let out = call(&["exec", "--gui", "--user", user, "plain", "xdpyinfo"]).ok();
-        assert!(out.contains("dimensions:    320x200 pixels"), "{user}: {out}");
+        assert!(out.contains("dimensions:    640x480 pixels"), "{user}: {out}");
     }
     place.run("run -d --name shifted --network none --init --userns auto x sleep 10000").ok();
     let out = call(&["exec", "--gui", "--user", "robot", "shifted", "xdpyinfo"]).ok();
-    assert!(out.contains("dimensions:    320x200 pixels"), "{out}");
+    assert!(out.contains("dimensions:    640x480 pixels"), "{out}");
     let mounted = call(&["exec", "plain", "cat", "/proc/mounts"]).ok();
     assert_eq!(mounted.lines().filter(|line| line.contains(" /tmp/.X11-unix ")).count(), 1, "{mounted}");
     assert_ne!(call(&["exec", "plain", "sh", "-c", "touch /run/robot-env/gui/x"]).code, 0, "read-only");

@@ -5,12 +5,12 @@
 mod account;
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use account::{Account, root};
+use robot_env_testkit::display::XServer;
 use robot_env_testkit::image::{BuiltImage, Compression, Entry, ImageBuilder};
 use robot_env_testkit::registry::{Auth, RegistryOptions, TestRegistry};
 
@@ -120,45 +120,6 @@ fn machine(root_directory: &Path) {
     symlink(format!("../../../{tty}"), at("sys/class/tty/ttyUSB0")).unwrap();
 }
 
-/// An X server that wants a cookie, as a desktop's does.
-struct Desktop {
-    child: Child,
-    display: String,
-    cookie: PathBuf,
-}
-
-impl Desktop {
-    fn start(home: &Path, owner: (u32, u32)) -> Desktop {
-        let cookie = home.join(".Xauthority");
-        let script = format!(
-            "for n in $(seq 0 200); do echo add $(hostname)/unix:$n . 00112233445566778899aabbccddeeff; done | xauth -f {} -q -",
-            cookie.display()
-        );
-        fs::write(&cookie, "").unwrap();
-        root("sh", &["-c", &script]);
-        chown(&cookie, Some(owner.0), Some(owner.1)).unwrap();
-        let mut child = Command::new("Xvfb")
-            .args(["-displayfd", "1", "-screen", "0", "640x480x24", "-nolisten", "tcp", "-auth"])
-            .arg(&cookie)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        Desktop { child, display: format!(":{}", line.trim()), cookie }
-    }
-}
-
-impl Drop for Desktop {
-    fn drop(&mut self) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        let _ = self.child.wait();
-    }
-}
-
 #[test]
 #[allow(clippy::print_stdout)] // why a test is skipped
 fn privileged_a_working_day() {
@@ -189,7 +150,8 @@ fn privileged_a_working_day() {
             mirror.url()
         ),
     );
-    let desktop = Desktop::start(home, owner);
+    let desktop = XServer::start(&home.join(".Xauthority"), "00112233445566778899aabbccddeeff");
+    chown(&desktop.cookie, Some(owner.0), Some(owner.1)).unwrap();
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/workday");
     // The user may not read where this test was built.
     for name in ["play", "workday"] {

@@ -1,7 +1,7 @@
 //! Images: a record each, over a config, maybe a manifest, and layers.
 
 use robot_env_diag::{Error, Kind, Result};
-use robot_env_oci::{ChainId, Descriptor, ImageConfig, ImageId, Reference, Verified};
+use robot_env_oci::{ChainId, Descriptor, Digest, ImageConfig, ImageId, Reference, Verified};
 use robot_env_sys::fs::Durability;
 use serde::{Deserialize, Serialize};
 
@@ -77,9 +77,29 @@ impl Store {
     ///
     /// Errors: `Conflict` naming what is missing, `Corrupt` naming what is damaged, `NoSpace`.
     pub fn put_image(&self, record: &ImageRecord) -> Result<ImageRecord> {
-        let id = &record.id;
+        self.put_named_image(record, &[])
+    }
+
+    /// [`Store::put_image`] and [`Store::tag`] (each name with its manifest's digest) at once: no
+    /// one who removes images without a name comes between.
+    ///
+    /// Errors: those of both.
+    pub fn put_named_image(
+        &self,
+        record: &ImageRecord,
+        names: &[(&Reference, Option<&Digest>)],
+    ) -> Result<ImageRecord> {
         let _lock = self.lock_shared()?;
         let _images = self.lock_images()?;
+        let record = self.write_image(record)?;
+        for (reference, manifest_digest) in names {
+            self.write_name(reference, &record.id, *manifest_digest)?;
+        }
+        Ok(record)
+    }
+
+    fn write_image(&self, record: &ImageRecord) -> Result<ImageRecord> {
+        let id = &record.id;
         let missing = |part: String| {
             Error::new(Kind::Conflict, format!("cannot add {}: {part} is not in the store", what(id)))
         };
@@ -94,10 +114,16 @@ impl Store {
         if record.pulled_at == 0 {
             record.pulled_at = now();
         }
+        if let Some(manifest) = &record.manifest
+            && self.content(&manifest.digest)?.is_none()
+        {
+            return Err(missing(format!("manifest `{}`", manifest.digest)));
+        }
+        // What is recorded was synced; a damaged record is written anew.
+        if matches!(self.image(id), Ok(Some(known)) if known == record) {
+            return Ok(record);
+        }
         if let Some(manifest) = &record.manifest {
-            if self.content(&manifest.digest)?.is_none() {
-                return Err(missing(format!("manifest `{}`", manifest.digest)));
-            }
             self.sync_content(&manifest.digest)?;
         }
         self.sync_content(id.digest())?;

@@ -62,7 +62,6 @@ impl Store {
         image: &ImageId,
         manifest_digest: Option<&Digest>,
     ) -> Result<()> {
-        let reference = normal(reference);
         let _lock = self.lock_shared()?;
         let _images = self.lock_images()?;
         if self.image(image)?.is_none() {
@@ -71,6 +70,17 @@ impl Store {
                 what_image(image)
             )));
         }
+        self.write_name(reference, image, manifest_digest)
+    }
+
+    /// Writes the record of a name. The caller holds the lock of images, and the image is here.
+    pub(crate) fn write_name(
+        &self,
+        reference: &Reference,
+        image: &ImageId,
+        manifest_digest: Option<&Digest>,
+    ) -> Result<()> {
+        let reference = normal(reference);
         let record = |reference: &Reference| NameRecord {
             reference: reference.clone(),
             image: image.clone(),

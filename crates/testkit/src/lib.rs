@@ -5,11 +5,13 @@
 //!
 //! - [`temporary`]: directories that go away;
 //! - [`image`]: layers and images from lists of entries;
+//! - [`display`]: an X server;
 //! - [`hostile`]: layers that mean harm;
 //! - [`registry`]: a registry on a loopback address with faults on demand;
 //! - [`network`]: network namespaces with a machine in the neighbourhood;
 //! - [`tls`]: a certificate authority.
 
+pub mod display;
 pub mod hostile;
 pub mod image;
 pub mod network;

@@ -111,11 +111,8 @@ fn make(
     let mut record = ImageRecord::new(&config);
     record.parent = options.parent.as_ref().map(|parent| parent.id.clone());
     record.origin = "commit".into();
-    let record = store.put_image(&record)?;
-    if let Some(name) = &options.reference {
-        store.tag(name, &record.id, None)?;
-    }
-    Ok(record)
+    let name = options.reference.as_ref().map(|name| (name, None));
+    store.put_named_image(&record, name.as_slice())
 }
 
 /// Makes a layer of what was written into a snapshot, as [`CommitMode::Rename`] does: the id of the

@@ -74,9 +74,6 @@ pub fn import(
     store.put_content(config.digest(), config.bytes())?;
     let mut record = ImageRecord::new(&config);
     record.origin = "import".into();
-    let record = store.put_image(&record)?;
-    if let Some(name) = &options.reference {
-        store.tag(name, &record.id, None)?;
-    }
-    Ok(record)
+    let name = options.reference.as_ref().map(|name| (name, None));
+    store.put_named_image(&record, name.as_slice())
 }

@@ -128,8 +128,7 @@ impl<'s> Load<'_, 's> {
         let sorted = Self::sort(&mut catalogue, missing)?;
         drop(catalogue);
         self.bring(sorted)?;
-        let records = images.iter().map(|image| self.put(image)).collect::<Result<Vec<_>>>()?;
-        records.into_iter().zip(images).map(|(record, image)| self.name(record, image.names)).collect()
+        images.into_iter().map(|image| self.put(image)).collect()
     }
 
     /// The layers that the images need and the store lacks, each once, those below first.
@@ -308,7 +307,7 @@ impl<'s> Load<'_, 's> {
         Err(Error::new(Kind::Corrupt, format!("layer `{}` cannot be used a second time", layer.place.path)))
     }
 
-    fn put(&self, image: &Candidate) -> Result<ImageRecord> {
+    fn put(&self, image: Candidate) -> Result<LoadedImage> {
         let mut record = ImageRecord::new(&image.config);
         record.origin = "load".into();
         self.store.put_content(image.config.digest(), image.config.bytes())?;
@@ -329,19 +328,17 @@ impl<'s> Load<'_, 's> {
                 record.manifest = Some(descriptor.clone());
             }
         }
-        self.store.put_image(&record)
-    }
-
-    fn name(&self, image: ImageRecord, references: Vec<Reference>) -> Result<LoadedImage> {
+        let references = image.names;
         let mut renamed = Vec::new();
         for name in &references {
             if let Ok(Some(before)) = self.store.name(name)
-                && before.image != image.id
+                && before.image != record.id
             {
                 renamed.push((name.clone(), before.image));
             }
-            self.store.tag(name, &image.id, None)?;
         }
+        let names: Vec<_> = references.iter().map(|name| (name, None)).collect();
+        let image = self.store.put_named_image(&record, &names)?;
         Ok(LoadedImage { image, references, renamed })
     }
 }

@@ -112,11 +112,11 @@ impl Pull<'_> {
         self.say_where();
         self.bring(&layers)?;
         let digest = image.top.digest().clone();
-        let id = self.record(&image)?;
+        let id = ImageId(image.config.digest().clone());
         let newer = known.as_ref().is_none_or(|known| known.image != id);
-        if newer || known.is_none_or(|known| known.manifest_digest.as_ref() != Some(&digest)) {
-            self.store.tag(self.reference, &id, Some(&digest))?;
-        }
+        let rename = newer || known.is_none_or(|known| known.manifest_digest.as_ref() != Some(&digest));
+        let name = rename.then_some((self.reference, Some(&digest)));
+        self.record(&id, &image, name.as_slice())?;
         Ok(Pulled { reference: self.reference.clone(), image: id, digest, newer })
     }
 
@@ -255,29 +255,25 @@ impl Pull<'_> {
         LayerSource { descriptor: blob.clone(), repository: self.reference.repository().to_string() }
     }
 
-    /// Puts manifest, config and image, unless they are here.
-    fn record(&self, image: &Image) -> Result<ImageId> {
+    /// Puts manifest, config and image, unless they are here, and names it.
+    fn record(&self, id: &ImageId, image: &Image, names: &[(&Reference, Option<&Digest>)]) -> Result<()> {
         let (manifest, config): (_, &Verified<ImageConfig>) = (&image.manifest, &image.config);
         self.store.put_content(manifest.digest(), manifest.bytes())?;
         self.store.put_content(config.digest(), config.bytes())?;
         let size = manifest.bytes().len() as u64;
         let descriptor = Descriptor::new(image.media_type.clone(), manifest.digest().clone(), size);
-        let id = ImageId(config.digest().clone());
-        let known = match self.store.image(&id) {
+        let known = match self.store.image(id) {
             Err(error) if error.kind() == Kind::Corrupt => None,
             known => known?,
         };
-        if known.as_ref().is_some_and(|known| known.manifest.as_ref() == Some(&descriptor)) {
-            return Ok(id);
-        }
         let mut record = known.unwrap_or_else(|| {
             let mut record = ImageRecord::new(config);
             record.origin = self.reference.to_string();
             record
         });
         record.manifest = Some(descriptor);
-        self.store.put_image(&record)?;
-        Ok(id)
+        self.store.put_named_image(&record, names)?;
+        Ok(())
     }
 }
 

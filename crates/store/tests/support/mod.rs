@@ -114,12 +114,11 @@ impl Sample {
             self.manifest.digest().clone(),
             self.manifest.bytes().len() as u64,
         );
-        let record =
-            store.put_image(&ImageRecord { manifest: Some(manifest), ..ImageRecord::new(&self.config) })?;
-        if let Some(name) = name {
-            store.tag(&reference(name), &record.id, Some(self.manifest.digest()))?;
+        let record = ImageRecord { manifest: Some(manifest), ..ImageRecord::new(&self.config) };
+        match name {
+            Some(name) => store.put_named_image(&record, &[(&reference(name), Some(self.manifest.digest()))]),
+            None => store.put_image(&record),
         }
-        Ok(record)
     }
 
     /// Whether the image is whole: documents and the trees of all layers.

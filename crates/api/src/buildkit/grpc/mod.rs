@@ -11,7 +11,7 @@ mod status;
 
 pub(crate) use channel::{Channel, Replies, Sink};
 pub(crate) use server::{Incoming, serve};
-pub(crate) use status::{Code, Detail, Status};
+pub(crate) use status::{Code, Detail, Status, StatusMessage};
 
 /// The most bytes of one message.
 const MESSAGE: usize = 16 << 20;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use prost::{Message, Oneof};
 
 use super::{Attributes, Definition, Worker};
-use crate::buildkit::grpc::Detail;
+use crate::buildkit::grpc::StatusMessage;
 
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct SolveRequest {
@@ -65,18 +65,7 @@ pub(crate) struct ReturnRequest {
     #[prost(message, optional, tag = "1")]
     pub(crate) result: Option<Outcome>,
     #[prost(message, optional, tag = "2")]
-    pub(crate) error: Option<ReturnError>,
-}
-
-/// `google.rpc.Status`
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct ReturnError {
-    #[prost(int32, tag = "1")]
-    pub(crate) code: i32,
-    #[prost(string, tag = "2")]
-    pub(crate) message: String,
-    #[prost(message, repeated, tag = "3")]
-    pub(crate) details: Vec<Detail>,
+    pub(crate) error: Option<StatusMessage>,
 }
 
 #[derive(Clone, PartialEq, Message)]
