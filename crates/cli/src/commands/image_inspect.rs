@@ -2,8 +2,9 @@ use clap::Args;
 use robot_env_diag::Result;
 use robot_env_wire::{ImageFacts, ImageInspect as Shape};
 
+use super::inspect;
 use crate::app::App;
-use crate::format::{Template, Value, indented};
+use crate::format::Value;
 use crate::verb::{Exit, Verb};
 
 /// Show everything about images, as JSON
@@ -21,27 +22,7 @@ impl Verb for ImageInspect {
     const SPELLINGS: &'static [&'static str] = &["image inspect"];
 
     fn run(self, app: &App) -> Result<Exit> {
-        let template = match self.format.as_deref() {
-            None | Some("" | "json") => None,
-            Some(text) => Some(Template::parse(text)?),
-        };
-        let mut found: Vec<Value> = Vec::new();
-        let exit = app.each(&self.images, |text| {
-            let value = Value::of(&shape(app, text)?);
-            match &template {
-                Some(template) => app.print_line(&template.print(&value)?),
-                None => {
-                    found.push(value);
-                    Ok(())
-                }
-            }
-        })?;
-        if template.is_none() {
-            let list = Value::List(found);
-            let json = self.format.as_deref() == Some("json");
-            app.print_line(&if json { list.to_json() } else { indented(&list) })?;
-        }
-        Ok(exit)
+        inspect::print(app, self.format.as_deref(), &self.images, |text| Ok(Value::of(&shape(app, text)?)))
     }
 }
 

@@ -6,11 +6,11 @@ use robot_env_diag::{Error, Kind, Result};
 use robot_env_engine::{Volume, VolumeRequest};
 use robot_env_wire as wire;
 
-use super::prune;
+use super::{inspect, prune};
 use crate::app::App;
 use crate::container_flags;
 use crate::filter;
-use crate::format::{List, Style, Template, Value, indented};
+use crate::format::{List, Style, Value};
 use crate::rows::volume;
 use crate::verb::{Exit, Verb};
 
@@ -120,28 +120,10 @@ impl Verb for VolumeInspect {
     const SPELLINGS: &'static [&'static str] = &["volume inspect"];
 
     fn run(self, app: &App) -> Result<Exit> {
-        let template = match self.format.as_deref() {
-            None | Some("" | "json") => None,
-            Some(text) => Some(Template::parse(text)?),
-        };
         let engine = app.engine()?;
-        let mut found: Vec<Value> = Vec::new();
-        let exit = app.each(&self.volumes, |name| {
-            let value = Value::of(&shape(&engine.volume(name)?));
-            match &template {
-                Some(template) => app.print_line(&template.print(&value)?),
-                None => {
-                    found.push(value);
-                    Ok(())
-                }
-            }
-        })?;
-        if template.is_none() {
-            let list = Value::List(found);
-            let json = self.format.as_deref() == Some("json");
-            app.print_line(&if json { list.to_json() } else { indented(&list) })?;
-        }
-        Ok(exit)
+        inspect::print(app, self.format.as_deref(), &self.volumes, |name| {
+            Ok(Value::of(&shape(&engine.volume(name)?)))
+        })
     }
 }
 
