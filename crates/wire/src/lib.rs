@@ -14,6 +14,7 @@ mod host_config;
 mod image;
 mod mount;
 mod network;
+mod search;
 mod selection;
 mod summary;
 mod system;
@@ -43,6 +44,7 @@ pub use network::{
     ConfigFrom, EndpointSettings, Ipam, IpamConfig, Network, NetworkContainer, NetworkSettings, PortBinding,
     mode_word,
 };
+pub use search::{SEARCH_FILTERS, SearchFilter, SearchResult, search_limit};
 pub use selection::{CONTAINER_FILTERS, ContainerFilter, EVENT_FILTERS, labels_of, networks_of, takes_event};
 pub use summary::{ContainerSummary, Port, SummaryHostConfig, SummaryNetworks, human_duration, status};
 pub use system::{Info, InfoSettings, Plugins, Version, VersionReply};

@@ -11,7 +11,10 @@ use robot_env_oci::{ImageText, Reference};
 use robot_env_registry::Client;
 use robot_env_store::{ImageRecord, Store};
 use robot_env_transfer::Change;
-use robot_env_wire::{ImageFacts, ImageInspect, history as steps};
+use robot_env_wire::{
+    Filters, ImageFacts, ImageInspect, SEARCH_FILTERS, SearchFilter, SearchResult, history as steps,
+    search_limit,
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -19,7 +22,6 @@ use crate::failure::{Failure, Result};
 use crate::filters;
 use crate::http::Reply;
 use crate::routes::Call;
-use robot_env_wire::Filters;
 
 /// The image that `text` means. Where there is none the error has the words that clients look for.
 fn find(store: &Store, text: &str) -> EngineResult<ImageRecord> {
@@ -314,34 +316,11 @@ pub(crate) async fn search(call: &Call<'_, '_>) -> Result<Reply> {
     let Some(term) = call.query.text("term").map(str::to_owned) else {
         return Err(Failure::new(400, "\"term\" must not be empty"));
     };
-    let filters = filters::of(&call.query, &["is-automated", "is-official", "stars"])?;
-    let (official, automated) = (filters.truth("is-official")?, filters.truth("is-automated")?);
-    let mut stars = 0;
-    for text in filters.values("stars") {
-        let least = text.parse::<u64>().ok();
-        stars = stars.max(least.ok_or_else(|| Failure::new(400, format!("invalid filter 'stars={text}'")))?);
-    }
-    let limit = match call.query.number("limit")? {
-        None | Some(0) => 25,
-        Some(limit @ 1..=100) => limit as usize,
-        Some(limit) => {
-            return Err(Failure::new(400, format!("limit {limit} is outside the range of [1, 100]")));
-        }
-    };
+    let filter = SearchFilter::new(&filters::of(&call.query, SEARCH_FILTERS)?)?;
+    let limit = search_limit(call.query.number("limit")?.unwrap_or(0))?;
     let client = Client::new(call.server.registry.clone());
     let found = call.server.blocking(move |_| client.search(&term, limit)).await?;
-    let fits = found.into_iter().filter(|image| {
-        image.stars >= stars
-            && official.is_none_or(|wanted| image.official == wanted)
-            // Nothing is built by Docker Hub any more.
-            && automated != Some(true)
-    });
-    let shape = fits.map(|image| {
-        json!({
-            "name": image.name, "description": image.description, "star_count": image.stars,
-            "is_official": image.official, "is_automated": false,
-        })
-    });
+    let shape = found.into_iter().map(SearchResult::from).filter(|image| filter.takes(image));
     Ok(Reply::json(200, &shape.collect::<Vec<_>>()))
 }
 

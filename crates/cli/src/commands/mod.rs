@@ -43,6 +43,7 @@ mod rm;
 mod rmi;
 mod run;
 mod save;
+mod search;
 mod send;
 mod serve;
 mod setup;
@@ -104,6 +105,7 @@ pub(crate) const ENTRIES: &[Entry] = &[
     entry::<builder_prune::BuilderPrune>(),
     entry::<pull::Pull>(),
     entry::<push::Push>(),
+    entry::<search::Search>(),
     entry::<images::Images>(),
     entry::<rmi::Rmi>(),
     entry::<history::History>(),
