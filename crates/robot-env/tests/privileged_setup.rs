@@ -78,11 +78,53 @@ fn privileged_an_existing_docker_and_changed_files_stay() {
 }
 
 #[test]
+fn privileged_docker_gets_a_name_and_a_socket_once() {
+    let Some(place) = Place::new("setup-socket") else { return };
+    let done = on_a_machine(
+        &place,
+        "mkdir -p /etc/robot-env
+        rm -f /usr/sbin/dockerd /usr/local/bin/dockerd
+        before=$(look)
+        $RE setup --docker --dry-run > /etc/robot-env/dry
+        grep -q 'writes /etc/systemd/system/robot-env.socket' /etc/robot-env/dry
+        ! grep -q subuid /etc/robot-env/dry
+        [ \"$(look)\" = \"$before\" ]
+        $RE setup --docker > /etc/robot-env/first
+        [ \"$(readlink /usr/local/bin/docker)\" = \"$RE\" ]
+        grep -qx \"ExecStart=$RE serve --idle-exit 10m\" /etc/systemd/system/robot-env.service
+        grep -qx Symlinks=/run/docker.sock /etc/systemd/system/robot-env.socket
+        # Here systemd does not run.
+        grep -A3 'systemd does not run' /etc/robot-env/first | grep -qx \"    $RE serve\"
+        [ ! -e /etc/systemd/system/sockets.target.wants/robot-env.socket ]
+        if command -v systemd-analyze >/dev/null; then
+            systemd-analyze verify --man=no --recursive-errors=no /etc/systemd/system/robot-env.socket > /etc/robot-env/verify 2>&1 || true
+            ! grep robot-env. /etc/robot-env/verify
+        fi
+        $RE setup --docker > /etc/robot-env/second
+        ! grep -E '^  (writes|links|runs)' /etc/robot-env/second
+        $RE setup --undo
+        rmdir -p --ignore-fail-on-non-empty /etc/systemd/system
+        [ \"$(look)\" = \"$before\" ]
+        printf '#!/bin/sh\\n' > /usr/bin/dockerd; chmod 755 /usr/bin/dockerd
+        touch /run/docker.sock
+        $RE setup --docker
+        ! grep Symlinks /etc/systemd/system/robot-env.socket
+        [ ! -e /usr/local/bin/docker ]",
+    );
+    assert_eq!(done.code, 0, "{done:?}");
+    assert!(done.out.contains("Docker daemon listens on this machine: its name is left to it"), "{done:?}");
+    assert!(done.out.contains("Docker is there and keeps its socket"), "{done:?}");
+    assert!(done.out.contains("export DOCKER_HOST=unix:///run/robot-env/docker.sock"), "{done:?}");
+}
+
+#[test]
 fn privileged_wrong_words_of_setup_are_refused() {
     let Some(place) = Place::new("setup-words") else { return };
     for (line, want) in [
         ("setup --only nothing", "there is no part `nothing` of the setup"),
         ("setup --undo --only udev", "cannot be used with"),
+        ("setup --undo --docker", "cannot be used with"),
+        ("setup --docker", "cannot set up a socket with --root"),
     ] {
         let done = place.run(line);
         assert!(done.code != 0 && done.err.contains(want), "{line}: {done:?}");

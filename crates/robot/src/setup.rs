@@ -4,6 +4,7 @@
 //! ours, and where Docker is installed its name stays Docker's.
 
 mod journal;
+mod socket;
 
 use robot_env_device::HostRoot;
 
@@ -58,9 +59,16 @@ pub const PARTS: &[(&str, &str)] = &[
     ("udev", "device rules"),
     ("completion", "completion for bash, zsh and fish"),
     ("docker-link", "the name `docker` for this program"),
+    ("docker-socket", "the Docker Engine API for clients, by systemd"),
     ("driver", "steps to NVIDIA's driver, to be read and run by a person"),
     ("docker", "steps to Docker beside this program, to be read and run by a person"),
 ];
+
+/// The parts that are done only when they are asked for.
+pub const ASKED_FOR: &[&str] = &["docker-socket"];
+
+/// The parts of `setup --docker`.
+pub const DOCKER: &[&str] = &["docker-link", "docker-socket"];
 
 /// Scripts of shell completion.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -98,7 +106,8 @@ pub fn plan(root: &HostRoot, live: &Live, completions: &Completions, home: Optio
             .into_iter()
             .map(|(path, text)| write(root, "completion", &path, text)),
     );
-    steps.push(docker_link(root, live));
+    steps.push(docker_link(root, live, home));
+    steps.extend(socket::steps(root, live, home));
     steps.push(driver(root, &os, &findings));
     steps.push(docker(root, &os));
     steps
@@ -167,10 +176,15 @@ fn completion_files<'a>(completions: &'a Completions, home: Option<&str>) -> [(S
     [(bash, &completions.bash), (zsh, &completions.zsh), (fish, &completions.fish)]
 }
 
-fn docker_link(root: &HostRoot, live: &Live) -> Step {
+fn docker_link(root: &HostRoot, live: &Live, home: Option<&str>) -> Step {
     const PART: &str = "docker-link";
-    let link = "/usr/local/bin/docker";
-    for path in ["/usr/bin/docker", "/bin/docker", "/usr/sbin/docker", "/snap/bin/docker", link] {
+    let link = match home {
+        Some(home) => format!("{home}/.local/bin/docker"),
+        None => "/usr/local/bin/docker".to_owned(),
+    };
+    let others =
+        ["/usr/bin/docker", "/bin/docker", "/usr/sbin/docker", "/snap/bin/docker", "/usr/local/bin/docker"];
+    for path in others.into_iter().chain([link.as_str()]) {
         if !root.exists(path) && std::fs::symlink_metadata(root.real(path)).is_err() {
             continue;
         }
@@ -182,7 +196,7 @@ fn docker_link(root: &HostRoot, live: &Live) -> Step {
         };
         return step(PART, title, Action::Nothing);
     }
-    if root.exists("/var/run/docker.sock") || root.exists("/run/docker.sock") {
+    if socket::has_docker(root) {
         return step(
             PART,
             "a Docker daemon listens on this machine: its name is left to it",
@@ -190,7 +204,14 @@ fn docker_link(root: &HostRoot, live: &Live) -> Step {
         );
     }
     let target = live.program.display().to_string();
-    step(PART, about(PART), Action::Link { path: link.into(), target })
+    let directory = link.trim_end_matches("/docker");
+    let is_found = live.variable("PATH").is_none_or(|path| path.split(':').any(|one| one == directory));
+    let title = if is_found {
+        about(PART).to_owned()
+    } else {
+        format!("{}; {directory} is not in PATH now", about(PART))
+    };
+    step(PART, title, Action::Link { path: link, target })
 }
 
 fn driver(root: &HostRoot, os: &Os, findings: &[doctor::Finding]) -> Step {
@@ -319,6 +340,18 @@ mod tests {
         for step in &steps {
             assert!(PARTS.iter().any(|(name, _)| *name == step.part), "{step:?}");
         }
+    }
+
+    #[test]
+    fn a_user_has_a_link_of_their_own() {
+        let place = place(&[("usr/bin/true", "")]);
+        let link = |home| docker_link(&HostRoot::fixture(place.path()), &live(), home).action;
+        let want = |path: &str| Action::Link { path: path.into(), target: "/usr/bin/robot-env".into() };
+        assert_eq!(link(Some("/home/ada")), want("/home/ada/.local/bin/docker"));
+        assert_eq!(link(None), want("/usr/local/bin/docker"));
+        std::fs::create_dir_all(place.join("home/ada/.local/bin")).unwrap();
+        std::fs::write(place.join("home/ada/.local/bin/docker"), "mine").unwrap();
+        assert_eq!(link(Some("/home/ada")), Action::Nothing);
     }
 
     #[test]

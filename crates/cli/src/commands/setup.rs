@@ -6,7 +6,7 @@ use clap::Args;
 use clap_complete::Shell;
 use robot_env_device::HostRoot;
 use robot_env_diag::{Error, IoContext, Result};
-use robot_env_robot::setup::{Action, Completions, PARTS, Step, plan};
+use robot_env_robot::setup::{ASKED_FOR, Action, Completions, DOCKER, PARTS, Step, plan};
 
 use crate::app::App;
 use crate::verb::{Exit, Verb};
@@ -24,8 +24,12 @@ pub(crate) struct Setup {
     /// Do these parts only
     #[arg(long, value_name = "PART", value_delimiter = ',')]
     only: Vec<String>,
+    /// Make the name `docker` and the socket of the Docker Engine API, for root or for the user who
+    /// calls; a Docker that is there keeps both
+    #[arg(long, conflicts_with = "only")]
+    docker: bool,
     /// Take back what earlier setups did; what was changed since stays
-    #[arg(long, conflicts_with_all = ["only", "user"])]
+    #[arg(long, conflicts_with_all = ["only", "user", "docker"])]
     undo: bool,
     /// The user to set it up for; by default who called sudo, else the caller
     #[arg(long, value_name = "NAME")]
@@ -45,15 +49,25 @@ impl Verb for Setup {
         if self.undo {
             return undo::undo(app, root, self.dry_run);
         }
+        let only: Vec<&str> =
+            if self.docker { DOCKER.to_vec() } else { self.only.iter().map(String::as_str).collect() };
+        let is_wanted = |part: &str| match only[..] {
+            [] => !ASKED_FOR.contains(&part),
+            _ => only.contains(&part),
+        };
+        let globals = app.globals();
+        if is_wanted("docker-socket") && (globals.root.is_some() || globals.run_root.is_some()) {
+            return Err(Error::invalid(
+                "cannot set up a socket with --root or --run-root: the server of systemd works in the default directories",
+            ));
+        }
         let sudo = app.ambient().variable("SUDO_USER").filter(|_| root);
         let live = live::look(app, self.user.as_deref().or(sudo), false)?;
         let home = app.ambient().home().map(|home| home.to_string_lossy().into_owned());
         let home = home.filter(|_| !root);
         let steps = plan(&HostRoot::system(), &live, &completions(), home.as_deref());
         let mut failed = false;
-        for step in
-            steps.iter().filter(|step| self.only.is_empty() || self.only.iter().any(|p| p == step.part))
-        {
+        for step in steps.iter().filter(|step| is_wanted(step.part)) {
             app.print(&describe(step))?;
             if self.dry_run {
                 continue;
@@ -86,10 +100,7 @@ fn describe(step: &Step) -> String {
         Action::Link { path, target } => out.push_str(&format!("  links {path} to {target}\n")),
         Action::Run(lines) => {
             for line in lines {
-                out.push_str(&format!(
-                    "  runs   {line}
-"
-                ));
+                out.push_str(&format!("  runs   {line}\n"));
             }
         }
         Action::Show(lines) => {
@@ -116,12 +127,17 @@ fn act(step: &Step, root: bool) -> Result<()> {
                 done => done.io_context(|| format!("cannot write `{path}`")),
             }
         }
-        Action::Link { path, target } => match std::os::unix::fs::symlink(target, path) {
-            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied && !root => {
-                Err(needs_root(format!("cannot make link `{path}`")).because(error))
+        Action::Link { path, target } => {
+            let parent = Path::new(path).parent().unwrap_or(Path::new("/"));
+            let made =
+                std::fs::create_dir_all(parent).and_then(|()| std::os::unix::fs::symlink(target, path));
+            match made {
+                Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied && !root => {
+                    Err(needs_root(format!("cannot make link `{path}`")).because(error))
+                }
+                done => done.io_context(|| format!("cannot make link `{path}`")),
             }
-            done => done.io_context(|| format!("cannot make link `{path}`")),
-        },
+        }
         Action::Run(lines) => {
             for line in lines {
                 if !live::run_line(line)? {

@@ -75,6 +75,10 @@ fn back(line: &str, now: &impl Fn(&str) -> Option<String>) -> Vec<String> {
             before.map(|value| format!("sudo sysctl -w '{key}={value}'")).into_iter().collect()
         }
         ["sudo", "apparmor_parser", "-r", path] => vec![format!("sudo apparmor_parser -R {path}")],
+        _ if line.contains("systemctl") && line.contains(" enable robot-env.socket") => {
+            let whose = if line.starts_with("sudo ") { "sudo systemctl" } else { "systemctl --user" };
+            vec![format!("{whose} disable --now robot-env.socket")]
+        }
         // Files of our own alone.
         [.., "sudo", "tee", path] | [.., "sudo", "tee", "-a", path]
             if path.contains("robot-env") && now(path).is_none() =>
@@ -119,6 +123,14 @@ mod tests {
                 &["sudo apparmor_parser -R /etc/apparmor.d/robot-env"],
             ),
             ("sudo touch /etc/subuid /etc/subgid", &[]),
+            (
+                "sudo systemctl daemon-reload && sudo systemctl enable robot-env.socket",
+                &["sudo systemctl disable --now robot-env.socket"],
+            ),
+            (
+                "systemctl --user daemon-reload && systemctl --user enable robot-env.socket",
+                &["systemctl --user disable --now robot-env.socket"],
+            ),
         ] {
             assert_eq!(back(line, &now), want, "{line}");
         }
