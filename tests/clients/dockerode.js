@@ -45,6 +45,24 @@ async function main() {
     assert.equal(echoed, 'x\n');
     assert.equal((await exec.inspect()).ExitCode, 0);
   }
+  // Without an upgrade: the answer is a stream, and what is written goes on behind the request.
+  const told = async (stream, line) => {
+    let said = '';
+    docker.modem.demuxStream(stream, { write: (piece) => { said += piece; } }, process.stderr);
+    stream.write(line);
+    await ended(stream);
+    return said;
+  };
+  for (const more of [{ hijack: false }, {}]) {
+    const plain = await box.exec({ Cmd: line, AttachStdin: true, AttachStdout: true });
+    assert.equal(await told(await plain.start({ stdin: true, ...more }), 'plainly\n'), 'got plainly\n');
+    assert.equal((await plain.inspect()).ExitCode, 0);
+  }
+  const second = await docker.createContainer({ Image, Cmd: line, OpenStdin: true, StdinOnce: true, HostConfig });
+  const joined = await second.attach({ stream: true, stdin: true, stdout: true, hijack: false });
+  await second.start();
+  assert.equal(await told(joined, 'attached\n'), 'got attached\n');
+  await second.remove();
   assert.equal((await box.stats({ stream: false })).name, '/box');
   await box.remove({ force: true });
   await assert.rejects(box.inspect(), { statusCode: 404 });

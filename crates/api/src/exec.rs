@@ -3,8 +3,8 @@
 //! This server alone knows them, by id: they are forgotten some time after they have ended, and when
 //! the server ends (the processes themselves go on).
 
-use std::collections::HashMap;
-use std::sync::Mutex;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use robot_env_diag::{Error, Kind};
@@ -22,12 +22,25 @@ use crate::stream::{self, End, Sizes, Wire, Wiring};
 
 /// How long an exec is known after its end.
 const REMEMBERED: Duration = Duration::from_secs(300);
-/// How many that have not run or have ended are known; the oldest are forgotten first.
-const MOST: usize = 8192;
+/// How many are known, and of how many bytes that clients gave: of those that have ended and those that
+/// were not started the oldest are forgotten first.
+const MOST: usize = 4096;
+const MOST_BYTES: usize = 16 << 20;
 
 /// The execs of this server.
 #[derive(Default)]
-pub(crate) struct Execs(Mutex<HashMap<String, Exec>>);
+pub(crate) struct Execs(Mutex<Known>);
+
+/// Execs, and the order in which they are forgotten.
+#[derive(Default)]
+struct Known {
+    execs: HashMap<String, Exec>,
+    /// Those that were not started, and those that have ended, by the turn at which they came there.
+    made: BTreeMap<u64, String>,
+    ended: BTreeMap<u64, String>,
+    turn: u64,
+    bytes: usize,
+}
 
 struct Exec {
     container: String,
@@ -35,7 +48,9 @@ struct Exec {
     phase: Phase,
     /// When it came into its phase.
     since: Instant,
-    sizes: mpsc::Sender<(u16, u16)>,
+    turn: u64,
+    /// Until it ends.
+    sizes: Option<mpsc::Sender<(u16, u16)>>,
     /// Until it is started.
     waiting_sizes: Option<Sizes>,
 }
@@ -47,42 +62,112 @@ enum Phase {
     Ended { code: i32 },
 }
 
+impl Exec {
+    fn new(container: String, config: ExecConfig) -> Exec {
+        let (sizes, waiting) = mpsc::channel(8);
+        if let Some([rows, columns]) = config.console_size {
+            let _ = sizes.try_send((rows as u16, columns as u16));
+        }
+        Exec {
+            container,
+            config,
+            phase: Phase::Made,
+            since: Instant::now(),
+            turn: 0,
+            sizes: Some(sizes),
+            waiting_sizes: Some(waiting),
+        }
+    }
+
+    /// The bytes that a client gave.
+    fn bytes(&self) -> usize {
+        let ExecConfig { cmd, env, working_dir, user, detach_keys, .. } = &self.config;
+        let words = cmd.iter().chain(env.iter().flatten()).chain([working_dir, user]).chain(detach_keys);
+        words.map(|word| word.len() + size_of::<String>()).sum()
+    }
+
+    /// A size of its terminal. Of many at once some may be left out; the client sends more.
+    fn resize(&self, size: (u16, u16)) {
+        if let Some(sizes) = &self.sizes {
+            let _ = sizes.try_send(size);
+        }
+    }
+}
+
+impl Known {
+    fn add(&mut self, id: String, mut exec: Exec) {
+        self.turn += 1;
+        exec.turn = self.turn;
+        self.bytes += exec.bytes();
+        self.made.insert(exec.turn, id.clone());
+        self.execs.insert(id, exec);
+        self.forget();
+    }
+
+    fn enter(&mut self, id: &str, phase: Phase) {
+        // One that was forgotten has nothing to enter.
+        let Some(exec) = self.execs.get_mut(id) else { return };
+        self.made.remove(&exec.turn);
+        (exec.phase, exec.since) = (phase, Instant::now());
+        if let Phase::Ended { .. } = phase
+            && self.ended.get(&exec.turn).is_none()
+        {
+            self.bytes -= exec.bytes();
+            // Who asks what has become of it does not ask for these.
+            (exec.config.env, exec.config.working_dir) = (None, String::new());
+            (exec.sizes, exec.waiting_sizes) = (None, None);
+            self.bytes += exec.bytes();
+            self.turn += 1;
+            exec.turn = self.turn;
+            self.ended.insert(exec.turn, id.to_owned());
+        }
+        self.forget();
+    }
+
+    /// Forgets what ended long ago, and the oldest of what is too much.
+    fn forget(&mut self) {
+        loop {
+            let is_too_much = self.execs.len() > MOST || self.bytes > MOST_BYTES;
+            let is_old =
+                |id: &String| self.execs.get(id).is_none_or(|exec| exec.since.elapsed() >= REMEMBERED);
+            let oldest = match self.ended.first_key_value() {
+                Some((turn, id)) if is_too_much || is_old(id) => self.ended.remove(&turn.clone()),
+                None if is_too_much && self.made.len() > 1 => self.made.pop_first().map(|(_, id)| id),
+                _ => None,
+            };
+            let Some(oldest) = oldest else { return };
+            if let Some(exec) = self.execs.remove(&oldest) {
+                self.bytes -= exec.bytes();
+            }
+        }
+    }
+}
+
 impl Execs {
+    fn known(&self) -> Result<MutexGuard<'_, Known>> {
+        self.0.lock().map_err(|_| Failure::new(500, "the list of execs is damaged"))
+    }
+
     fn with<T>(&self, id: &str, act: impl FnOnce(&mut Exec) -> T) -> Result<T> {
-        let mut all = self.0.lock().map_err(|_| Failure::new(500, "the list of execs is damaged"))?;
-        let exec =
-            all.get_mut(id).ok_or_else(|| Failure::new(404, format!("No such exec instance: {id}")))?;
+        let mut known = self.known()?;
+        let exec = known
+            .execs
+            .get_mut(id)
+            .ok_or_else(|| Failure::new(404, format!("No such exec instance: {id}")))?;
         Ok(act(exec))
     }
 
     fn enter(&self, id: &str, phase: Phase) {
-        // One that was forgotten has nothing to enter.
-        let _ = self.with(id, |exec| (exec.phase, exec.since) = (phase, Instant::now()));
-    }
-
-    fn add(&self, id: String, exec: Exec) -> Result<()> {
-        let mut all = self.0.lock().map_err(|_| Failure::new(500, "the list of execs is damaged"))?;
-        all.retain(|_, exec| !matches!(exec.phase, Phase::Ended { .. }) || exec.since.elapsed() < REMEMBERED);
-        let idle = |exec: &Exec| !matches!(exec.phase, Phase::Started { .. });
-        if all.len() >= MOST
-            && let Some(oldest) = all
-                .iter()
-                .filter(|(_, exec)| idle(exec))
-                .min_by_key(|(_, exec)| exec.since)
-                .map(|(id, _)| id.clone())
-        {
-            all.remove(&oldest);
+        if let Ok(mut known) = self.known() {
+            known.enter(id, phase);
         }
-        all.insert(id, exec);
-        Ok(())
     }
 
     /// The ids of a container's execs that have not ended.
     pub(crate) fn of(&self, container: &str) -> Vec<String> {
-        let Ok(all) = self.0.lock() else { return Vec::new() };
-        let live = all
-            .iter()
-            .filter(|(_, exec)| exec.container == container && !matches!(exec.phase, Phase::Ended { .. }));
+        let Ok(known) = self.known() else { return Vec::new() };
+        let is_live = |exec: &Exec| !matches!(exec.phase, Phase::Ended { .. });
+        let live = known.execs.iter().filter(|(_, exec)| exec.container == container && is_live(exec));
         let mut ids: Vec<String> = live.map(|(id, _)| id.clone()).collect();
         ids.sort();
         ids
@@ -126,19 +211,7 @@ pub(crate) async fn create(call: &mut Call<'_, '_>, name: &str) -> Result<Reply>
             Ok((container.record.id.to_string(), id))
         })
         .await?;
-    let (sizes, waiting) = mpsc::channel(8);
-    if let Some([rows, columns]) = config.console_size {
-        let _ = sizes.try_send((rows as u16, columns as u16));
-    }
-    let exec = Exec {
-        container,
-        config,
-        phase: Phase::Made,
-        since: Instant::now(),
-        sizes,
-        waiting_sizes: Some(waiting),
-    };
-    call.server.execs.add(id.clone(), exec)?;
+    call.server.execs.known()?.add(id.clone(), Exec::new(container, config));
     Ok(Reply::json(201, &serde_json::json!({ "Id": id })))
 }
 
@@ -174,7 +247,7 @@ pub(crate) async fn start(call: &mut Call<'_, '_>, id: &str) -> Result<Reply> {
         ));
     };
     if let Some([rows, columns]) = options.console_size {
-        let _ = server.execs.with(id, |exec| exec.sizes.try_send((rows as u16, columns as u16)));
+        let _ = server.execs.with(id, |exec| exec.resize((rows as u16, columns as u16)));
     }
     let detach = options.detach;
     let hello = if detach {
@@ -285,8 +358,7 @@ pub(crate) fn resize(call: &Call<'_, '_>, id: &str) -> Result<Reply> {
         if let Phase::Ended { .. } = exec.phase {
             return Err(Failure::new(409, format!("exec {id} is not running")));
         }
-        // Of many sizes at once some may be left out; the client sends more.
-        let _ = exec.sizes.try_send(size);
+        exec.resize(size);
         Ok(Reply::empty(200))
     })?
 }
@@ -322,4 +394,63 @@ pub(crate) fn inspect(call: &Call<'_, '_>, id: &str) -> Result<Reply> {
         }
     })?;
     Ok(Reply::json(200, &shape))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exec(bytes: usize) -> Exec {
+        let config = ExecConfig {
+            cmd: vec!["true".into()],
+            env: Some(vec!["x".repeat(bytes)]),
+            ..ExecConfig::default()
+        };
+        Exec::new("box".into(), config)
+    }
+
+    #[test]
+    fn the_oldest_that_have_ended_are_forgotten_first() {
+        let mut known = Known::default();
+        for number in 0..MOST {
+            known.add(number.to_string(), exec(10));
+        }
+        assert_eq!(known.execs.len(), MOST);
+        known.enter("7", Phase::Started { pid: 1 });
+        known.enter("5", Phase::Started { pid: 1 });
+        known.enter("5", Phase::Ended { code: 0 });
+        known.add("a".into(), exec(10));
+        assert!(!known.execs.contains_key("5") && known.execs.contains_key("0"));
+        known.add("b".into(), exec(10));
+        known.add("c".into(), exec(10));
+        // None has ended: what was not started goes, and never what runs.
+        assert!(!known.execs.contains_key("0") && !known.execs.contains_key("1"));
+        for number in 0..MOST {
+            known.add(format!("later {number}"), exec(10));
+        }
+        assert!(known.execs.contains_key("7") && known.execs.len() == MOST);
+        assert_eq!(known.made.len() + known.ended.len() + 1, known.execs.len());
+    }
+
+    #[test]
+    fn what_clients_give_has_a_bound() {
+        let mut known = Known::default();
+        for number in 0..40 {
+            known.add(number.to_string(), exec(1 << 20));
+            assert!(known.bytes <= MOST_BYTES + (1 << 20) + 200, "{}", known.bytes);
+        }
+        assert!(known.execs.len() < 17 && known.execs.contains_key("39"));
+        known.enter("39", Phase::Started { pid: 1 });
+        known.enter("39", Phase::Ended { code: 3 });
+        // Told twice, it has ended once.
+        known.enter("39", Phase::Ended { code: 3 });
+        assert_eq!(known.ended.len(), 1);
+        assert!(known.execs["39"].config.env.is_none() && known.execs["39"].sizes.is_none());
+        let all: usize = known.execs.values().map(Exec::bytes).sum();
+        assert_eq!(known.bytes, all);
+        let long_ago = Instant::now().checked_sub(REMEMBERED).unwrap();
+        known.execs.get_mut("39").unwrap().since = long_ago;
+        known.forget();
+        assert!(!known.execs.contains_key("39"));
+    }
 }

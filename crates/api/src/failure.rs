@@ -39,11 +39,7 @@ impl Failure {
 
 /// An error and its causes on one line, as Docker chains them, and what may help.
 pub(crate) fn text_of(error: &Error) -> String {
-    let mut text = error.message().to_owned();
-    for cause in error.causes() {
-        text.push_str(": ");
-        text.push_str(&cause);
-    }
+    let mut text = error.in_one_line();
     if let Some(hint) = error.hint().filter(|_| !matches!(error.kind(), Kind::NotFound | Kind::Conflict)) {
         text.push_str("\nhint: ");
         text.push_str(hint);

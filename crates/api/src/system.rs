@@ -68,6 +68,7 @@ pub(crate) async fn info(call: &Call<'_, '_>) -> Result<Reply> {
             Info::of(engine, &settings)
         })
         .await?;
+    let bandwidth = robot_env_engine::has_cpu_bandwidth();
     let mut value = serde_json::to_value(&info).map_err(|error| Failure::new(500, error.to_string()))?;
     // What only clients of a daemon look at.
     for (key, more) in [
@@ -85,8 +86,8 @@ pub(crate) async fn info(call: &Call<'_, '_>) -> Result<Reply> {
         ("NGoroutines", json!(0)),
         ("NEventsListener", json!(0)),
         ("OomKillDisable", json!(false)),
-        ("CpuCfsPeriod", json!(info.cpu_shares)),
-        ("CpuCfsQuota", json!(info.cpu_shares)),
+        ("CpuCfsPeriod", json!(bandwidth)),
+        ("CpuCfsQuota", json!(bandwidth)),
         ("BridgeNfIptables", json!(false)),
         ("BridgeNfIp6tables", json!(false)),
         ("HttpProxy", json!("")),

@@ -1,8 +1,7 @@
-//! Archives that `ADD` unpacks.
+//! Archives that `ADD` unpacks, and those that contexts come in.
 
 use std::fs::File;
-use std::io::{BufReader, Read, Seek, SeekFrom};
-use std::os::unix::fs::FileExt;
+use std::io::{self, BufReader, Cursor, Read, Seek, SeekFrom};
 
 use robot_env_diag::{IoContext, Result};
 use robot_env_layer::Decoder;
@@ -10,19 +9,50 @@ use robot_env_layer::Decoder;
 /// Where a tar's magic stands in its first header, in bytes.
 const MAGIC: std::ops::Range<usize> = 257..262;
 
-/// What a file holds, decompressed: gzip, zstd, xz and bzip2 are known by their first bytes. It is
-/// read from its start.
-pub(crate) fn decompressed(mut file: File) -> Result<Box<dyn Read + Send>> {
-    file.seek(SeekFrom::Start(0)).io_context(|| "seek()".into())?;
-    let mut start = [0u8; 6];
-    let length = file.read_at(&mut start, 0).io_context(|| "cannot read the archive".into())?;
-    Ok(match &start[..length] {
-        [0xfd, b'7', b'z', b'X', b'Z', 0] => {
-            Box::new(lzma_rust2::XzReader::new(BufReader::with_capacity(1 << 17, file), true))
+/// The first bytes, which tell what compressed the rest, and the rest.
+type Whole<R> = io::Chain<Cursor<Vec<u8>>, R>;
+
+/// What a stream holds, decompressed.
+pub(crate) enum Decompressed<R: Read> {
+    Xz(Box<lzma_rust2::XzReader<BufReader<Whole<R>>>>),
+    Bzip2(Box<bzip2::read::MultiBzDecoder<Whole<R>>>),
+    Other(Box<Decoder<'static, Whole<R>>>),
+}
+
+impl<R: Read> Decompressed<R> {
+    /// gzip, zstd, xz and bzip2 are known by their first bytes.
+    pub(crate) fn new(mut input: R) -> Result<Decompressed<R>> {
+        let mut start = Vec::new();
+        input.by_ref().take(6).read_to_end(&mut start).io_context(|| "cannot read the archive".into())?;
+        let kind = start.clone();
+        let whole = Cursor::new(start).chain(input);
+        Ok(match kind[..] {
+            [0xfd, b'7', b'z', b'X', b'Z', 0] => Decompressed::Xz(Box::new(lzma_rust2::XzReader::new(
+                BufReader::with_capacity(1 << 17, whole),
+                true,
+            ))),
+            [b'B', b'Z', b'h', b'1'..=b'9', ..] => {
+                Decompressed::Bzip2(Box::new(bzip2::read::MultiBzDecoder::new(whole)))
+            }
+            _ => Decompressed::Other(Box::new(Decoder::new(whole)?)),
+        })
+    }
+}
+
+impl<R: Read> Read for Decompressed<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Decompressed::Xz(reader) => reader.read(out),
+            Decompressed::Bzip2(reader) => reader.read(out),
+            Decompressed::Other(reader) => reader.read(out),
         }
-        [b'B', b'Z', b'h', b'1'..=b'9', ..] => Box::new(bzip2::read::MultiBzDecoder::new(file)),
-        _ => Box::new(Decoder::new(file)?),
-    })
+    }
+}
+
+/// What a file holds, decompressed. It is read from its start.
+pub(crate) fn decompressed(mut file: File) -> Result<Decompressed<File>> {
+    file.seek(SeekFrom::Start(0)).io_context(|| "seek()".into())?;
+    Decompressed::new(file)
 }
 
 /// Whether a file is a tar, plain or compressed; it is read from its start afterwards.

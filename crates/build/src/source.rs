@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 
 use robot_env_diag::{Context as _, Error, IoContext, Kind, Result};
 use robot_env_engine::Engine;
-use robot_env_layer::{Decoder, ExtractOptions, ExtractOwner, extract};
+use robot_env_layer::{ExtractOptions, ExtractOwner, extract};
 use rustix::fs::FlockOperation;
 
-use crate::archive::is_header;
+use crate::archive::{Decompressed, is_header};
 use crate::git::{Access, GitAddress};
 use crate::request::Fetch;
 
@@ -264,7 +264,7 @@ fn read(path: &Path, default: bool) -> Result<String> {
 /// Unpacks a tar, plain or compressed, into `room`; what is none is given back as a Dockerfile.
 fn unpack(input: &mut dyn Read, room: &Path) -> Result<Option<String>> {
     let within = || "cannot read the context".to_owned();
-    let mut decoder = Decoder::new(input).map_err(|error| error.within("cannot read the context"))?;
+    let mut decoder = Decompressed::new(input).map_err(|error| error.within("cannot read the context"))?;
     let mut start = vec![0u8; BLOCK];
     let mut filled = 0;
     while filled < start.len() {

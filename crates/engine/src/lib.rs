@@ -81,7 +81,7 @@ pub use step::{StepRequest, StepResult};
 pub use top::Processes;
 pub use undo::{Removed, RemovedKind};
 pub use update::UpdateRequest;
-pub use usage::{Interface, Sample, has_controller, has_swap_limit};
+pub use usage::{Interface, Sample, has_controller, has_cpu_bandwidth, has_swap_limit};
 pub use userns::check_shown_owners;
 pub use view::Access;
 pub use volume::{Volume, VolumeRequest};

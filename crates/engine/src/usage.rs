@@ -1,6 +1,7 @@
 //! What a running container uses.
 
 use std::fs;
+use std::path::Path;
 
 use jiff::Timestamp;
 use robot_env_diag::Result;
@@ -147,6 +148,21 @@ pub fn has_swap_limit() -> bool {
             let children = fs::read_dir(unified).into_iter().flatten().flatten();
             children.map(|child| child.path().join("memory.swap.max")).any(|file| file.exists())
         }),
+        Version::None => false,
+    }
+}
+
+/// Whether containers' share of time can have a limit (`--cpus`, `--cpu-quota`), as opposed to a weight.
+pub fn has_cpu_bandwidth() -> bool {
+    let hierarchies = cgroup::detect();
+    match hierarchies.version() {
+        Version::V1 => {
+            hierarchies.mounts().get("cpu").is_some_and(|cpu| cpu.join("cpu.cfs_quota_us").exists())
+        }
+        // The root has no such file, and its children only where the controller is delegated.
+        Version::V2 => {
+            has_controller("cpu") && Path::new("/proc/sys/kernel/sched_cfs_bandwidth_slice_us").exists()
+        }
         Version::None => false,
     }
 }

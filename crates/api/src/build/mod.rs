@@ -19,6 +19,7 @@ use serde_json::json;
 
 use self::classic::Classic;
 use self::request::Parameters;
+use crate::buildkit::Space;
 use crate::credentials;
 use crate::failure::{Failure, Result};
 use crate::filters;
@@ -184,16 +185,14 @@ const KEYS: &[&str] =
 /// `POST /build/prune`
 pub(crate) async fn prune(call: &Call<'_, '_>) -> Result<Reply> {
     let filters = filters::of(&call.query, KEYS)?;
-    if let Some(key) =
-        ["inuse", "parent", "private", "shared", "type"].into_iter().find(|key| filters.has(key))
-    {
-        return Err(Failure::new(501, format!("cannot filter what builds keep by `{key}`")));
-    }
-    let mut keep = None;
-    for key in ["reserved-space", "keep-storage"] {
-        keep = keep.or(call.query.number(key)?);
-    }
-    let keep = keep.and_then(|bytes| u64::try_from(bytes).ok()).filter(|bytes| *bytes > 0);
+    let truth = |key: &str| filters.truth(key).map_err(Failure::from);
+    let (in_use, shared, private) = (truth("inuse")?, truth("shared")?, truth("private")?);
+    let number = |key: &str| Ok::<_, Failure>(call.query.number(key)?.map_or(0, |n| n.max(0) as u64));
+    let space = Space {
+        reserved: number("reserved-space")?.max(number("keep-storage")?),
+        most: number("max-used-space")?,
+        free: number("min-free-space")?,
+    };
     let all = call.query.truth("all");
     let now = Timestamp::now();
     let before = match filters::until(&filters, now)? {
@@ -205,8 +204,14 @@ pub(crate) async fn prune(call: &Call<'_, '_>) -> Result<Reply> {
             before.is_none_or(|before| kept.used as i64 <= before.as_second())
                 && filters.any("id", |id| kept.id == id)
                 && filters.any("description", |text| kept.description.contains(text))
+                && filters.any("type", |kind| kept.kind == kind)
+                && in_use.is_none_or(|in_use| kept.in_use == in_use)
+                && shared.is_none_or(|shared| kept.shared == shared)
+                && private.is_none_or(|private| kept.shared != private)
+                // Steps are found by their content: none has a parent.
+                && !filters.has("parent")
         };
-        robot_env_build::prune(engine, &PruneKept { all, keep, filter: &filter })
+        robot_env_build::prune(engine, &PruneKept { all, keep: space.keep(engine)?, filter: &filter })
     });
     let pruned = done.await?;
     call.server.empty_trash_later();

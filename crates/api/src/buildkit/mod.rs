@@ -36,6 +36,7 @@ mod place;
 mod progress;
 mod question;
 mod registry;
+mod selection;
 pub(crate) mod session;
 #[cfg(test)]
 mod tests;
@@ -43,6 +44,8 @@ mod tree;
 mod upload;
 mod usage;
 mod used;
+
+pub(crate) use usage::Space;
 
 use crate::failure::Result;
 use crate::http::Reply;

@@ -13,7 +13,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 use super::grpc::{Channel, Incoming, Status, serve};
-use super::messages::control::{Exporter, SolveRequest, SolveResponse, StatusRequest, StatusResponse};
+use super::messages::control::{
+    DiskUsageRequest, DiskUsageResponse, Exporter, PruneRequest, SolveRequest, SolveResponse, StatusRequest,
+    StatusResponse, UsageRecord,
+};
 use super::messages::gateway::{self, PongResponse, References, ReturnRequest};
 use super::messages::session::{Bytes, FileStat, HealthResponse, Packet, PacketKind};
 use super::messages::{Attributes, Empty};
@@ -328,6 +331,63 @@ impl prost::Message for Raw {
     }
 
     fn clear(&mut self) {}
+}
+
+#[test]
+fn privileged_what_builds_keep_is_listed_and_pruned() {
+    run(async |server, _| {
+        let client = Client::new(COPY, &[("a", "hello")], Mischief::None);
+        let control = control(server).await;
+        let _session = session(server, "s", &client).await;
+        control.unary::<SolveResponse>(SOLVE, &solving("job", "s", "dockerfile.v0", None)).await.unwrap();
+        let usage = async |filters: &[&str], age_limit| {
+            let filters = filters.iter().map(|text| (*text).to_owned()).collect();
+            let question = DiskUsageRequest { filters, age_limit };
+            let path = "/moby.buildkit.v1.Control/DiskUsage";
+            let answer = control.unary::<DiskUsageResponse>(path, &question).await;
+            answer.map(|usage| usage.records)
+        };
+        let all = usage(&[], 0).await.unwrap();
+        let copied = all.iter().find(|record| record.description.contains("COPY")).unwrap();
+        assert!(copied.size > 0 && copied.last_used.is_some() && !copied.mutable, "{copied:?}");
+        let by_id = format!("id~=^{}", &copied.id[..8]);
+        for (filters, age_limit, want) in [
+            (&[by_id.as_str()][..], 0, 1),
+            (&["type==regular"], 0, all.len()),
+            (&["type==exec.cachemount"], 0, 0),
+            (&["mutable", "description~=COPY,immutable"], 0, 1),
+            (&[""], 0, all.len()),
+            (&[], 3_600_000_000_000, 0),
+        ] {
+            assert_eq!(usage(filters, age_limit).await.unwrap().len(), want, "{filters:?}");
+        }
+        assert!(usage(&["nothing==1"], 0).await.unwrap_err().message.contains("no field `nothing`"));
+        let prune = async |question: PruneRequest| {
+            let (mut sink, mut replies) = control.call("/moby.buildkit.v1.Control/Prune", &[]).await.unwrap();
+            sink.send(&question).await.unwrap();
+            sink.close().unwrap();
+            let mut gone = Vec::new();
+            while let Some(record) = replies.next::<UsageRecord>().await.unwrap() {
+                gone.push(record);
+            }
+            gone
+        };
+        let young = PruneRequest { keep_duration: 3_600_000_000_000, ..PruneRequest::default() };
+        let roomy = PruneRequest { max_used_space: 1 << 40, ..PruneRequest::default() };
+        let free = PruneRequest { min_free_space: 1, ..PruneRequest::default() };
+        let others =
+            PruneRequest { filters: vec!["type==exec.cachemount".to_owned()], ..PruneRequest::default() };
+        for question in [young, roomy, free, others] {
+            assert_eq!(prune(question).await, []);
+        }
+        let one = PruneRequest { filters: vec![by_id.clone()], all: true, ..PruneRequest::default() };
+        let gone = prune(one).await;
+        assert!(gone.len() == 1 && gone[0].id == copied.id, "{gone:?}");
+        assert_eq!(usage(&[], 0).await.unwrap().len(), all.len() - 1);
+        let rest = prune(PruneRequest { all: true, ..PruneRequest::default() }).await;
+        assert!(rest.iter().any(|record| record.kind == "source.local"), "{rest:?}");
+        assert_eq!(usage(&[], 0).await.unwrap(), []);
+    });
 }
 
 #[test]

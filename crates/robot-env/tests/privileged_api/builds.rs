@@ -111,6 +111,37 @@ fn privileged_builds_that_fail_say_it_where_clients_look() {
 }
 
 #[test]
+fn privileged_contexts_are_compressed_by_what_docker_takes() {
+    let Some(place) = Place::new("api-build-compressed") else { return };
+    let server = Served::new(&place, &[]);
+    std::fs::write(place.directory.join("Dockerfile"), "FROM busybox\nCOPY a /a\n").unwrap();
+    for (flag, magic) in [("-z", &b"\x1f\x8b"[..]), ("-j", b"BZh"), ("-J", b"\xfd7zXZ\0")] {
+        std::fs::write(place.directory.join("a"), flag).unwrap();
+        let tar = std::process::Command::new("tar")
+            .args([flag, "-c", "Dockerfile", "a"])
+            .current_dir(place.directory.path())
+            .output()
+            .unwrap();
+        assert!(tar.status.success() && tar.stdout.starts_with(magic), "tar {flag}: {tar:?}");
+        let (_, text) = said(&server.send("POST", "/build?t=packed", "", &tar.stdout).status(200));
+        assert!(text.contains("Successfully tagged packed"), "{flag}: {text}");
+        let got = place.run("run --rm --network none packed cat /a");
+        assert_eq!(got.ok(), flag);
+        // One that ends in its midst is no context.
+        let cut = &tar.stdout[..tar.stdout.len() / 2];
+        assert!(server.send("POST", "/build", "", cut).status >= 400, "{flag}");
+    }
+    let pruned =
+        server.ask("POST", "/build/prune?filters=%7B%22type%22%3A%5B%22exec.cachemount%22%5D%7D", None);
+    assert_eq!(pruned.status(200).json()["CachesDeleted"], serde_json::Value::Null);
+    let pruned = server.ask("POST", "/build/prune?all=1&max-used-space=1000000000000", None);
+    assert_eq!(pruned.status(200).json()["CachesDeleted"], serde_json::Value::Null);
+    let pruned = server.ask("POST", "/build/prune?all=1", None).status(200).json();
+    assert!(!pruned["CachesDeleted"].as_array().unwrap().is_empty(), "{pruned}");
+    place.assert_empty();
+}
+
+#[test]
 fn privileged_a_build_ends_with_its_client() {
     let Some(place) = Place::new("api-build-gone") else { return };
     let server = Served::new(&place, &[]);

@@ -182,6 +182,9 @@ pub(crate) struct PruneRequest {
 pub(crate) struct DiskUsageRequest {
     #[prost(string, repeated, tag = "1")]
     pub(crate) filters: Vec<String>,
+    /// Nanoseconds.
+    #[prost(int64, tag = "2")]
+    pub(crate) age_limit: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]
