@@ -110,7 +110,7 @@ impl Known {
         self.made.remove(&exec.turn);
         (exec.phase, exec.since) = (phase, Instant::now());
         if let Phase::Ended { .. } = phase
-            && self.ended.get(&exec.turn).is_none()
+            && !self.ended.contains_key(&exec.turn)
         {
             self.bytes -= exec.bytes();
             // Who asks what has become of it does not ask for these.

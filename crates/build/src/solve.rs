@@ -45,7 +45,11 @@ pub(crate) fn solve(
 }
 
 /// Reads the Dockerfile, for `build` and for whoever looks at one only.
+///
+/// # Errors
+/// `Unsupported` for what another reader is to read, `InvalidInput` for mistakes.
 pub fn read(request: &BuildRequest) -> Result<Dockerfile> {
+    crate::frontend::frontend(&request.dockerfile)?;
     Dockerfile::parse(&request.dockerfile)
         .map_err(|fault| fault.error(&request.file_name, &request.dockerfile))
 }

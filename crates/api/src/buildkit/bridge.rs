@@ -177,6 +177,29 @@ pub(super) struct Asking {
     pub(super) inputs: HashMap<String, Definition>,
 }
 
+impl Asking {
+    /// Makes an image that reads Dockerfiles (`BUILDKIT_SYNTAX`) what is built in.
+    fn built_in(&mut self) -> Result<(), Error> {
+        let image = self.attributes.get("source").filter(|_| self.frontend == "gateway.v0").cloned();
+        if image.as_deref().is_some_and(robot_env_build::reads_dockerfiles) {
+            "dockerfile.v0".clone_into(&mut self.frontend);
+            self.attributes.remove("source");
+            // The image's name and what stands behind it.
+            self.attributes.remove("cmdline");
+        }
+        if self.frontend == "dockerfile.v0" {
+            return Ok(());
+        }
+        let name = image.unwrap_or_else(|| self.frontend.clone());
+        Err(Error::new(
+            Kind::Unsupported,
+            format!(
+                "cannot build by frontend `{name}`: frontends in images are not run, only Dockerfiles are built"
+            ),
+        ))
+    }
+}
+
 /// Builds, on a thread of its own.
 pub(super) async fn build(server: &'static Server, job: &Arc<Job>, asking: Asking) -> Result<Solved, Status> {
     let session = server.builds.sessions.find(&job.request.session).await?;
@@ -207,14 +230,8 @@ fn run(
     session: &Arc<Session>,
     asking: Asking,
 ) -> Result<Solved, Status> {
-    if asking.frontend != "dockerfile.v0" {
-        return Err(Error::new(
-            Kind::Unsupported,
-            format!("the frontend `{}` is not supported: only Dockerfiles are built", asking.frontend),
-        )
-        .with_hint("build without BUILDKIT_SYNTAX")
-        .into());
-    }
+    let mut asking = asking;
+    asking.built_in()?;
     let mut asked = Asked::read(&asking.attributes, &job.request.entitlements)?;
     let mut fetch = Registries {
         server,

@@ -195,7 +195,7 @@ impl Asked {
                 return Err(unsupported(
                     "frontends in images are not supported: the builder reads Dockerfiles itself",
                 )
-                .with_hint("build without BUILDKIT_SYNTAX"));
+                .with_hint("build without the build argument BUILDKIT_SYNTAX"));
             }
             "hostname" => return Err(unsupported("a build's containers have no hostname of their own")),
             _ => return Err(unsupported(&format!("the build attribute `{key}` is not supported"))),

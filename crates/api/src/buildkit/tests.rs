@@ -391,6 +391,37 @@ fn privileged_what_builds_keep_is_listed_and_pruned() {
 }
 
 #[test]
+fn privileged_frontends_of_dockerfiles_are_built_in_and_others_are_named() {
+    run(async |server, _| {
+        let control = control(server).await;
+        let build = async |name: &str, dockerfile: &str, image: Option<&str>| {
+            let client = Client::new(dockerfile, &[("a", "x")], Mischief::None);
+            let session = session(server, name, &client).await;
+            let mut wanted = solving(name, name, "dockerfile.v0", Some(("moby", name)));
+            if let Some(image) = image {
+                wanted.frontend = "gateway.v0".into();
+                for key in ["source", "cmdline", "build-arg:BUILDKIT_SYNTAX"] {
+                    wanted.attributes.insert(key.into(), image.into());
+                }
+            }
+            let done = control.unary::<SolveResponse>(SOLVE, &wanted).await;
+            session.abort();
+            done.map_err(|status| status.message)
+        };
+        let syntax = |image: &str| format!("# syntax={image}\n{COPY}");
+        build("line", &syntax("docker/dockerfile:1"), None).await.unwrap();
+        build("argument", COPY, Some("docker/dockerfile:1")).await.unwrap();
+        let other = syntax("someone/frontend:3");
+        for (name, dockerfile, image) in
+            [("other-line", other.as_str(), None), ("other-argument", COPY, Some("someone/frontend:3"))]
+        {
+            let said = build(name, dockerfile, image).await.unwrap_err();
+            assert!(said.contains("cannot build by frontend `someone/frontend:3`"), "{said}");
+        }
+    });
+}
+
+#[test]
 fn privileged_outputs_reach_the_client() {
     run(async |server, _| {
         let client = Client::new(COPY, &[("a", "hello")], Mischief::None);

@@ -145,6 +145,7 @@ impl Verb for Build {
             let mut fetch = Registries { engine: &engine, client: &client, pulls: Pulls::silent() };
             interruptible(&client, || self.files(app, &engine, &mut fetch))?
         };
+        robot_env_build::frontend(&files.dockerfile)?;
         let mut request = self.request(app, &files, names)?;
         if self.check {
             return lint::check(app, &engine, &request);
