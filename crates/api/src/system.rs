@@ -68,7 +68,7 @@ pub(crate) async fn info(call: &Call<'_, '_>) -> Result<Reply> {
             Info::of(engine, &settings)
         })
         .await?;
-    let bandwidth = robot_env_engine::has_cpu_bandwidth();
+    let bandwidth = info.cpu_shares && robot_env_engine::has_cpu_bandwidth();
     let mut value = serde_json::to_value(&info).map_err(|error| Failure::new(500, error.to_string()))?;
     // What only clients of a daemon look at.
     for (key, more) in [

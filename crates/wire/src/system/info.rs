@@ -39,7 +39,9 @@ impl Info {
         let running =
             count(|state| matches!(state, State::Running { paused: false, .. } | State::Restarting { .. }));
         let paused = count(|state| matches!(state, State::Running { paused: true, .. }));
-        let has = |controller: &str| robot_env_engine::has_controller(controller);
+        // What containers of an ordinary user can have is less than what the kernel has.
+        let kept = host.cgroup_writable && engine.unlimited().is_none();
+        let has = |controller: &str| kept && robot_env_engine::has_controller(controller);
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         let configured =
             |key: &str, otherwise: &str| settings.configuration.text(key).unwrap_or(otherwise).to_owned();
@@ -67,7 +69,7 @@ impl Info {
                 log: names(&["json-file", "local", "none"]),
             },
             memory_limit: has("memory"),
-            swap_limit: robot_env_engine::has_swap_limit(),
+            swap_limit: kept && robot_env_engine::has_swap_limit(),
             cpu_shares: has("cpu"),
             cpu_set: has("cpuset"),
             pids_limit: has("pids"),
@@ -103,7 +105,7 @@ impl Info {
             // There is no daemon whose restart could end a container.
             live_restore_enabled: true,
             init_binary: String::new(),
-            warnings: warnings(engine, &host, has("memory")),
+            warnings: warnings(engine, &host, robot_env_engine::has_controller("memory")),
         })
     }
 }
