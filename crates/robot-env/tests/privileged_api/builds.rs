@@ -138,7 +138,6 @@ fn privileged_contexts_are_compressed_by_what_docker_takes() {
     assert_eq!(pruned.status(200).json()["CachesDeleted"], serde_json::Value::Null);
     let pruned = server.ask("POST", "/build/prune?all=1", None).status(200).json();
     assert!(!pruned["CachesDeleted"].as_array().unwrap().is_empty(), "{pruned}");
-    place.assert_empty();
 }
 
 #[test]
