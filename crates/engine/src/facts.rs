@@ -1,7 +1,6 @@
 //! Facts about the host, read at every start and exec and never stored.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 
 use robot_env_spec::{CgroupVersion, HostFacts};
 use robot_env_sys::capability;
@@ -26,8 +25,8 @@ pub(crate) fn read(rootless: bool, single_id: bool, cgroup: &Hierarchies) -> Hos
         capabilities: capability::bounding().into_iter().collect::<BTreeSet<String>>(),
         hard_limits: hard_limits(),
         may_raise_limits: !rootless && capability::has_effective("CAP_SYS_RESOURCE"),
-        apparmor: fs::read_to_string("/sys/module/apparmor/parameters/enabled")
-            .is_ok_and(|text| text.starts_with('Y')),
+        apparmor: crate::apparmor::is_enabled(),
+        apparmor_profile: None,
         cpus: rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count().max(1)),
         hostname: uname.nodename().to_string_lossy().into_owned(),
         groups: rustix::process::getgroups().unwrap_or_default().iter().map(|gid| gid.as_raw()).collect(),
@@ -54,7 +53,7 @@ fn hard_limits() -> BTreeMap<String, u64> {
         ("Max realtime priority", "rtprio"),
         ("Max realtime timeout", "rttime"),
     ];
-    let Ok(text) = fs::read_to_string("/proc/self/limits") else { return BTreeMap::new() };
+    let Ok(text) = robot_env_sys::fs::kernel_text("/proc/self/limits") else { return BTreeMap::new() };
     let mut limits = BTreeMap::new();
     for line in text.lines() {
         for (label, name) in names {

@@ -10,6 +10,7 @@
 //! commands that change it, never held while waiting for the container; one that its monitor holds
 //! as long as it lives.
 
+pub mod apparmor;
 pub mod attach;
 mod commit;
 mod control;

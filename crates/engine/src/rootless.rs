@@ -60,7 +60,6 @@ mod roots;
 pub(crate) mod seed;
 
 use std::ffi::OsStr;
-use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
@@ -222,7 +221,7 @@ fn maps_of(process: &str) -> Result<(Vec<IdRange>, Vec<IdRange>)> {
     use robot_env_diag::IoContext as _;
     let read = |file: &str| {
         let path = format!("/proc/{process}/{file}");
-        let text = fs::read_to_string(&path).io_context(|| format!("cannot read `{path}`"))?;
+        let text = robot_env_sys::fs::kernel_text(&path).io_context(|| format!("cannot read `{path}`"))?;
         Ok::<_, Error>(parse_map(&text))
     };
     Ok((read("uid_map")?, read("gid_map")?))

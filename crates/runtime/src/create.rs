@@ -14,7 +14,7 @@ use crate::sync::{Message, Sync};
 use crate::{Console, check, hooks, init, mounts, resources, seccomp};
 
 /// `CLONE_NEWTIME`, which clone3 and setns know.
-const CLONE_NEWTIME: namespace::Flags = 0x80;
+pub(crate) const CLONE_NEWTIME: namespace::Flags = 0x80;
 
 /// Where the root file system is.
 #[derive(Debug)]

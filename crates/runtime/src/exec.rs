@@ -1,16 +1,16 @@
 use std::convert::Infallible;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use oci_spec::runtime::{LinuxSeccomp, Process as ProcessSpec};
 use robot_env_diag::{Context, Error, Kind, Result, Within};
 use robot_env_sys::cgroup::Cgroup;
 use robot_env_sys::process::{self, CloneRequest, Cloned};
-use robot_env_sys::{namespace, poll, socket};
+use robot_env_sys::{errand, namespace, poll, socket};
 use rustix::fs::{Mode, OFlags};
 
 use crate::console::Console;
-use crate::create::{Created, namespace_name};
+use crate::create::{CLONE_NEWTIME, Created, namespace_name};
 use crate::process::{Last, finish};
 use crate::seccomp::{self, Filter};
 use crate::sync::{Message, Sync};
@@ -38,8 +38,10 @@ pub struct Exec<'a> {
 
 /// The child's view of [`Exec`].
 struct Joiner<'a> {
-    request: Exec<'a>,
+    request: &'a Exec<'a>,
     foreign: namespace::Flags,
+    /// Version 2: the cgroup's directory.
+    birthplace: Option<OwnedFd>,
     filter: Option<&'a Filter>,
     sync: &'a Sync,
 }
@@ -64,52 +66,53 @@ pub fn exec(request: Exec<'_>) -> Result<Created> {
         Some(cgroup) => cgroup.birthplace()?,
         None => None,
     };
-    // The first child joins; only a child of it can be in the pid namespace. That one is cloned as
-    // a sibling, so that it is the caller's.
-    let clone = CloneRequest { cgroup: birthplace.as_ref().map(AsFd::as_fd), ..Default::default() };
-    match process::clone(&clone).context(Kind::Internal, || "cannot make a process".into())? {
-        Cloned::Child => {
-            drop(near);
-            let joiner = Joiner { request, foreign, filter: filter.as_deref(), sync: &far };
-            match join_and_clone(joiner) {
-                Ok(never) => match never {},
-                Err(error) => far.failed(&error),
-            }
-            poll::exit_now(1)
-        }
-        Cloned::Parent { pidfd: joiner, .. } => {
-            drop(far);
-            let (mut made, mut master, mut ready, mut failure) = (None, None, false, None);
-            // The two children's messages come in any order; after a failure both end.
-            while !(ready && made.is_some()) {
-                match near.receive()? {
-                    Message::Successor(fd) => made = Some(fd),
-                    Message::Terminal(fd) => master = Some(fd),
-                    Message::Ready => ready = true,
-                    Message::Failed(report) => failure = Some(Error::from(report)),
-                    Message::Closed | Message::Go | Message::Surroundings => break,
-                }
-            }
-            let _ = process::wait(&joiner);
-            let pidfd = match made {
-                Some(pidfd) if ready => pidfd,
-                made => {
-                    if let Some(pidfd) = made {
-                        let _ = process::signal(&pidfd, libc::SIGKILL);
-                        let _ = process::wait(&pidfd);
-                    }
-                    return Err(failure.unwrap_or_else(|| {
-                        Error::new(Kind::Internal, "the process died while it was made")
-                    }));
-                }
-            };
-            if let Some(master) = &master {
-                socket::set_nonblocking(master)?;
-            }
-            let pid = process::pid_of(&pidfd)?;
-            Ok(Created::new(pid, pidfd, master, None, near))
+    // Somebody joins; only a child of theirs can be in the pid namespace. That one is cloned as a sibling,
+    // so that it is the caller's.
+    let joiner = Joiner { request: &request, foreign, birthplace, filter: filter.as_deref(), sync: &far };
+    let mut joined = Err(Error::new(Kind::Internal, "the process died while it was made"));
+    errand::run(&mut || joined = joiner.join_and_clone())
+        .context(Kind::Internal, || "cannot make a process".into())?;
+    let pid = joined?;
+    // Nobody has reaped it, so the pid is its.
+    let pidfd = process::pidfd_open(pid)?;
+    drop(joiner);
+    drop(far);
+    match await_readiness(&near) {
+        Ok(master) => Ok(Created::new(pid, pidfd, master, None, near)),
+        Err(error) => {
+            let _ = process::signal(&pidfd, libc::SIGKILL);
+            let _ = process::wait(&pidfd);
+            Err(error)
         }
     }
+}
+
+/// Waits until the process waits for its start: its terminal.
+fn await_readiness(near: &Sync) -> Result<Option<OwnedFd>> {
+    let mut master = None;
+    loop {
+        match near.receive()? {
+            Message::Terminal(fd) => master = Some(fd),
+            Message::Ready => break,
+            Message::Failed(report) => return Err(report.into()),
+            Message::Closed | Message::Go | Message::Surroundings | Message::Successor(_) => {
+                return Err(Error::new(Kind::Internal, "the process died while it was made"));
+            }
+        }
+    }
+    if let Some(master) = &master {
+        socket::set_nonblocking(master)?;
+    }
+    Ok(master)
+}
+
+fn enter_namespaces(pidfd: BorrowedFd<'_>, flags: namespace::Flags) -> Result<()> {
+    if flags == 0 {
+        return Ok(());
+    }
+    namespace::join(pidfd, flags)
+        .map_err(Error::from)
+        .within(|| "cannot enter the container's namespaces".into())
 }
 
 /// The namespaces of the process that are not the caller's own.
@@ -139,78 +142,82 @@ fn foreign_namespaces(pid: i32) -> Result<namespace::Flags> {
     Ok(flags)
 }
 
-fn join_and_clone(joiner: Joiner<'_>) -> Result<Infallible> {
-    let Joiner { request, foreign, sync, .. } = &joiner;
-    process::reset_signals();
-    let mut keep = request.console.numbers();
-    keep.extend([sync.as_fd().as_raw_fd(), request.pidfd.as_raw_fd()]);
-    keep.extend((3..3 + request.preserve_fds).map(|number| number as RawFd));
-    process::close_all_but(&keep)?;
-    init::set_oom_score_of(request.process)?;
-    // Until the program runs, nobody inside may look at this process.
-    process::set_undumpable()?;
-    if let Some(cgroup) = request.cgroup {
-        cgroup.enter().map_err(Error::from).within(|| format!("cannot enter cgroup `{}`", cgroup.path()))?;
-    }
-    if *foreign != 0 {
-        namespace::join(request.pidfd, *foreign)
-            .map_err(Error::from)
-            .within(|| "cannot enter the container's namespaces".into())?;
-    }
-    let clone = CloneRequest { sibling: true, ..Default::default() };
-    let cloned =
-        process::clone(&clone).context(Kind::Internal, || "cannot make a process in the container".into())?;
-    match cloned {
-        Cloned::Parent { pidfd, .. } => {
-            sync.successor(&pidfd)?;
-            poll::exit_now(0)
-        }
-        Cloned::Child => {
-            let sync = joiner.sync;
-            match prepare(joiner) {
-                Ok(never) => match never {},
-                Err(error) => sync.failed(&error),
-            }
-            poll::exit_now(1)
-        }
-    }
-}
+/// Namespaces that who shares the caller's memory cannot join, or that decide where a process may be born:
+/// the new process joins them itself.
+const LATE: namespace::Flags = libc::CLONE_NEWCGROUP | CLONE_NEWTIME;
 
-fn prepare(joiner: Joiner<'_>) -> Result<Infallible> {
-    let Joiner { request, foreign, filter, sync } = joiner;
-    process::new_session()?;
-    if foreign & libc::CLONE_NEWUSER != 0 {
-        process::set_group(0)?;
-        process::set_user(0)?;
-    }
-    let uid = request.process.user().uid();
-    match &request.console {
-        Console::Pipes(stdio) => {
-            init::give_pipes(stdio, uid);
-            poll::replace_stdio(0, &stdio.stdin)?;
-            poll::replace_stdio(1, &stdio.stdout)?;
-            poll::replace_stdio(2, &stdio.stderr)?;
+impl Joiner<'_> {
+    /// Joins the container and clones the process; its pid. In a child that shares the caller's memory:
+    /// nothing that the caller owns is dropped.
+    fn join_and_clone(&self) -> Result<i32> {
+        let Joiner { request, foreign, sync, .. } = self;
+        process::reset_signals();
+        let mut keep = request.console.numbers();
+        keep.extend([sync.as_fd().as_raw_fd(), request.pidfd.as_raw_fd()]);
+        keep.extend(self.birthplace.as_ref().map(AsRawFd::as_raw_fd));
+        keep.extend((3..3 + request.preserve_fds).map(|number| number as RawFd));
+        process::close_all_but(&keep)?;
+        init::set_oom_score_of(request.process)?;
+        // Until the program runs, nobody inside may look at this process.
+        process::set_undumpable()?;
+        if let Some(cgroup) = request.cgroup {
+            cgroup
+                .enter()
+                .map_err(Error::from)
+                .within(|| format!("cannot enter cgroup `{}`", cgroup.path()))?;
         }
-        Console::Terminal { size } => {
-            let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-                .context(Kind::Internal, || "cannot open the container's root".into())?;
-            let master = mounts::Root::new(root)
-                .open("/dev/pts/ptmx", OFlags::RDWR | OFlags::NOCTTY)
-                .within(|| "cannot open the container's terminals".into())?;
-            init::terminal_in(master, *size, uid, sync)?;
+        enter_namespaces(request.pidfd, foreign & !LATE)?;
+        let cgroup = self.birthplace.as_ref().map(AsFd::as_fd);
+        let clone = CloneRequest { cgroup, sibling: true, ..Default::default() };
+        let cloned = process::clone(&clone)
+            .context(Kind::Internal, || "cannot make a process in the container".into())?;
+        match cloned {
+            Cloned::Parent { pid, .. } => Ok(pid),
+            Cloned::Child => {
+                match self.prepare() {
+                    Ok(never) => match never {},
+                    Err(error) => sync.failed(&error),
+                }
+                poll::exit_now(1)
+            }
         }
     }
-    // `finish` closes what is open.
-    std::mem::forget(request.console);
-    finish(
-        request.process,
-        &Last {
-            filter,
-            preserve_fds: request.preserve_fds,
-            init: false,
-            sync,
-            gate: None,
-            before_program: &|| Ok(()),
-        },
-    )
+
+    fn prepare(&self) -> Result<Infallible> {
+        let Joiner { request, foreign, filter, sync, .. } = self;
+        process::new_session()?;
+        enter_namespaces(request.pidfd, foreign & LATE)?;
+        if foreign & libc::CLONE_NEWUSER != 0 {
+            process::set_group(0)?;
+            process::set_user(0)?;
+        }
+        let uid = request.process.user().uid();
+        match &request.console {
+            Console::Pipes(stdio) => {
+                init::give_pipes(stdio, uid);
+                poll::replace_stdio(0, &stdio.stdin)?;
+                poll::replace_stdio(1, &stdio.stdout)?;
+                poll::replace_stdio(2, &stdio.stderr)?;
+            }
+            Console::Terminal { size } => {
+                let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+                    .context(Kind::Internal, || "cannot open the container's root".into())?;
+                let master = mounts::Root::new(root)
+                    .open("/dev/pts/ptmx", OFlags::RDWR | OFlags::NOCTTY)
+                    .within(|| "cannot open the container's terminals".into())?;
+                init::terminal_in(master, *size, uid, sync)?;
+            }
+        }
+        finish(
+            request.process,
+            &Last {
+                filter: *filter,
+                preserve_fds: request.preserve_fds,
+                init: false,
+                sync,
+                gate: None,
+                before_program: &|| Ok(()),
+            },
+        )
+    }
 }

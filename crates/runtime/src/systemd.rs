@@ -102,6 +102,15 @@ impl Manager {
         (root && Path::new("/run/systemd/system").is_dir()).then_some(Manager::System)
     }
 
+    /// The caller's: the machine's for root of it, else the user's own; `None` where none listens.
+    pub fn of_caller() -> Option<Manager> {
+        let user = || {
+            let manager = Manager::User(namespace::user_outside()?);
+            manager.sockets().iter().any(|(path, _)| path.exists()).then_some(manager)
+        };
+        Manager::of_machine().or_else(user)
+    }
+
     /// Its sockets: its own, and a bus that it is on.
     fn sockets(self) -> [(PathBuf, Route); 2] {
         match self {

@@ -33,6 +33,8 @@ pub struct HostFacts {
     pub may_raise_limits: bool,
     /// Whether AppArmor is on.
     pub apparmor: bool,
+    /// The AppArmor profile of containers that name none, if the kernel has it.
+    pub apparmor_profile: Option<String>,
     /// Number of usable CPUs.
     pub cpus: u32,
     /// The host's name.

@@ -15,9 +15,9 @@ mod tree;
 
 pub use copy::{Copier, copy_attributes, copy_tree};
 pub use file::{
-    Durability, Space, exchange, location, mkdir_all_at, names, open_dir_at, open_readable_dir_at,
-    read_bounded, rename_noreplace, space, spread_directories_at, sync_directory, temporary_name, write_all,
-    write_atomic,
+    Durability, Space, exchange, kernel_text, location, mkdir_all_at, names, open_dir_at,
+    open_readable_dir_at, read_bounded, rename_noreplace, space, spread_directories_at, sync_directory,
+    temporary_name, write_all, write_atomic,
 };
 pub use kind::is_kernel_file_system;
 pub use tree::{Removal, Usage, remove_tree_at, usage};

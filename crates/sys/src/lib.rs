@@ -9,6 +9,7 @@ mod error;
 
 pub mod capability;
 pub mod cgroup;
+pub mod errand;
 pub mod fs;
 pub mod lock;
 pub mod mount;

@@ -27,8 +27,25 @@ pub fn flag(name: &str) -> Option<Flags> {
 
 /// Whether this is not the first user namespace, which maps every id to itself.
 pub fn is_user_namespace() -> bool {
-    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let map = crate::fs::kernel_text("/proc/self/uid_map").unwrap_or_default();
     map.split_whitespace().collect::<Vec<_>>() != ["0", "0", "4294967295"]
+}
+
+/// The caller's effective user id outside of any user namespace that it is in; `None` where its map does
+/// not say.
+pub fn user_outside() -> Option<u32> {
+    let map = crate::fs::kernel_text("/proc/self/uid_map").ok()?;
+    outside(&map, rustix::process::geteuid().as_raw())
+}
+
+/// What `id` is by the lines `inside outside count` of a map (user_namespaces(7)).
+fn outside(map: &str, id: u32) -> Option<u32> {
+    map.lines().find_map(|line| {
+        let mut numbers = line.split_whitespace().map(|text| text.parse::<u32>().ok());
+        let mut next = || numbers.next()?;
+        let (inside, outside, count) = (next()?, next()?, next()?);
+        id.checked_sub(inside).filter(|offset| *offset < count)?.checked_add(outside)
+    })
 }
 
 /// Opens a namespace by its path.
@@ -139,4 +156,25 @@ pub fn write_id_maps(
     }
     write("uid_map", &text(users))?;
     write("gid_map", &text(groups))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_somebody_is_outside() {
+        let podman = "         0       1000          1\n         1     100000      65536\n";
+        for (map, id, want) in [
+            ("0 0 4294967295\n", 7, Some(7)),
+            (podman, 0, Some(1000)),
+            (podman, 1, Some(100_000)),
+            (podman, 65_536, Some(165_535)),
+            (podman, 65_537, None),
+            ("", 0, None),
+            ("0 x 1\n", 0, None),
+        ] {
+            assert_eq!(outside(map, id), want, "{map} {id}");
+        }
+    }
 }

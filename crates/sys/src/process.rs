@@ -252,14 +252,14 @@ pub fn set_undumpable() -> CallResult<()> {
 /// Clock ticks after boot at which a process started (`/proc/PID/stat`, field 22): with the pid it
 /// names a process for good.
 pub fn start_time(pid: i32) -> Option<u64> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let text = crate::fs::kernel_text(format!("/proc/{pid}/stat")).ok()?;
     // The command name may contain anything; the fields begin behind its last parenthesis.
     text.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
 /// Whether a process has ended and waits for its parent to take notice; false for one that is gone.
 pub fn is_zombie(pid: i32) -> bool {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let text = crate::fs::kernel_text(format!("/proc/{pid}/stat")).unwrap_or_default();
     text.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X']))
 }
 

@@ -75,6 +75,9 @@ enum Blob {
 pub(crate) struct Plan {
     /// What `manifest.json` says; without any there is none.
     listed: Vec<Listed>,
+    /// What `repositories` says, for readers from before `manifest.json`: by repository and tag the top
+    /// layer, as Docker writes it.
+    repositories: BTreeMap<String, BTreeMap<String, String>>,
     pub(crate) descriptors: Vec<Descriptor>,
     pub(crate) documents: BTreeMap<Digest, Vec<u8>>,
     /// How layers are compressed, where no manifest is kept.
@@ -113,6 +116,7 @@ impl Plan {
     /// Leaves `manifest.json` out: what is written is an OCI layout only.
     pub(crate) fn only_layout(&mut self) {
         self.listed.clear();
+        self.repositories.clear();
     }
 
     pub(crate) fn add(
@@ -169,6 +173,13 @@ impl Plan {
             repo_tags: (!names.is_empty()).then(|| names.iter().map(Reference::familiar).collect()),
             layers: manifest.layers.iter().map(|blob| blob_path(&blob.digest)).collect(),
         });
+        if let Some(top) = manifest.layers.last() {
+            for name in names {
+                let Some(tag) = name.tag() else { continue };
+                let tags = self.repositories.entry(name.repository().familiar()).or_default();
+                tags.insert(tag.to_owned(), top.digest.hex().to_owned());
+            }
+        }
         let descriptor = Descriptor { platform: Some(platform.clone()), ..descriptor };
         if names.is_empty() {
             self.descriptors.push(descriptor);
@@ -210,6 +221,9 @@ impl Plan {
         archive.file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
         if !self.listed.is_empty() {
             archive.file("manifest.json", &json(&self.listed)?)?;
+        }
+        if !self.repositories.is_empty() {
+            archive.file("repositories", &json(&self.repositories)?)?;
         }
         let index = Index {
             schema_version: 2,

@@ -17,7 +17,7 @@ const RUNTIME: &str = "robot-env";
 pub(crate) const DRIVER: &str = "overlay2";
 
 /// What is known beside the container's own records.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ContainerFacts<'a> {
     /// Where the engine keeps things.
     pub paths: &'a Paths,
@@ -27,6 +27,8 @@ pub struct ContainerFacts<'a> {
     pub sizes: Option<(u64, u64)>,
     /// Its places in networks.
     pub places: &'a [Place],
+    /// Its AppArmor profile.
+    pub apparmor: Option<String>,
 }
 
 /// What has become of a container.
@@ -198,7 +200,7 @@ impl ContainerInspect {
             platform: "linux".into(),
             mount_label: String::new(),
             process_label: String::new(),
-            app_armor_profile: spec.security.apparmor.clone().unwrap_or_default(),
+            app_armor_profile: facts.apparmor.unwrap_or_default(),
             exec_ids: None,
             host_config: HostConfig::new(spec, RUNTIME),
             graph_driver: GraphDriver { data: None, name: DRIVER.into() },
@@ -251,7 +253,8 @@ mod tests {
             state: StateRecord { state, ..StateRecord::default() },
         };
         let paths = Paths::new("/d".into(), "/r".into());
-        let facts = ContainerFacts { paths: &paths, host_name: "box", sizes: None, places: &[] };
+        let facts =
+            ContainerFacts { paths: &paths, host_name: "box", sizes: None, places: &[], apparmor: None };
         serde_json::to_value(ContainerInspect::new(&container, facts)).unwrap()
     }
 

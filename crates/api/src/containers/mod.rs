@@ -58,6 +58,7 @@ pub(crate) async fn inspect(call: &Call<'_, '_>, name: &str) -> Result<Reply> {
                 host_name: &host.nodename().to_string_lossy(),
                 sizes,
                 places: &engine.places(&container)?,
+                apparmor: engine.apparmor_profile(&container.record.spec),
             };
             Ok(ContainerInspect::new(&container, facts))
         })

@@ -93,7 +93,9 @@ fn container(engine: &Engine, text: &str, size: bool) -> Result<Value> {
     let host = engine.host_facts();
     let sizes = if size { Some(engine.sizes(&container)?) } else { None };
     let places = engine.places(&container)?;
-    let facts = ContainerFacts { paths: engine.paths(), host_name: &host.hostname, sizes, places: &places };
+    let apparmor = engine.apparmor_profile(&container.record.spec);
+    let facts =
+        ContainerFacts { paths: engine.paths(), host_name: &host.hostname, sizes, places: &places, apparmor };
     Ok(Value::of(&Shape::new(&container, facts)))
 }
 

@@ -11,13 +11,14 @@ use oci_spec::runtime::Spec;
 use robot_env_device::Session;
 use robot_env_diag::{Context, Error, IoContext, Kind, Result, Within};
 use robot_env_runtime::{self as runtime, Create, Created, ExternalRuntime};
-use robot_env_spec::{ContainerId, IpcMode, ResolvedMount, plan};
+use robot_env_spec::{ContainerId, HostFacts, IpcMode, ResolvedMount, plan};
 use robot_env_sys::cgroup::{Cgroup, Hierarchies};
 use robot_env_sys::fs::{self as sys_fs, Durability};
 use robot_env_sys::poll::SignalFd;
 use robot_env_sys::{mount, namespace, process, socket};
 use rustix::fs::{FileType, Mode, OFlags};
 
+use crate::apparmor;
 use crate::device::live::Hotplug;
 use crate::device::nested::NestedDisplay;
 use crate::device::{self, Start};
@@ -210,7 +211,8 @@ impl Monitor {
 
     fn make(&self, ground: Ground, joined: &Joined) -> Result<Ready> {
         let (engine, record) = (&self.engine, &self.record);
-        let Ground { hierarchies, host } = ground;
+        let Ground { hierarchies, mut host } = ground;
+        let unconfined = self.load_apparmor(&mut host);
         let host = userns::facts(host, record.user_map.as_ref());
         let rootfs = Rootfs::of(engine, record)?;
         let root = userns::AsRoot::of(record)?;
@@ -232,6 +234,7 @@ impl Monitor {
         device::apply(&edits, &rootfs, &host, &mut resolved)?;
         let mut planned = plan(&record.spec, &record.image_config, &host, &resolved)?;
         planned.warnings.extend(edits.warnings.iter().cloned());
+        planned.warnings.extend(unconfined);
         let mut spec = planned.spec;
         edits.finish(&mut spec);
         engine.leave_out_limits(&mut spec, &hierarchies, &mut planned.warnings);
@@ -289,6 +292,25 @@ impl Monitor {
             display,
         };
         Ok(Ready { gate: Gate::Own(created), process })
+    }
+
+    /// Has the kernel know the AppArmor profile that the container will have unless it names another one;
+    /// what the user should hear when it cannot be had.
+    fn load_apparmor(&self, host: &mut HostFacts) -> Option<String> {
+        let spec = &self.record.spec;
+        let named = spec.security.apparmor.as_deref().unwrap_or_default();
+        if !host.apparmor || host.rootless || spec.privileged || !matches!(named, "" | apparmor::PROFILE) {
+            return None;
+        }
+        match apparmor::load(self.engine.paths.run_root()) {
+            Ok(profile) => {
+                host.apparmor_profile = profile.map(str::to_owned);
+                None
+            }
+            Err(error) => {
+                Some(format!("the container runs without an AppArmor profile: {}", error.to_report()))
+            }
+        }
     }
 
     /// Lets another OCI runtime make the process. It needs the root file system mounted where it

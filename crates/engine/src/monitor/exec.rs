@@ -7,7 +7,7 @@ use robot_env_device::Session;
 use robot_env_diag::{Error, IoContext, Kind, Result, Within};
 use robot_env_runtime::{self as runtime, Console, Exec};
 use robot_env_spec::{ContainerId, HostFacts, ProcessOverrides, ResolvedUser, plan_exec, resolve_user};
-use robot_env_sys::cgroup::{self, Cgroup};
+use robot_env_sys::cgroup::{self, Cgroup, Hierarchies};
 use robot_env_sys::process;
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
@@ -73,10 +73,10 @@ fn make(
 ) -> Result<(ContainerRecord, String, Running)> {
     let order: ExecOrder = orders.request()?;
     let container = engine.records.load(id)?;
-    let place = Place::of(engine, &container)?;
-    if place.cgroup.is_some() {
+    if container.state.state.process().is_some_and(|process| process.cgroup.is_some()) {
         ground.enter(&container.record)?;
     }
+    let place = Place::of(engine, &container, &ground.hierarchies)?;
     let user = match &order.user {
         Some(user) => place.find_user(user)?,
         None => place.own_user(),
@@ -107,7 +107,7 @@ fn make(
 
 /// Whether a running container's files know `user`.
 pub(crate) fn check_user(engine: &Engine, container: &Container, user: &str) -> Result<()> {
-    Place::of(engine, container)?.find_user(user).map(drop)
+    Place::of(engine, container, &cgroup::detect())?.find_user(user).map(drop)
 }
 
 /// A running container, as something that processes are put into.
@@ -120,7 +120,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    pub(super) fn of(engine: &Engine, container: &Container) -> Result<Place> {
+    pub(super) fn of(engine: &Engine, container: &Container, hierarchies: &Hierarchies) -> Result<Place> {
         let name = &container.record.name;
         let not_running =
             || Error::new(Kind::Conflict, format!("container {} is not running", container.record.id));
@@ -133,7 +133,7 @@ impl Place {
         let spec: Spec = read_json(&config)?.ok_or_else(|| {
             Error::new(Kind::Corrupt, format!("the run state of container `{name}` is gone"))
         })?;
-        let cgroup = process.cgroup.as_ref().map(|path| cgroup::detect().cgroup(path, &[]));
+        let cgroup = process.cgroup.as_ref().map(|path| hierarchies.cgroup(path, &[]));
         Ok(Place { id: container.record.id.as_str().to_owned(), process, pidfd, spec, cgroup })
     }
 

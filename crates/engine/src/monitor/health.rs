@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use robot_env_diag::Result;
 use robot_env_oci::Healthcheck;
 use robot_env_sys::fs::Durability;
-use robot_env_sys::{process, socket};
+use robot_env_sys::{cgroup, process, socket};
 use rustix::io::Errno;
 
 use crate::engine::Engine;
@@ -100,8 +100,9 @@ impl<'a> HealthCheck<'a> {
         if container.state.state.word() == "paused" {
             return Ok(None);
         }
-        let place = Place::of(self.engine, &container)?;
-        let planned = place.plan(schedule.args.clone(), &self.engine.host_facts())?;
+        let hierarchies = cgroup::detect();
+        let place = Place::of(self.engine, &container, &hierarchies)?;
+        let planned = place.plan(schedule.args.clone(), &self.engine.host_facts_with(&hierarchies))?;
         let (console, io) = streams(false, false, false)?;
         let (_, pidfd, _) = place.run(self.engine, &planned, console)?;
         let outputs: Vec<OwnedFd> = io.outputs.into_iter().map(|(_, fd)| fd).collect();

@@ -109,11 +109,15 @@ fn prepare(global: &Global, arguments: &Arguments, id: &str, way: Way) -> Result
     let root = spec.root().as_ref().ok_or_else(|| Error::invalid("the runtime spec has no root"))?;
     let rootfs = bundle.join(root.path());
     let rootfs = fs::canonicalize(&rootfs).io_context(|| format!("cannot open `{}`", rootfs.display()))?;
-    let hierarchies = records::hierarchies();
+    let mut hierarchies = records::hierarchies();
     let wanted = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref());
     let wanted = wanted.map(|path| path.to_string_lossy().into_owned()).filter(|path| !path.is_empty());
-    let may = hierarchies.is_writable() && !hierarchies.is_outside();
-    let mut cgroup = may.then(|| cgroup_path(wanted.as_deref(), id, global.systemd)).transpose()?;
+    let manager = if global.systemd { Manager::of_caller() } else { None };
+    let slice = default_slice(manager);
+    let unit = wanted.as_deref().filter(|_| manager.is_some()).and_then(|wanted| Unit::parse(wanted, slice));
+    let unit = unit.filter(|unit| unit.name.ends_with(".scope"));
+    let may = hierarchies.is_writable() && (unit.is_some() || !hierarchies.is_outside());
+    let mut cgroup = may.then(|| cgroup_path(wanted.as_deref(), id, global.systemd, slice)).transpose()?;
 
     let directory = Directory::make(&global.root, id)?;
     let mut undo = Undo(Some(&directory));
@@ -126,12 +130,12 @@ fn prepare(global: &Global, arguments: &Arguments, id: &str, way: Way) -> Result
         Way::Detached | Way::Attached => None,
     };
     // What the scope begins with stays until the container is in it.
-    let unit = wanted.as_deref().filter(|_| global.systemd).and_then(Unit::parse);
-    let unit = unit.filter(|unit| unit.name.ends_with(".scope"));
-    let manager = unit.as_ref().and_then(|_| Manager::of_machine());
     let _beginning = match (unit, manager, &mut cgroup) {
         (Some(unit), Some(manager), Some(path)) => {
             let beginning = unit.begin(manager, id, &hierarchies)?;
+            if hierarchies.is_outside() {
+                hierarchies = records::hierarchies();
+            }
             path.push_str("/container");
             Some(beginning)
         }
@@ -245,9 +249,9 @@ struct Unit {
 }
 
 impl Unit {
-    fn parse(wanted: &str) -> Option<Unit> {
+    fn parse(wanted: &str, default_slice: &str) -> Option<Unit> {
         let [slice, prefix, name] = wanted.split(':').collect::<Vec<_>>()[..] else { return None };
-        let slice = if slice.is_empty() { "system.slice" } else { slice };
+        let slice = if slice.is_empty() { default_slice } else { slice };
         let unit = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}-{name}") };
         let is_slice = unit.rsplit_once('.').is_some_and(|(_, kind)| kind == "slice");
         let name = if is_slice { unit } else { format!("{unit}.scope") };
@@ -261,22 +265,23 @@ impl Unit {
     /// Has systemd make the scope. What is directly in it, its limits too, stays systemd's, which
     /// writes them anew whenever it reads its units; so the container gets a cgroup below.
     fn begin(&self, manager: Manager, id: &str, hierarchies: &Hierarchies) -> Result<Beginning> {
-        let placeholder = Placeholder::new()?;
+        // Who is outside can put no process into the scope, and so begins it: what it clones is in it.
+        let placeholder = if hierarchies.is_outside() { None } else { Some(Placeholder::new()?) };
+        let pid = placeholder.as_ref().map_or_else(std::process::id, Placeholder::pid);
         manager.start(&Scope {
             name: &self.name,
             slice: Some(&self.slice),
             description: &format!("robot-env: container {id}"),
-            pid: placeholder.pid(),
+            pid,
         })?;
-        let (pid, cgroup) =
-            (placeholder.pid().cast_signed(), hierarchies.cgroup(&format!("{}/begin", self.path()), &[]));
-        let beginning = Beginning { placeholder: Some(placeholder), cgroup };
-        beginning.cgroup.shelter(pid)?;
+        let cgroup = hierarchies.cgroup(&format!("{}/begin", self.path()), &[]);
+        let beginning = Beginning { placeholder, cgroup };
+        beginning.cgroup.shelter(pid.cast_signed())?;
         Ok(beginning)
     }
 }
 
-/// What keeps a scope until the container does. Dropped, it is gone.
+/// What keeps a scope until the container does. Dropped, it is gone, unless it is the caller itself.
 struct Beginning {
     placeholder: Option<Placeholder>,
     cgroup: Cgroup,
@@ -291,9 +296,9 @@ impl Drop for Beginning {
 
 /// Where a container's cgroup is: what the spec says, else its id. A [`Unit`] is where systemd makes
 /// it.
-fn cgroup_path(wanted: Option<&str>, id: &str, systemd: bool) -> Result<String> {
+fn cgroup_path(wanted: Option<&str>, id: &str, systemd: bool, slice: &str) -> Result<String> {
     let Some(wanted) = wanted else { return Ok(format!("/{id}")) };
-    let path = match Unit::parse(wanted) {
+    let path = match Unit::parse(wanted, slice) {
         Some(unit) if systemd || !wanted.starts_with('/') => unit.path(),
         _ if wanted.starts_with('/') => wanted.to_owned(),
         _ => format!("/{wanted}"),
@@ -302,6 +307,14 @@ fn cgroup_path(wanted: Option<&str>, id: &str, systemd: bool) -> Result<String> 
         return Err(Error::invalid(format!("invalid cgroup path `{wanted}`")));
     }
     Ok(path)
+}
+
+/// Where a unit is that names no slice (runc's `systemd.md`).
+fn default_slice(manager: Option<Manager>) -> &'static str {
+    match manager {
+        Some(Manager::User(_)) => "user.slice",
+        _ => "system.slice",
+    }
 }
 
 /// `a-b.slice` is below `a.slice`; `-.slice` is the root.
@@ -334,8 +347,10 @@ mod tests {
             (Some("a-b.slice:cri:x"), true, "/a.slice/a-b.slice/cri-x.scope"),
             (Some("-.slice:p:x"), true, "/p-x.scope"),
         ] {
-            assert_eq!(cgroup_path(wanted, "x", systemd).unwrap(), want);
+            assert_eq!(cgroup_path(wanted, "x", systemd, "system.slice").unwrap(), want);
         }
-        assert!(cgroup_path(Some("/a/../b"), "x", false).is_err());
+        assert!(cgroup_path(Some("/a/../b"), "x", false, "system.slice").is_err());
+        let users = default_slice(Some(Manager::User(1000)));
+        assert_eq!(cgroup_path(Some(":libpod:x"), "x", true, users).unwrap(), "/user.slice/libpod-x.scope");
     }
 }

@@ -10,9 +10,10 @@ use robot_env_diag::{Context, Error, IoContext, Kind, Result, Within};
 
 use super::arguments::{Arguments, Flag};
 use super::create::{console, send_master, write_pid};
-use super::records::Directory;
+use super::records::{self, Directory};
 use super::{Global, foreground};
 use crate::state::Status;
+use crate::systemd::{Manager, Scope};
 use crate::{Exec, exec as make};
 
 const FLAGS: &[Flag] = &[
@@ -57,6 +58,9 @@ pub(super) fn exec(global: &Global, args: &[OsString]) -> Result<i32> {
         return Err(Error::invalid("a detached terminal needs `--console-socket`"));
     }
     let cgroup = record.cgroup();
+    if cgroup.is_some() && records::hierarchies().is_outside() {
+        come_inside(id).within(within)?;
+    }
     let created = make(Exec {
         pid: record.pid,
         pidfd: pidfd.as_fd(),
@@ -79,6 +83,18 @@ pub(super) fn exec(global: &Global, args: &[OsString]) -> Result<i32> {
         return Ok(0);
     }
     foreground::attend(&running.pidfd, if socket.is_some() { None } else { running.master })
+}
+
+/// Has the user's service manager move this process to where it can put others into the user's cgroups.
+fn come_inside(id: &str) -> Result<()> {
+    let missing = || Error::new(Kind::Unsupported, "its cgroup cannot be entered from this session's");
+    let pid = std::process::id();
+    Manager::of_caller().ok_or_else(missing)?.start(&Scope {
+        name: &format!("robot-env-exec-{pid}.scope"),
+        slice: Some("app.slice"),
+        description: &format!("robot-env: exec in container {id}"),
+        pid,
+    })
 }
 
 /// The process that is asked for: a file's, or the container's with other words.

@@ -81,7 +81,7 @@ options:
                      ordinary user $XDG_RUNTIME_DIR/robot-env-runtime
   --log FILE         where failures are written, beside standard error
   --log-format FORM  text or json
-  --systemd-cgroup   linux.cgroupsPath is slice:prefix:name; for root, systemd makes the scope
+  --systemd-cgroup   linux.cgroupsPath is slice:prefix:name: systemd, root's or the user's, makes the scope
   --debug, --rootless, --criu are taken for runc's sake and change nothing
 ";
 

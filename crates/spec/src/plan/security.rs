@@ -142,7 +142,9 @@ pub(super) fn path_restrictions(
 
 /// The AppArmor profile, where the kernel has AppArmor.
 pub(super) fn apparmor(spec: &ContainerSpec, host: &HostFacts, warnings: &mut Vec<String>) -> Option<String> {
-    let profile = spec.security.apparmor.clone().filter(|profile| !profile.is_empty())?;
+    let Some(profile) = spec.security.apparmor.clone().filter(|profile| !profile.is_empty()) else {
+        return host.apparmor_profile.clone().filter(|_| host.apparmor && !spec.privileged);
+    };
     if host.apparmor {
         return Some(profile);
     }
@@ -258,6 +260,31 @@ pub(super) fn sysctls(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn containers_that_name_no_profile_get_the_engines() {
+        let on = HostFacts {
+            apparmor: true,
+            apparmor_profile: Some("robot-env-default".into()),
+            ..HostFacts::default()
+        };
+        let missing = HostFacts { apparmor_profile: None, ..on.clone() };
+        for (named, privileged, host, want) in [
+            (None, false, &on, Some("robot-env-default")),
+            (Some(""), false, &on, Some("robot-env-default")),
+            (None, true, &on, None),
+            (Some("unconfined"), false, &on, Some("unconfined")),
+            (Some("mine"), true, &on, Some("mine")),
+            (None, false, &missing, None),
+            (None, false, &HostFacts::default(), None),
+        ] {
+            let mut spec = ContainerSpec { privileged, ..ContainerSpec::default() };
+            spec.security.apparmor = named.map(str::to_owned);
+            let (mut warnings, what) = (Vec::new(), format!("{named:?} {privileged}"));
+            assert_eq!(apparmor(&spec, host, &mut warnings).as_deref(), want, "{what}");
+            assert!(warnings.is_empty(), "{warnings:?}");
+        }
+    }
 
     #[test]
     fn capabilities_in_every_spelling() {

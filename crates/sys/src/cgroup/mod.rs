@@ -57,8 +57,8 @@ const ALWAYS: [&str; 5] = ["devices", "memory", "pids", "freezer", "cpuacct"];
 
 /// Finds the hierarchies.
 pub fn detect() -> Hierarchies {
-    let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let mountinfo = crate::fs::kernel_text("/proc/self/mountinfo").unwrap_or_default();
+    let own = crate::fs::kernel_text("/proc/self/cgroup").unwrap_or_default();
     let (version, mounts) = parse_mounts(&mountinfo, |unified| {
         fs::read_to_string(unified.join("cgroup.controllers"))
             .is_ok_and(|text| text.split_whitespace().any(|c| c == "pids" || c == "memory"))

@@ -62,6 +62,14 @@ pub fn mkdir_all_at(dir: impl AsFd, path: impl AsRef<Path>, mode: u32) -> CallRe
     Ok(at)
 }
 
+/// Reads a text that the kernel makes up (procfs, sysfs): such files tell no size, and what a read has no
+/// room for costs another one.
+pub fn kernel_text(path: impl AsRef<Path>) -> std::io::Result<String> {
+    let mut text = String::with_capacity(4096);
+    std::io::Read::read_to_string(&mut std::fs::File::open(path)?, &mut text)?;
+    Ok(text)
+}
+
 /// Reads the regular file `name` below `dir`, of at most `limit` bytes: a link, a device or a pipe
 /// is refused (ELOOP, EINVAL) without waiting on it, a longer file too (EFBIG).
 pub fn read_bounded(dir: impl AsFd, name: impl AsRef<Path>, limit: u64) -> CallResult<Vec<u8>> {

@@ -45,6 +45,38 @@ fn what_is_saved_loads_as_the_same() {
     }
 }
 
+/// Readers from before Docker 1.10 look there for what names mean.
+#[test]
+fn old_readers_find_the_names() {
+    let place = Place::new();
+    let empty = ImageBuilder::new().build();
+    let images = [
+        (&small(), ["robot:1", "robot:2"].as_slice()),
+        (&second(), &["r.example/a/b:x"]),
+        (&empty, &["no:layers"]),
+    ];
+    place.load(&archive(Layout::Oci, &images)).unwrap();
+    let bytes = saved(&place, &["robot", "r.example/a/b:x", "no:layers"]).unwrap();
+    let mut members = robot_env_layer::Members::new(bytes.as_slice());
+    let mut found = Vec::new();
+    while let Some(member) = members.next().unwrap() {
+        if member.path == b"repositories" {
+            std::io::Read::read_to_end(&mut members, &mut found).unwrap();
+        }
+    }
+    let top =
+        |image: &robot_env_testkit::image::BuiltImage| image.layers.last().unwrap().diff_id.hex().to_owned();
+    let found: serde_json::Value = serde_json::from_slice(&found).unwrap();
+    let want = serde_json::json!({
+        "robot": {"1": top(&small()), "2": top(&small())}, "r.example/a/b": {"x": top(&second())},
+    });
+    assert_eq!(found, want);
+    // Without names there is nothing that it could say.
+    let id = ImageId(small().id());
+    let bytes = saved(&place, &[id.short()]).unwrap();
+    assert!(!bytes.windows(12).any(|window| window == b"repositories"));
+}
+
 #[test]
 fn the_manifest_is_kept_where_its_blobs_can_be_given() {
     let image = ImageBuilder::new().layer_with(&[Entry::file("a", "b")], Compression::None).build();

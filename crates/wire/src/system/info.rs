@@ -137,6 +137,12 @@ fn warnings(engine: &Engine, host: &HostFacts, memory: bool) -> Option<Vec<Strin
     } else if !memory {
         warnings.push("WARNING: No memory limit support".to_owned());
     }
+    if host.apparmor && !host.rootless && !engine.confines() {
+        warnings.push(
+            "WARNING: AppArmor is on, but containers have no profile: apparmor_parser is not installed"
+                .to_owned(),
+        );
+    }
     if host.single_id {
         let hint = robot_env_engine::rootless::more_ids(user);
         warnings.push(format!("WARNING: only one user id is available to containers ({hint})"));
