@@ -55,7 +55,7 @@ fn old_readers_find_the_names() {
         (&second(), &["r.example/a/b:x"]),
         (&empty, &["no:layers"]),
     ];
-    place.load(&archive(Layout::Oci, &images)).unwrap();
+    place.load(&archive(Layout::Old, &images)).unwrap();
     let bytes = saved(&place, &["robot", "r.example/a/b:x", "no:layers"]).unwrap();
     let mut members = robot_env_layer::Members::new(bytes.as_slice());
     let mut found = Vec::new();
