@@ -28,7 +28,9 @@ impl Stack {
         }
         let stack = Stack(start);
         // SAFETY: lies in the mapping made above.
-        if unsafe { libc::mprotect(start.byte_add(GUARD), STACK, libc::PROT_READ | libc::PROT_WRITE) } < 0 {
+        let usable = unsafe { start.byte_add(GUARD) };
+        // SAFETY: the same; nothing is there yet.
+        if unsafe { libc::mprotect(usable, STACK, libc::PROT_READ | libc::PROT_WRITE) } < 0 {
             return Err(last_error("mprotect(stack)"));
         }
         Ok(stack)
@@ -73,11 +75,10 @@ pub fn run(errand: &mut dyn FnMut()) -> CallResult<()> {
     let mut all: libc::sigset_t = unsafe { std::mem::zeroed() };
     // SAFETY: as above; it takes the old mask.
     let mut before: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `all` is valid.
+    unsafe { libc::sigfillset(&raw mut all) };
     // SAFETY: both sets are valid. A handler that ran in the child would run on the caller's memory.
-    unsafe {
-        libc::sigfillset(&raw mut all);
-        libc::sigprocmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
-    }
+    unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const all, &raw mut before) };
     // SAFETY: plain numbers.
     let dumpable = unsafe { libc::prctl(libc::PR_GET_DUMPABLE, 0, 0, 0, 0) };
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
