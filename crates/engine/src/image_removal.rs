@@ -1,12 +1,13 @@
 //! Taking images away, by Docker's rules (moby `daemon/images/image_delete.go`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use robot_env_diag::{Error, Kind, Result};
 use robot_env_oci::{ChainId, ImageId, Reference};
-use robot_env_store::{CollectOptions, ImageRecord, RemoveOptions};
+use robot_env_store::{CollectOptions, Collected, ImageRecord, NameRecord, RemoveOptions};
 
 use crate::engine::Engine;
+use crate::prune::HoldOff;
 use crate::records::Container;
 
 /// What went.
@@ -30,39 +31,55 @@ pub struct ImageRemoval<'e> {
     gone: Vec<Gone>,
     /// Layers of the images that went, topmost first.
     layers: Vec<ChainId>,
-    /// Bytes that were freed.
+    /// The names that images which are still there have lost.
+    lost: Vec<NameRecord>,
+    /// Bytes that were freed, or will be when the images' time to come back is over.
     pub bytes: u64,
 }
 
 impl<'e> ImageRemoval<'e> {
     /// Nothing has gone so far.
     pub fn new(engine: &'e Engine) -> Self {
-        ImageRemoval { engine, gone: Vec::new(), layers: Vec::new(), bytes: 0 }
+        ImageRemoval { engine, gone: Vec::new(), layers: Vec::new(), lost: Vec::new(), bytes: 0 }
     }
 
-    /// Collects what nothing needs any more, and says what went.
+    /// Collects what nothing needs any more, and says what went since the last time. Layers of images
+    /// that can come back count as gone.
+    ///
+    /// # Errors
+    /// Where the store cannot be read or written.
     pub fn finish(&mut self) -> Result<Vec<ImageGone>> {
-        let mut out: Vec<ImageGone> = self
-            .gone
+        let gone = std::mem::take(&mut self.gone);
+        let layers = std::mem::take(&mut self.layers);
+        let mut out: Vec<ImageGone> = gone
             .iter()
             .map(|gone| match gone {
                 Gone::Name(name) => ImageGone::Untagged(name.familiar()),
                 Gone::Image(id) => ImageGone::Deleted(id.to_string()),
             })
             .collect();
-        if self.gone.iter().any(|gone| matches!(gone, Gone::Image(_))) {
+        if gone.iter().any(|gone| matches!(gone, Gone::Image(_))) {
             let collected = self.collect()?;
-            let went = self.layers.iter().filter(|chain| collected.contains(chain));
-            out.extend(went.map(|chain| ImageGone::Deleted(chain.to_string())));
+            let mut said = BTreeSet::new();
+            for chain in layers.iter().filter(|chain| said.insert(*chain)) {
+                let kept = collected.kept.iter().find(|(kept, _)| kept == chain);
+                self.bytes += kept.map_or(0, |(_, bytes)| *bytes);
+                if kept.is_some() || collected.layers.contains(chain) {
+                    out.push(ImageGone::Deleted(chain.to_string()));
+                }
+            }
         }
         Ok(out)
     }
 
-    /// Moves what nothing needs any more to the trash; gives the layers among it.
-    pub fn collect(&mut self) -> Result<Vec<ChainId>> {
+    /// Moves what nothing needs any more to the trash.
+    ///
+    /// # Errors
+    /// Where the store cannot be read or written.
+    pub fn collect(&mut self) -> Result<Collected> {
         let collected = self.engine.store().collect(&CollectOptions::default())?;
         self.bytes += collected.bytes;
-        Ok(collected.layers)
+        Ok(collected)
     }
 
     /// Removes what `text`, by which `image` was found, means: a name, or an image with all that are
@@ -74,14 +91,15 @@ impl<'e> ImageRemoval<'e> {
     pub fn remove(&mut self, image: &ImageRecord, text: &str, force: bool, prune: bool) -> Result<()> {
         let store = self.engine.store();
         let users = self.users(&image.id)?;
-        let names = self.names(&image.id)?;
+        let records = self.names(&image.id)?;
+        let names: Vec<Reference> = records.iter().map(|name| name.reference.clone()).collect();
         if is_id(text, &image.id) {
             if is_single(&names) {
                 check(&image.id, &users, &[], force)?;
             } else {
                 check(&image.id, &users, &names, force)?;
             }
-            return self.delete(image, prune);
+            return self.delete_with_parents(image, prune);
         }
         let name = text.parse::<Reference>()?;
         if !force
@@ -98,6 +116,7 @@ impl<'e> ImageRemoval<'e> {
             ));
         }
         let untagged = store.untag(&name)?;
+        self.lost.extend(records.into_iter().filter(|name| untagged.references.contains(&name.reference)));
         for name in untagged.references {
             self.note_untagged(name, &image.id);
         }
@@ -106,22 +125,44 @@ impl<'e> ImageRemoval<'e> {
         if untagged.remaining > 0 || kept {
             return Ok(());
         }
-        self.delete(image, prune)
+        self.delete_with_parents(image, prune)
     }
 
-    /// Removes an image with its names, and then its parents that have neither names nor users nor
-    /// children.
-    pub fn delete(&mut self, image: &ImageRecord, prune: bool) -> Result<()> {
+    /// Removes an image with its names.
+    ///
+    /// # Errors
+    /// `NotFound` where somebody else has removed it.
+    pub fn delete(&mut self, image: &ImageRecord, _held_off: &HoldOff) -> Result<()> {
+        self.delete_claimed(image)
+    }
+
+    /// The caller has claimed.
+    fn delete_claimed(&mut self, image: &ImageRecord) -> Result<()> {
+        let kept = self.engine.keep_image(image, &self.lost)?;
+        let names = match kept {
+            Some(names) => names,
+            None => self.engine.store().remove_image(&image.id, RemoveOptions { names: true })?,
+        };
+        for name in names {
+            self.note_untagged(name, &image.id);
+        }
+        let id = image.id.to_string();
+        self.engine.tell_of("image", "delete", &id, attributes(&id));
+        self.gone.push(Gone::Image(image.id.clone()));
+        self.layers.extend(image.layers.iter().rev().cloned());
+        Ok(())
+    }
+
+    /// Removes an image with its names, and with `prune` its parents that have neither names nor users
+    /// nor children.
+    fn delete_with_parents(&mut self, image: &ImageRecord, prune: bool) -> Result<()> {
         let store = self.engine.store();
         let mut next = Some(image.clone());
         while let Some(image) = next.take() {
-            for name in store.remove_image(&image.id, RemoveOptions { names: true })? {
-                self.note_untagged(name, &image.id);
+            {
+                let _held_off = self.engine.hold_off()?;
+                self.delete_claimed(&image)?;
             }
-            let id = image.id.to_string();
-            self.engine.tell_of("image", "delete", &id, attributes(&id));
-            self.gone.push(Gone::Image(image.id.clone()));
-            self.layers.extend(image.layers.iter().rev().cloned());
             let Some(parent) = image.parent.filter(|_| prune) else { break };
             let has_children = store.images()?.iter().any(|other| other.parent.as_ref() == Some(&parent));
             if !has_children && self.names(&parent)?.is_empty() && self.users(&parent)?.is_empty() {
@@ -149,9 +190,10 @@ impl<'e> ImageRemoval<'e> {
         Ok(users)
     }
 
-    fn names(&self, image: &ImageId) -> Result<Vec<Reference>> {
-        let names = self.engine.store().names()?.into_iter();
-        Ok(names.filter(|name| name.image == *image).map(|name| name.reference).collect())
+    fn names(&self, image: &ImageId) -> Result<Vec<NameRecord>> {
+        let mut names = self.engine.store().names()?;
+        names.retain(|name| name.image == *image);
+        Ok(names)
     }
 }
 

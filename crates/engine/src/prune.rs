@@ -160,9 +160,17 @@ impl Engine {
                 needed.extend(image.layers.iter().cloned());
             }
         }
+        // Those of removed images are nobody's now.
+        let mut known: BTreeSet<ChainId> = self.store.cached_layers()?;
+        known.extend(needed.iter().chain(users.keys()).cloned());
+        let kept = self.store.kept_images()?.into_iter().flat_map(|kept| kept.image.layers);
+        let removed: BTreeSet<ChainId> = kept.filter(|chain| !known.contains(chain)).collect();
         let mut usage = DiskUsage::default();
         let mut sizes: BTreeMap<ChainId, u64> = BTreeMap::new();
         for chain in self.store.layers()? {
+            if removed.contains(&chain) {
+                continue;
+            }
             let Ok(Some(layer)) = self.store.layer(&chain) else { continue };
             usage.layers += layer.content_size;
             if !needed.contains(&chain) {

@@ -4,18 +4,23 @@
 //! ROOT/removed/<until>-<id>/removed.json     `until` in milliseconds of the epoch
 //! ROOT/removed/<until>-<id>/container/       what was ROOT/containers/<id>
 //! ROOT/removed/<until>-<random>/volume/      what was ROOT/volumes/<name>
+//! ROOT/removed/<until>-<random>/             and ROOT/kept/<random>.json, the store's: an image
 //! ```
-//! A container's snapshot stays where it is, so that collection leaves its layers alone. Who changes
+//! A container's snapshot stays where it is, so that collection leaves its layers alone; the store
+//! itself does so with the layers of a kept image, of which there is no copy. Who changes
 //! something here, or takes a snapshot for nobody's, has claimed exclusively.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use robot_env_diag::{Context, Error, IoContext, Kind, Result};
+use robot_env_diag::{Context, Error, IoContext, Kind, Result, Within};
+use robot_env_oci::{ChainId, Reference};
 use robot_env_spec::ContainerId;
+use robot_env_store::{CollectOptions, ImageRecord, NameRecord, SnapshotKey};
 use robot_env_sys::fs::Durability;
 use robot_env_sys::lock;
 use serde::{Deserialize, Serialize};
@@ -40,6 +45,8 @@ pub enum RemovedKind {
     Container,
     /// A volume with what was in it.
     Volume,
+    /// An image with its names.
+    Image,
 }
 
 /// Something that can come back: `removed.json`.
@@ -47,15 +54,18 @@ pub enum RemovedKind {
 pub struct Removed {
     /// What it was.
     pub kind: RemovedKind,
-    /// Its name.
+    /// Its name; the short id of an image that had none.
     pub name: String,
-    /// A container's id; a volume's name.
+    /// An image's other names.
+    #[serde(default)]
+    pub also: Vec<String>,
+    /// A container's id, or an image's without `sha256:`; a volume's name.
     pub id: String,
     /// When it was removed.
     pub removed: Timestamp,
     /// Until when it is kept.
     pub until: Timestamp,
-    /// Its bytes.
+    /// Its bytes; of an image's those that nothing else needed.
     pub bytes: u64,
     /// Where most of them are.
     #[serde(default)]
@@ -92,7 +102,11 @@ impl Engine {
             .filter_map(|entry| {
                 let path = self.paths.removed().join(&entry);
                 let found: Removed = read_json(&path.join("removed.json")).ok()??;
-                path.join(found.kind.directory()).exists().then_some(Removed { entry, ..found })
+                let there = match found.kind.directory() {
+                    Some(directory) => path.join(directory).exists(),
+                    None => self.store.kept_image(&key_of(&entry)?).is_ok_and(|kept| kept.is_some()),
+                };
+                there.then_some(Removed { entry, ..found })
             })
             .collect();
         all.sort_by(|a, b| (b.removed, &b.name).cmp(&(a.removed, &a.name)));
@@ -130,7 +144,8 @@ impl Engine {
             return false;
         }
         let places = self.largest_written(id, PLACES).unwrap_or_default();
-        let removed = self.about(RemovedKind::Container, &record.name, id, bytes, places);
+        let about = self.about(RemovedKind::Container, &record.name, id, bytes);
+        let removed = Removed { places, ..about };
         let Ok(_claim) = self.claim(true) else { return false };
         self.put_aside(&removed, id, &self.paths.container(&record.id)).is_ok()
     }
@@ -140,30 +155,72 @@ impl Engine {
         if self.undo.is_zero() || bytes == 0 {
             return false;
         }
-        let Ok(bytes_of_id) = random::<16>() else { return false };
-        let random: String = bytes_of_id.iter().map(|byte| format!("{byte:02x}")).collect();
-        let removed = self.about(RemovedKind::Volume, name, name, bytes, Vec::new());
-        self.put_aside(&removed, &random, directory).is_ok()
+        let Ok(unique) = random_name() else { return false };
+        let removed = self.about(RemovedKind::Volume, name, name, bytes);
+        self.put_aside(&removed, &unique, directory).is_ok()
     }
 
-    fn about(
+    /// Removes an image with its names and keeps it; `lost` are names that it may have lost a moment
+    /// ago. Gives the names that went; `None` where it is not kept: nothing has changed then. The caller
+    /// has claimed.
+    ///
+    /// # Errors
+    /// `NotFound` where there is no such image.
+    pub(crate) fn keep_image(
         &self,
-        kind: RemovedKind,
-        name: &str,
-        id: &str,
-        bytes: u64,
-        places: Vec<(String, u64)>,
-    ) -> Removed {
+        image: &ImageRecord,
+        lost: &[NameRecord],
+    ) -> Result<Option<Vec<Reference>>> {
+        if self.undo.is_zero() {
+            return Ok(None);
+        }
+        let mut names: Vec<String> = Vec::new();
+        for name in self.store.names()?.iter().chain(lost).filter(|name| name.image == image.id) {
+            let name = name.reference.familiar();
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        // One that is typed comes first.
+        names.sort_by_key(|name| name.contains('@'));
+        let mut names = names.into_iter();
+        let name = names.next().unwrap_or_else(|| image.id.short().to_owned());
+        let about = self.about(RemovedKind::Image, &name, image.id.hex(), self.bytes_of_its_own(image)?);
+        let removed = Removed { also: names.collect(), ..about };
+        let unique = random_name()?;
+        // On a disk that is full nothing can be written, and removing must work.
+        let Ok(entry) = self.make_entry(&removed, &unique) else { return Ok(None) };
+        match self.store.keep_image(&image.id, &unique.parse()?, lost) {
+            Ok(names) => Ok(Some(names)),
+            Err(error) => {
+                let _ = fs::remove_dir_all(&entry);
+                if error.kind() == Kind::NotFound { Err(error) } else { Ok(None) }
+            }
+        }
+    }
+
+    /// Bytes of the layers that nothing but this image needs.
+    fn bytes_of_its_own(&self, image: &ImageRecord) -> Result<u64> {
+        let others = self.store.images()?.into_iter().filter(|other| other.id != image.id);
+        let mut needed: BTreeSet<ChainId> = others.flat_map(|other| other.layers).collect();
+        needed.extend(self.store.snapshots()?.into_iter().flat_map(|snapshot| snapshot.layers));
+        needed.extend(self.store.cached_layers()?);
+        let own = image.layers.iter().filter(|chain| !needed.contains(*chain));
+        Ok(own.filter_map(|chain| self.store.layer(chain).ok()?).map(|layer| layer.content_size).sum())
+    }
+
+    fn about(&self, kind: RemovedKind, name: &str, id: &str, bytes: u64) -> Removed {
         let now = Timestamp::now();
         let until = now.checked_add(jiff::SignedDuration::try_from(self.undo).unwrap_or_default());
         Removed {
             kind,
             name: name.to_owned(),
+            also: Vec::new(),
             id: id.to_owned(),
             removed: now,
             until: until.unwrap_or(now),
             bytes,
-            places,
+            places: Vec::new(),
             batch: self.batch.clone(),
             entry: String::new(),
         }
@@ -171,22 +228,30 @@ impl Engine {
 
     /// One rename takes it from where it is.
     fn put_aside(&self, removed: &Removed, unique: &str, directory: &Path) -> Result<()> {
-        let all = self.paths.removed();
-        make_directory(&all, 0o700)?;
-        let entry = all.join(format!("{}-{unique}", removed.until.as_millisecond()));
-        make_directory(&entry, 0o700)?;
-        let moved = write_json(&entry, "removed.json", removed, Durability::Sync).and_then(|()| {
-            fs::rename(directory, entry.join(removed.kind.directory()))
-                .io_context(|| format!("cannot move `{}`", directory.display()))
-        });
+        let entry = self.make_entry(removed, unique)?;
+        let moved = fs::rename(directory, entry.join(removed.kind.directory().unwrap_or_default()))
+            .io_context(|| format!("cannot move `{}`", directory.display()));
         if moved.is_err() {
             let _ = fs::remove_dir_all(&entry);
         }
         moved
     }
 
-    /// Brings something back; gives the name that it has now: another one where its own is taken.
-    /// A container's volumes come with it.
+    /// An entry that says what it is for, with nothing in it so far.
+    fn make_entry(&self, removed: &Removed, unique: &str) -> Result<PathBuf> {
+        let all = self.paths.removed();
+        make_directory(&all, 0o700)?;
+        let entry = all.join(format!("{}-{unique}", removed.until.as_millisecond()));
+        make_directory(&entry, 0o700)?;
+        if let Err(error) = write_json(&entry, "removed.json", removed, Durability::Sync) {
+            let _ = fs::remove_dir_all(&entry);
+            return Err(error);
+        }
+        Ok(entry)
+    }
+
+    /// Brings something back; gives the name that it has now: another one where its own is taken,
+    /// for an image its short id where all are. A container's volumes come with it.
     ///
     /// # Errors
     /// `NotFound` when its time is over; `Conflict` for a volume whose name is taken.
@@ -198,7 +263,21 @@ impl Engine {
                 self.bring_volume_back(removed)?;
                 Ok(removed.name.clone())
             }
+            RemovedKind::Image => self.bring_image_back(removed),
         }
+    }
+
+    fn bring_image_back(&self, removed: &Removed) -> Result<String> {
+        let fail = || format!("cannot bring image `{}` back", removed.name);
+        let _claim = self.claim(true)?;
+        let gone = || Error::not_found(format!("{}: its time is over", fail()));
+        let restored = self.store.restore_image(&key_of(&removed.entry).ok_or_else(gone)?).within(fail)?;
+        let _ = fs::remove_dir_all(self.paths.removed().join(&removed.entry));
+        let id = restored.image.id;
+        self.tell_of("image", "undo", &id.to_string(), [("name".to_owned(), removed.name.clone())].into());
+        let names: Vec<String> = restored.names.iter().map(Reference::familiar).collect();
+        let own = names.iter().find(|name| **name == removed.name).or(names.first());
+        Ok(own.cloned().unwrap_or_else(|| id.short().to_owned()))
     }
 
     fn bring_container_back(&self, removed: &Removed) -> Result<String> {
@@ -262,9 +341,30 @@ impl Engine {
     }
 
     /// Lets something go for good; its space comes back when the trash is emptied.
-    pub fn let_go(&self, removed: &Removed) -> Result<()> {
+    ///
+    /// # Errors
+    /// Where it cannot be moved to the trash. What is gone already is no error.
+    pub fn let_go(&self, removed: &[Removed]) -> Result<()> {
         let _claim = self.claim(true)?;
-        self.discard_entry(&removed.entry)
+        self.discard_entries(removed.iter().map(|removed| removed.entry.as_str()))
+    }
+
+    /// The caller has claimed.
+    fn discard_entries<'e>(&self, entries: impl Iterator<Item = &'e str>) -> Result<()> {
+        let mut images = false;
+        for entry in entries {
+            if let Some(key) = key_of(entry)
+                && self.store.kept_image(&key).is_ok_and(|kept| kept.is_some())
+            {
+                self.store.discard_kept(&key)?;
+                images = true;
+            }
+            self.discard_entry(entry)?;
+        }
+        if images {
+            self.store.collect(&CollectOptions::default())?;
+        }
+        Ok(())
     }
 
     /// The caller has claimed.
@@ -276,8 +376,7 @@ impl Engine {
         {
             self.store.remove_snapshot(&snapshot_key(&id))?;
         }
-        let name: String = random::<16>()?.iter().map(|byte| format!("{byte:02x}")).collect();
-        match fs::rename(&path, self.paths.root().join("trash").join(name)) {
+        match fs::rename(&path, self.paths.root().join("trash").join(random_name()?)) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
             done => done.io_context(|| format!("cannot move `{}`", path.display())),
         }
@@ -285,6 +384,9 @@ impl Engine {
 
     /// Lets go what has been kept long enough, and where the disk gets full the oldest of the rest.
     /// Gives how many went. Waits for nobody: what is busy goes the next time.
+    ///
+    /// # Errors
+    /// Where the trash cannot be read, or something cannot be moved to it.
     pub fn expire_removed(&self) -> Result<usize> {
         let mut entries = self.removed_entries();
         if entries.is_empty() {
@@ -299,17 +401,17 @@ impl Engine {
         }
         let Some(_claim) = self.try_claim()? else { return Ok(0) };
         let mut count = 0;
-        for entry in entries {
-            if until_of(&entry) > now {
+        for entry in &entries {
+            if until_of(entry) > now {
                 if missing == 0 {
                     break;
                 }
-                let about = read_json::<Removed>(&self.paths.removed().join(&entry).join("removed.json"));
+                let about = read_json::<Removed>(&self.paths.removed().join(entry).join("removed.json"));
                 missing = missing.saturating_sub(about.ok().flatten().map_or(0, |removed| removed.bytes));
             }
-            self.discard_entry(&entry)?;
             count += 1;
         }
+        self.discard_entries(entries[..count].iter().map(String::as_str))?;
         Ok(count)
     }
 
@@ -321,10 +423,12 @@ impl Engine {
 }
 
 impl RemovedKind {
-    fn directory(self) -> &'static str {
+    /// Where it is in its entry; `None` for an image, which the store keeps.
+    fn directory(self) -> Option<&'static str> {
         match self {
-            RemovedKind::Container => "container",
-            RemovedKind::Volume => "volume",
+            RemovedKind::Container => Some("container"),
+            RemovedKind::Volume => Some("volume"),
+            RemovedKind::Image => None,
         }
     }
 }
@@ -340,6 +444,15 @@ fn until_of(entry: &str) -> i64 {
 
 fn id_of(entry: &str) -> &str {
     entry.split_once('-').map_or("", |(_, id)| id)
+}
+
+/// By what the store would keep an entry's image.
+fn key_of(entry: &str) -> Option<SnapshotKey> {
+    id_of(entry).parse().ok()
+}
+
+fn random_name() -> Result<String> {
+    Ok(random::<16>()?.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// What everything that this process removes has in common.

@@ -1,4 +1,4 @@
-//! `undo`: what `rm`, `prune`, `volume rm` and `down` took away comes back, within its time.
+//! `undo`: what `rm`, `rmi`, `prune`, `volume rm` and `down` took away comes back, within its time.
 
 mod place;
 
@@ -162,6 +162,92 @@ fn privileged_what_was_pruned_comes_back() {
     kept.run("undo --discard").ok();
     assert_eq!(kept.entries(), 0);
     kept.0.assert_empty();
+}
+
+/// The image `busybox` with a file of that name in a layer of its own.
+fn image(kept: &Kept, name: &str) -> String {
+    let script = format!("dd if=/dev/urandom of=/{name} bs=1M count=2 2>/dev/null");
+    kept.0
+        .command(&["run", "--name", "maker", "--network", "none", "busybox", "sh", "-c", &script])
+        .run()
+        .ok();
+    let id = kept.run(&format!("commit maker {name}")).ok();
+    kept.run("rm maker").ok();
+    kept.run("undo --discard maker");
+    id
+}
+
+#[test]
+fn privileged_a_removed_image_comes_back() {
+    let Some(kept) = Kept::new("undo-rmi") else { return };
+    let id = image(&kept, "map");
+    kept.run("tag map robot:1").ok();
+    let layers = || fs::read_dir(kept.0.directory.join("root/layers")).unwrap().count();
+    let before = layers();
+    let starts = |name: &str| kept.run(&format!("run --rm --network none {name} ls /map")).code == 0;
+    // Names one by one; all come back, and it is what it was.
+    let done = kept.run("rmi map robot:1");
+    assert!(done.err.contains("2.097MB can come back for 24 hours: `robot-env undo`"), "{done:?}");
+    let out = done.ok();
+    let digits = id.strip_prefix("sha256:").unwrap();
+    assert!(out.starts_with("Untagged: map:latest\nUntagged: robot:1\n"), "{out}");
+    assert!(out.contains(&format!("Deleted: sha256:{digits}\nDeleted: sha256:")), "{out}");
+    assert!(!starts("map") && kept.run(&format!("inspect {id}")).code == 1);
+    let listed = kept.run("undo --list").ok();
+    assert!(listed.lines().any(|l| l.starts_with("map:latest ") && l.contains("2.097MB")), "{listed}");
+    // Whoever sweeps leaves it alone, and it is nothing that `prune` could free.
+    kept.run("system prune -f").ok();
+    assert!(!kept.run("system df -v").ok().contains("map"));
+    assert_eq!(kept.run("undo").ok(), "map:latest");
+    assert!(starts("map") && starts("robot:1") && layers() == before);
+    assert_eq!(kept.run("image inspect -f {{.Id}} robot:1").ok(), id);
+    assert_eq!((kept.entries(), kept.run("system fsck").code), (0, 0));
+
+    // By its other name, and by its id; a name that is taken meanwhile stays taken.
+    kept.run("rmi -f map robot:1").ok();
+    kept.run("tag busybox map").ok();
+    let done = kept.run("undo robot:1");
+    assert!(done.err.contains("map:latest is back as robot:1: its name is taken"), "{done:?}");
+    assert!(!starts("map") && starts("robot:1"));
+    kept.run("rmi robot:1").ok();
+    assert_eq!(kept.run(&format!("undo {}", &digits[..12])).ok(), "robot:1");
+
+    // Pruned with others; a container's image and a container come back together.
+    kept.writer("nav2", "", 1);
+    let done = kept.run("system prune -af");
+    assert!(done.out.contains("untagged: robot:1") && done.out.contains("deleted: sha256:"), "{done:?}");
+    assert_eq!(kept.run("images -q").ok(), "");
+    let back = kept.run("undo").ok();
+    assert!(["robot:1", "busybox:latest", "nav2"].iter().all(|name| back.contains(name)), "{back}");
+    assert!(starts("robot:1"));
+    assert_eq!(kept.run("start nav2").code, 0);
+    kept.run("rm -f nav2").ok();
+
+    // Let go, its layer goes at once.
+    kept.run("rmi robot:1").ok();
+    assert_eq!(layers(), before);
+    let done = kept.run("undo --discard robot:1");
+    assert!(done.err.contains("2.097MB are free now"), "{done:?}");
+    assert_eq!((layers(), kept.run("undo robot:1").code), (before - 1, 1));
+}
+
+#[test]
+fn privileged_images_are_kept_for_their_time_and_not_on_a_full_disk() {
+    let Some(kept) = Kept::new("undo-rmi-time") else { return };
+    let layers = || fs::read_dir(kept.0.directory.join("root/layers")).unwrap().count();
+    let before = layers();
+    image(&kept, "map");
+    kept.time("1s");
+    kept.run("rmi map").ok();
+    assert_eq!((layers(), kept.entries()), (before + 1, 1));
+    std::thread::sleep(std::time::Duration::from_millis(2100));
+    assert_eq!(kept.run("undo map").code, 1);
+    assert_eq!((layers(), kept.entries()), (before, 0));
+    kept.time("0");
+    image(&kept, "map");
+    let done = kept.run("rmi map");
+    assert!(!done.err.contains("come back"), "{done:?}");
+    assert_eq!((layers(), kept.entries()), (before, 0));
 }
 
 #[test]

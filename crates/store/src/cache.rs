@@ -3,6 +3,8 @@
 //! A record keeps its layer from being collected. When it was last used is its file's time of
 //! modification.
 
+use std::collections::BTreeSet;
+
 use robot_env_diag::{Kind, Result};
 use robot_env_oci::{ChainId, Digest};
 use robot_env_sys::CallError;
@@ -92,6 +94,21 @@ impl Store {
             records.push((key, record));
         }
         Ok(records)
+    }
+
+    /// The layers of all that is remembered, with those below them.
+    ///
+    /// # Errors
+    /// Where the cache cannot be read.
+    pub fn cached_layers(&self) -> Result<BTreeSet<ChainId>> {
+        let mut layers = BTreeSet::new();
+        for chain in self.cache_records()?.into_iter().filter_map(|(_, record)| record.chain) {
+            if let Ok(Some(layer)) = self.read_layer(&chain) {
+                layers.extend(layer.ancestors);
+            }
+            layers.insert(chain);
+        }
+        Ok(layers)
     }
 
     /// Forgets a step. Its layer goes with the next [`Store::collect`], unless something else needs

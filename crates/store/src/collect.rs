@@ -34,6 +34,9 @@ impl Default for CollectOptions {
 pub struct Collected {
     /// Layers that went.
     pub layers: Vec<ChainId>,
+    /// Layers that nothing holds but removed images that can come back ([`Store::keep_image`]), with
+    /// the bytes of their files.
+    pub kept: Vec<(ChainId, u64)>,
     /// Documents and blobs that went.
     pub content: Vec<Digest>,
     /// Staged layers, half-made snapshots, files in the making and partial blobs of dead processes.
@@ -50,6 +53,8 @@ struct Reached {
     /// Layers that a snapshot stands on; they may be mounted.
     standing: BTreeSet<ChainId>,
     content: BTreeSet<Digest>,
+    /// Layers that a removed image holds that can come back, and maybe others, too.
+    kept: BTreeSet<ChainId>,
     damage: Vec<Damage>,
 }
 
@@ -89,9 +94,8 @@ impl Store {
     fn reach(&self, options: &CollectOptions, pins: Pins) -> Result<Reached> {
         let mut reached = Reached::default();
         reached.content.extend(pins.content);
-        let cached: Vec<ChainId> =
-            self.cache_records()?.into_iter().filter_map(|(_, record)| record.chain).collect();
-        for chain in pins.layers.iter().chain(&options.keep).chain(&cached) {
+        reached.layers.extend(self.cached_layers()?);
+        for chain in pins.layers.iter().chain(&options.keep) {
             reached.layers.insert(chain.clone());
             if let Ok(Some(layer)) = self.read_layer(chain) {
                 reached.layers.extend(layer.ancestors);
@@ -120,6 +124,12 @@ impl Store {
         for name in self.names()? {
             reached.content.extend(name.manifest_digest);
         }
+        for kept in self.kept_images()? {
+            reached.content.insert(kept.image.id.digest().clone());
+            reached.content.extend(kept.image.manifest.map(|manifest| manifest.digest));
+            reached.content.extend(kept.names.into_iter().filter_map(|name| name.manifest_digest));
+            reached.kept.extend(kept.image.layers);
+        }
         for key in self.snapshot_keys()? {
             match self.snapshot_record(&key) {
                 Ok(Some(record)) => {
@@ -139,7 +149,12 @@ impl Store {
             if reached.layers.contains(&chain) {
                 continue;
             }
-            collected.bytes += self.read_layer(&chain).ok().flatten().map_or(0, |layer| layer.content_size);
+            let bytes = self.read_layer(&chain).ok().flatten().map_or(0, |layer| layer.content_size);
+            if reached.kept.contains(&chain) {
+                collected.kept.push((chain, bytes));
+                continue;
+            }
+            collected.bytes += bytes;
             self.trash(&layers, chain.hex())?;
             collected.layers.push(chain);
             failpoint!("store.collect.layer");

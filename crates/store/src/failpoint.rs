@@ -21,6 +21,8 @@ pub const FAILPOINTS: &[&str] = &[
     "store.untag.removed",
     "store.remove.untagged",
     "store.remove.done",
+    "store.keep.recorded",
+    "store.restore.named",
     "store.prepare.made",
     "store.prepare.described",
     "store.snapshot.trashed",

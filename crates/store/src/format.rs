@@ -22,6 +22,7 @@ const DIRECTORIES: &[(&str, bool)] = &[
     ("content/partial", false),
     ("images", false),
     ("names", false),
+    ("kept", false),
     ("layers", true),
     ("staging", true),
     ("snapshots", true),

@@ -98,7 +98,8 @@ impl Store {
         Ok(record)
     }
 
-    fn write_image(&self, record: &ImageRecord) -> Result<ImageRecord> {
+    /// The caller holds the lock of images.
+    pub(crate) fn write_image(&self, record: &ImageRecord) -> Result<ImageRecord> {
         let id = &record.id;
         let missing = |part: String| {
             Error::new(Kind::Conflict, format!("cannot add {}: {part} is not in the store", what(id)))
@@ -172,6 +173,11 @@ impl Store {
     pub fn remove_image(&self, id: &ImageId, options: RemoveOptions) -> Result<Vec<Reference>> {
         let _lock = self.lock_shared()?;
         let _images = self.lock_images()?;
+        self.remove_image_locked(id, options)
+    }
+
+    /// [`Store::remove_image`]; the caller holds the lock of images.
+    pub(crate) fn remove_image_locked(&self, id: &ImageId, options: RemoveOptions) -> Result<Vec<Reference>> {
         let names: Vec<Reference> =
             self.names()?.into_iter().filter(|name| name.image == *id).map(|name| name.reference).collect();
         if !options.names

@@ -16,6 +16,7 @@
 //! content/partial/<algorithm>-<hex>   blobs that are still arriving, locked by who writes them
 //! images/<hex>.json              an ImageRecord
 //! names/<sha256 of the name>.json     a NameRecord, with the name inside
+//! kept/<key>.json                a KeptImage: one that was removed and can come back
 //! layers/<hex of the chain id>/  layer.json, recipe.zst, fs/
 //! staging/<random>/              a layer in the making, locked (flock) by who makes it;
 //!                                and records in the making, `.tmp-*`
@@ -44,6 +45,7 @@ mod failpoint;
 mod format;
 mod fsck;
 mod image;
+mod kept;
 mod key;
 mod layer;
 mod lease;
@@ -71,6 +73,7 @@ pub use content::Ingest;
 pub use failpoint::{FAILPOINTS, hit};
 pub use fsck::{Damage, FsckOptions, Subject, Verify};
 pub use image::{ImageRecord, RemoveOptions};
+pub use kept::{KeptImage, Restored};
 pub use key::SnapshotKey;
 pub use layer::{LayerRecord, LayerSource};
 pub use lease::Lease;

@@ -31,6 +31,10 @@ fn third() -> Sample {
     Sample::new(&["third"])
 }
 
+fn fourth() -> Sample {
+    Sample::new(&["fourth"])
+}
+
 fn key(text: &str) -> SnapshotKey {
     text.parse().unwrap()
 }
@@ -40,6 +44,7 @@ fn before(store: &Store) {
     old().pull(store, Some("old:1")).unwrap();
     store.tag(&reference("old:2"), &old().id(), None).unwrap();
     third().pull(store, Some("third:1")).unwrap();
+    fourth().pull(store, Some("fourth:1")).unwrap();
     if store.snapshot(&key("kept")).unwrap().is_none() {
         store.prepare(&key("kept"), old().chains().last(), SnapshotOptions::default()).unwrap();
     }
@@ -94,6 +99,7 @@ fn scenario(store: &Store) {
     store.remove_snapshot(&key("made")).unwrap();
     store.untag(&reference("old:2")).unwrap();
     store.remove_image(&third().id(), RemoveOptions { names: true }).unwrap();
+    assert_eq!(store.keep_image(&fourth().id(), &key("fourth"), &[]).unwrap().len(), 2);
 
     adopt(store);
 
@@ -111,7 +117,9 @@ fn scenario(store: &Store) {
         collected.layers.contains(&third().chains()[0]) && collected.content.contains(&digest),
         "{collected:?}"
     );
+    assert!(collected.kept.iter().any(|(chain, _)| *chain == fourth().chains()[0]), "{collected:?}");
     assert!(store.empty_trash(None).unwrap().done);
+    assert_eq!(store.restore_image(&key("fourth")).unwrap().names.len(), 2);
 }
 
 #[test]
@@ -163,6 +171,12 @@ fn check(root: &Path, context: &str) {
     for dir in ["staging", "leases", "content/partial", "trash"] {
         assert_eq!(entries(&store, dir), [""; 0], "{context}: {dir}");
     }
+    // What can come back does.
+    if store.kept_image(&key("fourth")).unwrap().is_some() {
+        store.restore_image(&key("fourth")).expect(context);
+    }
+    assert_eq!(store.resolve("fourth:1").expect(context).id, fourth().id(), "{context}");
+    fourth().check(&store);
     let mut needed: Vec<ChainId> =
         store.images().unwrap().iter().flat_map(|image| image.layers.clone()).collect();
     needed.extend(store.snapshots().unwrap().into_iter().flat_map(|snapshot| snapshot.layers));

@@ -178,6 +178,56 @@ fn an_image_is_named_found_renamed_and_removed() {
 }
 
 #[test]
+fn a_removed_image_that_is_kept_comes_back_as_it_was() {
+    let temporary = Temporary::new("kept");
+    let store = temporary.store();
+    let (a, b) = (Sample::new(&["base", "a"]), Sample::new(&["base", "b"]));
+    a.pull(&store, Some("robot:1")).unwrap();
+    store.tag(&reference("robot:2"), &a.id(), None).unwrap();
+    b.pull(&store, Some("other:1")).unwrap();
+    let before = (store.image(&a.id()).unwrap(), store.names().unwrap());
+    let lost = store.name(&reference("robot:2")).unwrap().unwrap();
+    store.untag(&reference("robot:2")).unwrap();
+    assert_eq!(store.keep_image(&a.id(), &key("one"), &[lost]).unwrap().len(), 2);
+    assert_eq!(store.keep_image(&a.id(), &key("two"), &[]).unwrap_err().kind(), Kind::NotFound);
+    assert!(store.image(&a.id()).unwrap().is_none());
+    assert_eq!(store.kept_keys().unwrap(), [key("one")]);
+
+    // Its layers stay; only what nobody else has counts as its own.
+    let collected = store.collect(&CollectOptions::default()).unwrap();
+    assert_eq!((collected.layers, collected.kept), (vec![], vec![(a.chains()[1].clone(), 1)]));
+    let restored = store.restore_image(&key("one")).unwrap();
+    assert_eq!((restored.names.len(), restored.taken.len()), (3, 0));
+    assert_eq!((store.image(&a.id()).unwrap(), store.names().unwrap()), before);
+    a.check(&store);
+    assert_eq!(store.restore_image(&key("one")).unwrap_err().kind(), Kind::NotFound);
+
+    // A name that another image has now stays that one's.
+    store.keep_image(&a.id(), &key("one"), &[]).unwrap();
+    store.tag(&reference("robot:1"), &b.id(), None).unwrap();
+    let restored = store.restore_image(&key("one")).unwrap();
+    assert_eq!((restored.names.len(), restored.taken), (2, vec![reference("robot:1")]));
+
+    // Let go, it goes. So does one whose record is damaged.
+    store.keep_image(&a.id(), &key("one"), &[]).unwrap();
+    store.discard_kept(&key("one")).unwrap();
+    assert_eq!(store.collect(&CollectOptions::default()).unwrap().layers, [a.chains()[1].clone()]);
+    store.keep_image(&b.id(), &key("two"), &[]).unwrap();
+    std::fs::write(store.path().join("kept/two.json"), "{").unwrap();
+    assert_eq!(store.restore_image(&key("two")).unwrap_err().kind(), Kind::Corrupt);
+    store.collect(&CollectOptions::default()).unwrap();
+    assert!(layers(&store).is_empty());
+    // A store of an earlier version has no place for them.
+    std::fs::remove_file(store.path().join("kept/two.json")).unwrap();
+    std::fs::remove_dir(store.path().join("kept")).unwrap();
+    assert!(store.kept_images().unwrap().is_empty());
+    b.pull(&store, None).unwrap();
+    store.keep_image(&b.id(), &key("three"), &[]).unwrap();
+    store.restore_image(&key("three")).unwrap();
+    b.check(&store);
+}
+
+#[test]
 fn an_id_wins_over_a_name_and_half_an_id_must_be_unique() {
     let temporary = Temporary::new("resolve");
     let store = temporary.store();

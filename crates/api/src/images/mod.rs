@@ -294,11 +294,11 @@ fn prune_images(
             continue;
         }
         // Asked for each anew: a container may have been made of it meanwhile, but not from now on.
-        let _hold_off = engine.hold_off()?;
+        let held_off = engine.hold_off()?;
         if engine.images_in_use()?.contains_key(&record.id) {
             continue;
         }
-        match removal.delete(&record, false) {
+        match removal.delete(&record, &held_off) {
             // Somebody else removed it.
             Err(error) if error.kind() == Kind::NotFound => {}
             other => other?,

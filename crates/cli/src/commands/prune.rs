@@ -110,11 +110,11 @@ pub(super) fn images(app: &App, engine: &Engine, all: bool, filters: &Filters) -
             continue;
         }
         // Asked for each anew: a container may have been made of it meanwhile, but not from now on.
-        let _hold_off = engine.hold_off()?;
+        let held_off = engine.hold_off()?;
         if engine.images_in_use()?.contains_key(&named.record.id) {
             continue;
         }
-        match removal.delete(&named.record, false) {
+        match removal.delete(&named.record, &held_off) {
             // Somebody else removed it.
             Err(error) if error.kind() == Kind::NotFound => {}
             other => other?,
@@ -135,6 +135,14 @@ pub(super) fn tell(app: &App, what: &str, names: &[String]) -> Result<()> {
 /// Says how much space comes back, and gives it back when the command has ended.
 pub(super) fn finish(app: &App, engine: &Engine, bytes: u64) -> Result<()> {
     app.print_line(&format!("Total reclaimed space: {}", human::decimal(bytes)))?;
+    say_kept(app, engine, " of it");
+    engine.sweep()?;
+    engine.empty_trash_later();
+    Ok(())
+}
+
+/// Says how much of what this command has removed can come back.
+pub(super) fn say_kept(app: &App, engine: &Engine, of_what: &str) {
     let all = engine.removed();
     let own = all.iter().filter(|removed| removed.batch == engine.batch());
     let kept: u64 = own.map(|removed| removed.bytes).sum();
@@ -143,10 +151,7 @@ pub(super) fn finish(app: &App, engine: &Engine, bytes: u64) -> Result<()> {
             (app.program(), robot_env_wire::human_duration(engine.undo_time().as_secs() as i64));
         let size = human::decimal(kept);
         app.say(&format!(
-            "{size} of it can come back for {time}: `{program} undo`; `{program} undo --discard` frees it now"
+            "{size}{of_what} can come back for {time}: `{program} undo`; `{program} undo --discard` frees it now"
         ));
     }
-    engine.sweep()?;
-    engine.empty_trash_later();
-    Ok(())
 }

@@ -2,10 +2,13 @@ use clap::Args;
 use robot_env_diag::{Kind, Result};
 use robot_env_engine::{ImageGone, ImageRemoval};
 
+use super::prune;
 use crate::app::App;
 use crate::verb::{Exit, Verb};
 
 /// Remove images
+///
+/// `undo` brings them back for some time: `undo-time` of the configuration (24h), or until the disk gets full.
 #[derive(Args)]
 pub(crate) struct Rmi {
     /// Remove it although it has several names, or a stopped container uses it
@@ -24,8 +27,8 @@ impl Verb for Rmi {
 
     fn run(self, app: &App) -> Result<Exit> {
         let engine = app.engine()?;
+        let mut removal = ImageRemoval::new(&engine);
         let exit = app.each(&self.images, |text| {
-            let mut removal = ImageRemoval::new(&engine);
             let removed = App::find_image(engine.store(), text)
                 .and_then(|image| removal.remove(&image, text, self.force, !self.no_prune));
             for line in lines(&removal.finish()?, "Untagged", "Deleted") {
@@ -40,6 +43,7 @@ impl Verb for Rmi {
                 removed => removed,
             }
         });
+        prune::say_kept(app, &engine, "");
         // The command has said all that it has to say; the space comes back behind its back.
         engine.empty_trash_later();
         exit

@@ -1,13 +1,14 @@
 use clap::Args;
 use robot_env_diag::{Error, Result};
 use robot_env_engine::{Engine, Removed, RemovedKind};
+use robot_env_oci::Reference;
 
 use super::rm::size_and_places;
 use crate::app::App;
 use crate::format::{Column, List, Style, Value, human};
 use crate::verb::{Exit, Verb};
 
-/// Bring back what was removed: containers with what they had written, and volumes
+/// Bring back what was removed: containers with what they had written, volumes and images
 ///
 /// Without names, all that the last command removed. What is removed is kept for `undo-time` of the
 /// configuration (24h), or until the disk gets full; containers of `run --rm` and empty ones are not.
@@ -22,13 +23,13 @@ pub(crate) struct Undo {
     /// How the list is printed: a Go template, json or table
     #[arg(long, value_name = "FORMAT", requires = "list")]
     format: Option<String>,
-    /// Names or ids of containers and volumes that were removed
+    /// Names or ids of containers, volumes and images that were removed
     #[arg(value_name = "NAME")]
     names: Vec<String>,
 }
 
 impl Verb for Undo {
-    const SPELLINGS: &'static [&'static str] = &["undo", "container undo"];
+    const SPELLINGS: &'static [&'static str] = &["undo", "container undo", "image undo"];
 
     fn run(self, app: &App) -> Result<Exit> {
         let engine = app.engine()?;
@@ -51,10 +52,10 @@ impl Verb for Undo {
             return discard(app, &engine, &chosen);
         }
         let mut exit = Exit::SUCCESS;
-        // Containers first: their volumes come with them.
-        let (containers, volumes): (Vec<_>, Vec<_>) =
-            chosen.into_iter().partition(|removed| removed.kind == RemovedKind::Container);
-        for removed in containers.iter().chain(&volumes) {
+        // Containers before volumes: theirs come with them.
+        let (volumes, others): (Vec<_>, Vec<_>) =
+            chosen.into_iter().partition(|removed| removed.kind == RemovedKind::Volume);
+        for removed in others.iter().chain(&volumes) {
             if removed.kind == RemovedKind::Volume && back_already(&engine, removed) {
                 app.print_line(&removed.name)?;
                 continue;
@@ -95,8 +96,17 @@ fn back_already(engine: &Engine, removed: &Removed) -> bool {
 /// What was removed last of what has this name, or an id that begins so.
 fn find(all: &[Removed], text: &str) -> Result<Removed> {
     let name = text.strip_prefix('/').unwrap_or(text);
-    let by_name = all.iter().find(|removed| removed.name == name);
-    let mut by_id = all.iter().filter(|removed| !name.is_empty() && removed.id.starts_with(name));
+    let image = text.parse::<Reference>().map(|name| name.or_latest().familiar()).unwrap_or_default();
+    let by_name = all.iter().find(|removed| match removed.kind {
+        RemovedKind::Image => removed.name == image || removed.also.contains(&image),
+        RemovedKind::Container | RemovedKind::Volume => removed.name == name,
+    });
+    let id = text.strip_prefix("sha256:").unwrap_or(name);
+    let mut by_id: Vec<&Removed> =
+        all.iter().filter(|removed| !id.is_empty() && removed.id.starts_with(id)).collect();
+    // An image that was removed, pulled and removed again is the same.
+    by_id.dedup_by(|later, first| later.id == first.id);
+    let mut by_id = by_id.into_iter();
     let found = match (by_name, by_id.next(), by_id.next()) {
         (Some(found), _, _) | (None, Some(found), None) => found,
         (None, Some(_), Some(_)) => {
@@ -113,8 +123,8 @@ fn find(all: &[Removed], text: &str) -> Result<Removed> {
 }
 
 fn discard(app: &App, engine: &Engine, chosen: &[Removed]) -> Result<Exit> {
+    engine.let_go(chosen)?;
     for removed in chosen {
-        engine.let_go(removed)?;
         app.print_line(&removed.name)?;
     }
     let bytes = chosen.iter().map(|removed| removed.bytes).sum();
@@ -139,6 +149,7 @@ fn list(app: &App, all: &[Removed], format: Option<&str>) -> Result<Exit> {
         let kind = match removed.kind {
             RemovedKind::Container => "container",
             RemovedKind::Volume => "volume",
+            RemovedKind::Image => "image",
         };
         let left = removed.until.as_second() - app.now().as_second();
         Value::row([
