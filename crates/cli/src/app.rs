@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use robot_env_config::{Configuration, Severity, Sources};
+use robot_env_device::HostRoot;
+use robot_env_device::user::HostUser;
 use robot_env_diag::{Error, Escaped, IoContext, Kind, Result};
 use robot_env_engine::{Engine, EngineOptions, NetworkDefaults, Session, rootless};
 use robot_env_oci::ImageText;
@@ -270,6 +272,13 @@ impl App {
         let environment = self.ambient.environment.iter();
         let texts = environment.filter_map(|(name, value)| Some((name.to_str()?, value.to_str()?)));
         Session::of(texts, (identity.user, identity.group), groups.to_vec())
+    }
+
+    /// The user's id outside of every namespace of the engine's; below `sudo`, of who called it.
+    pub(crate) fn host_user(&self) -> u32 {
+        // Nothing is entered for it.
+        let Ok(identity) = rootless::Identity::current() else { return 0 };
+        HostUser::of(&HostRoot::system(), &self.session(&identity, &[])).uid
     }
 
     fn open_store(&self, create: bool) -> Result<Store> {

@@ -74,7 +74,11 @@ fn privileged_a_project_goes_up_and_down() {
 fn privileged_faults_of_a_project_have_their_places() {
     let Some(it) = Workshop::new("project-faults") else { return };
     let nothing = it.run("up");
-    assert!(nothing.code == 1 && nothing.err.contains("there is no robot-env.toml"), "{nothing:?}");
+    assert!(
+        nothing.code == 1
+            && nothing.err.contains("there is no robot-env.toml and no .devcontainer/devcontainer.json"),
+        "{nothing:?}"
+    );
     for (text, want) in [
         ("imag = 'busybox'\n", "robot-env.toml:1:1: unknown key `imag`"),
         ("image = 'busybox'\nipc = 'nope'\n", "robot-env.toml:2:1: cannot use `--ipc nope`"),
@@ -107,6 +111,26 @@ fn privileged_a_devcontainer_goes_up() {
     let out = it.call(&["up", "sh", "-c", "id -un; echo $FOLDER $R; pwd; ls /tmp on-host"]).run().ok();
     assert_eq!(out, "robot\n/workspaces/nav 1\n/workspaces/nav\non-host\n\n/tmp:\nmade");
     it.run("down --rm").ok();
+}
+
+#[test]
+fn privileged_the_user_of_a_devcontainer_may_write_where_it_works() {
+    let Some(it) = Workshop::new("project-user") else { return };
+    it.write(
+        ".devcontainer/devcontainer.json",
+        r#"{"image": "busybox", "runArgs": ["--network=none"], "remoteUser": "robot", "later": 1,
+            "remoteEnv": {"PATH": "${containerEnv:PATH}:/x"}}"#,
+    );
+    std::os::unix::fs::chown(&it.directory, Some(4321), Some(4321)).unwrap();
+    let call = |args: &[&str]| {
+        let call = it.call(args).env("SUDO_UID", "4321").env("SUDO_GID", "4321");
+        call.env("SUDO_USER", "ann").run()
+    };
+    let done = call(&["up", "sh", "-c", "id -u; touch made; echo $PATH"]);
+    assert!(done.err.contains("unknown key `later` has no effect"), "{done:?}");
+    assert_eq!(done.ok(), "4321\n/bin:/x");
+    assert!(it.directory.join("made").exists());
+    call(&["down", "--rm"]).ok();
 }
 
 #[test]

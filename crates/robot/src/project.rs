@@ -43,6 +43,8 @@ pub struct Build {
     pub target: Option<String>,
     /// `--build-arg`.
     pub arguments: Vec<(String, String)>,
+    /// Further words of `build`.
+    pub flags: Vec<String>,
 }
 
 /// A command of the project's life.
@@ -82,6 +84,15 @@ pub struct Enter {
     pub setup: Option<String>,
 }
 
+impl Enter {
+    /// The variables, as a container with these has them.
+    pub fn variables(&self, container: &BTreeMap<String, String>) -> Vec<(String, String)> {
+        let whole =
+            |(name, text): &(String, String)| (name.clone(), substitute::of_container(text, container));
+        self.env.iter().map(whole).collect()
+    }
+}
+
 /// What a project wants.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Project {
@@ -114,6 +125,8 @@ pub struct Surroundings {
     pub environment: BTreeMap<String, String>,
     /// Whether a GPU can be given to containers.
     pub gpu: bool,
+    /// The user's id on the host; 0 is root.
+    pub user: u32,
 }
 
 /// Keeps a container alive as long as nobody stops it.
@@ -213,7 +226,7 @@ impl Project {
         let mut text = format!(
             "{:?}{:?}{:?}",
             self.image,
-            self.build.as_ref().map(|b| (&b.dockerfile, &b.target, &b.arguments)),
+            self.build.as_ref().map(|b| (&b.dockerfile, &b.target, &b.arguments, &b.flags)),
             self.command
         );
         for flag in &self.flags {

@@ -38,6 +38,7 @@ fn surroundings(app: &App) -> Surroundings {
         environment: environment
             .filter_map(|(name, value)| Some((name.to_str()?.to_owned(), value.to_str()?.to_owned())))
             .collect::<BTreeMap<_, _>>(),
+        user: app.host_user(),
         gpu: !gpu::list(&gpus::host_root(app)).0.is_empty(),
     }
 }
@@ -54,8 +55,12 @@ fn file(app: &App, named: Option<&str>) -> Result<PathBuf> {
         });
     }
     project::find(directory).ok_or_else(|| {
-        Error::not_found(format!("there is no {} in `{}` or above it", project::FILE, directory.display()))
-            .with_hint(format!("`{} init` writes one", app.program()))
+        Error::not_found(format!(
+            "there is no {} and no .devcontainer/devcontainer.json in `{}` or above it",
+            project::FILE,
+            directory.display()
+        ))
+        .with_hint(format!("`{} init` writes one", app.program()))
     })
 }
 
@@ -135,6 +140,7 @@ impl Place {
         for (name, value) in &build.arguments {
             words.extend(["--build-arg".into(), format!("{name}={value}")]);
         }
+        words.extend(build.flags.iter().cloned());
         words.push(build.context.to_string_lossy().into_owned());
         match dispatch::call(app, &words) {
             Some(Exit::SUCCESS) => Ok(tag),
@@ -194,7 +200,10 @@ impl Place {
         if let Some(user) = enter.user.as_ref().filter(|_| !container.record.spec.robot.user_map_host) {
             words.extend(["--user".to_owned(), user.clone()]);
         }
-        for (name, value) in &enter.env {
+        let record = &container.record;
+        let own = record.image_config.env.iter().chain(&record.spec.env);
+        let own = own.filter_map(|line| line.split_once('=')).map(|(n, v)| (n.to_owned(), v.to_owned()));
+        for (name, value) in enter.variables(&own.collect()) {
             words.extend(["--env".to_owned(), format!("{name}={value}")]);
         }
         if let Some(directory) = &enter.workdir {

@@ -80,17 +80,25 @@ pub(super) fn read(
     let folder = document
         .get("workspaceFolder")
         .and_then(Value::text)
-        .and_then(|text| substitute(text, &values, &around.environment).ok())
+        .and_then(|text| substitute(text, &values, &around.environment, false).ok())
         .unwrap_or_else(|| format!("/workspaces/{base}"));
     values.insert("containerWorkspaceFolder", folder.clone());
     values
         .insert("containerWorkspaceFolderBasename", folder.rsplit('/').next().unwrap_or_default().to_owned());
-    let document = replaced(reader, document, &values, around);
+    let document = replaced(reader, document, &values, around, false);
+    let maps = maps_user(&document, around);
     project.enter.workdir = Some(folder.clone());
     let at = document.at;
     let entries = document.entries().unwrap_or_default();
     for entry in entries {
-        one(reader, entry, &mut project, around);
+        match entry.key.as_str() {
+            // The user inside is the host's then, and nobody of the image.
+            "containerUser" | "remoteUser" if maps => drop(reader.text(&entry.key, &entry.value)),
+            _ => one(reader, entry, &mut project, around),
+        }
+    }
+    if maps {
+        project.flag(at, ["--user-map", "host"]);
     }
     if document.get("workspaceMount").is_none() {
         let source = project.directory.to_string_lossy().into_owned();
@@ -107,15 +115,25 @@ pub(super) fn read(
     project
 }
 
-/// The document with its variables replaced.
+/// Whether the user inside gets the host's ids: by the specification wherever a user is named who is
+/// not root, unless `updateRemoteUserUID` says otherwise.
+fn maps_user(document: &Value, around: &Surroundings) -> bool {
+    let named = ["remoteUser", "containerUser"].iter().find_map(|key| document.get(key)?.text());
+    let by_default = named.is_some_and(|name| !["", "root", "0"].contains(&name));
+    let wanted = document.get("updateRemoteUserUID").map_or(Some(by_default), Value::truth);
+    around.user != 0 && wanted.unwrap_or(false)
+}
+
+/// The document with its variables replaced; with `later`, but for those of the container.
 fn replaced(
     reader: &mut Reader<'_>,
     value: &Value,
     values: &BTreeMap<&str, String>,
     around: &Surroundings,
+    later: bool,
 ) -> Value {
     let data = match &value.data {
-        Data::Text(text) => match substitute(text, values, &around.environment) {
+        Data::Text(text) => match substitute(text, values, &around.environment, later) {
             Ok(text) => Data::Text(text),
             Err(name) => {
                 reader.wrong(value.at, format!("the variable `${{{name}}}` is not known here"));
@@ -123,14 +141,18 @@ fn replaced(
             }
         },
         Data::List(items) => {
-            Data::List(items.iter().map(|item| replaced(reader, item, values, around)).collect())
+            Data::List(items.iter().map(|item| replaced(reader, item, values, around, later)).collect())
         }
         Data::Table(entries) => Data::Table(
             entries
                 .iter()
                 // What an editor reads is the editor's to understand.
                 .filter(|entry| !EDITORS.contains(&entry.key.as_str()))
-                .map(|entry| Entry { value: replaced(reader, &entry.value, values, around), ..entry.clone() })
+                .map(|entry| {
+                    let later = later || entry.key == "remoteEnv";
+                    let value = replaced(reader, &entry.value, values, around, later);
+                    Entry { value, ..entry.clone() }
+                })
                 .collect(),
         ),
         other => other.clone(),
@@ -182,11 +204,6 @@ fn one(reader: &mut Reader<'_>, entry: &Entry, project: &mut Project, around: &S
             project.enter.env = all.into_iter().map(|(_, name, text)| (name, text)).collect();
         }
         "remoteUser" => project.enter.user = reader.text(key, value),
-        "updateRemoteUserUID" => {
-            if reader.truth(key, value) == Some(true) {
-                project.flag(at, ["--user-map", "host"]);
-            }
-        }
         "mounts" => mounts(reader, value, project),
         "workspaceMount" => {
             if let Some(text) = reader.text(key, value).filter(|text| !text.is_empty()) {
@@ -194,7 +211,7 @@ fn one(reader: &mut Reader<'_>, entry: &Entry, project: &mut Project, around: &S
             }
         }
         "workspaceFolder" | "shutdownAction" => drop(reader.text(key, value)),
-        "overrideCommand" => drop(reader.truth(key, value)),
+        "overrideCommand" | "updateRemoteUserUID" => drop(reader.truth(key, value)),
         "init" | "privileged" => {
             if reader.truth(key, value) == Some(true) {
                 project.flag(at, [format!("--{key}")]);
@@ -218,19 +235,20 @@ fn one(reader: &mut Reader<'_>, entry: &Entry, project: &mut Project, around: &S
         "postCreateCommand" => project.hooks.create.extend(reader.hook("postCreateCommand", value)),
         "postStartCommand" => project.hooks.start = reader.hook("postStartCommand", value),
         "postAttachCommand" => project.hooks.attach = reader.hook("postAttachCommand", value),
-        _ => unknown(reader, entry),
+        _ => unknown(reader, entry, project),
     }
 }
 
-fn unknown(reader: &mut Reader<'_>, entry: &Entry) {
+/// What an editor's extension or a later specification may know is no fault, but is said.
+fn unknown(reader: &mut Reader<'_>, entry: &Entry, project: &mut Project) {
     if let Some((_, why)) = REFUSED.iter().find(|(name, _)| *name == entry.key) {
         return reader.wrong(entry.at, format!("cannot use `{}`: {why}", entry.key));
     }
-    reader.wrong(entry.at, format!("unknown key `{}`", entry.key));
+    let message = format!("unknown key `{}` has no effect", entry.key);
+    let mut note = Finding::warning(&project.file, entry.at, message).as_note();
     let near = nearest(&entry.key, KNOWN.iter().chain(EDITORS).copied());
-    if let (Some(near), Some(last)) = (near, reader.findings.last_mut()) {
-        last.hint = Some(format!("did you mean `{near}`?"));
-    }
+    note.hint = near.map(|near| format!("did you mean `{near}`?"));
+    project.notes.push(note);
 }
 
 /// A path as the file has it: beside the file.
@@ -260,8 +278,12 @@ fn build(reader: &mut Reader<'_>, entry: &Entry, project: &mut Project) {
                 let all = reader.map(&key, &part.value);
                 build.arguments = all.into_iter().map(|(_, name, text)| (name, text)).collect();
             }
-            "cacheFrom" | "options" => {
-                reader.wrong(part.at, format!("cannot use `{key}`: it is not supported"));
+            "cacheFrom" => {
+                let all = reader.texts(&key, &part.value).into_iter();
+                build.flags.extend(all.flat_map(|(_, text)| ["--cache-from".to_owned(), text]));
+            }
+            "options" => {
+                build.flags.extend(reader.texts(&key, &part.value).into_iter().map(|(_, text)| text));
             }
             _ => reader.wrong(part.at, format!("unknown key `{key}`")),
         }

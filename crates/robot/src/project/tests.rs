@@ -9,7 +9,7 @@ fn words(project: &Project) -> Vec<String> {
 }
 
 fn around() -> Surroundings {
-    Surroundings { environment: [("HOME".to_owned(), "/home/ada".to_owned())].into(), gpu: true }
+    Surroundings { environment: [("HOME".to_owned(), "/home/ada".to_owned())].into(), gpu: true, user: 1000 }
 }
 
 #[test]
@@ -79,12 +79,12 @@ fn a_devcontainer_becomes_words() {
         [
             "--cap-add=SYS_PTRACE --security-opt seccomp=unconfined",
             "--env A=/home/ada",
-            "--user-map host",
             "--mount source=cache,target=/cache,type=volume",
             "--mount source=/a,target=/b,type=bind",
             "--mount source=/w/nav,target=/ws,type=bind",
             "--publish 127.0.0.1:8080:8080",
             "--gpus all",
+            "--user-map host",
             "--workdir /ws",
             "--entrypoint /bin/sh",
         ]
@@ -104,10 +104,50 @@ fn a_devcontainer_becomes_words() {
         [
             "1:65 the variable `${nope}` is not known here",
             "1:16 cannot use `features`: features are not supported: install what they install in the image",
-            "1:32 unknown key `imge`",
             "1:94 `forwardPorts` must be port numbers",
         ]
     );
+}
+
+#[test]
+fn the_user_of_a_devcontainer_gets_the_hosts_ids() {
+    let maps = |text: &str, user: u32| {
+        let around = Surroundings { user, ..around() };
+        let text = format!("{{\"image\": \"x\", {text}}}");
+        let project = parse(Path::new("/w/.devcontainer.json"), &text, &around).unwrap();
+        let words = words(&project);
+        (
+            words.contains(&"--user-map host".to_owned()),
+            project.enter.user,
+            words.iter().any(|w| w.starts_with("--user ")),
+        )
+    };
+    let name = |name: &str| Some(name.to_owned());
+    for (text, user, want) in [
+        (r#""remoteUser": "vscode""#, 1000, (true, None, false)),
+        (r#""containerUser": "vscode""#, 1000, (true, None, false)),
+        (r#""remoteUser": "root""#, 1000, (false, name("root"), false)),
+        ("", 1000, (false, None, false)),
+        (r#""remoteUser": "vscode", "updateRemoteUserUID": false"#, 1000, (false, name("vscode"), false)),
+        (r#""containerUser": "vscode", "updateRemoteUserUID": true"#, 0, (false, None, true)),
+        (r#""remoteUser": "vscode""#, 0, (false, name("vscode"), false)),
+    ] {
+        assert_eq!(maps(text, user), want, "{text} of {user}");
+    }
+}
+
+#[test]
+fn what_a_devcontainer_has_beyond_is_said_and_used_where_it_can_be() {
+    let text = r#"{"imge": 1, "build": {"dockerfile": "D", "cacheFrom": "a", "options": ["--network=host"]},
+        "remoteEnv": {"PATH": "${containerEnv:PATH}:/x"}}"#;
+    let project = parse(Path::new("/w/.devcontainer/devcontainer.json"), text, &around()).unwrap();
+    assert_eq!(
+        project.notes[0].to_string(),
+        "/w/.devcontainer/devcontainer.json:1:2: unknown key `imge` has no effect (did you mean `image`?)"
+    );
+    assert_eq!(project.build.unwrap().flags, ["--cache-from", "a", "--network=host"]);
+    let container = BTreeMap::from([("PATH".to_owned(), "/bin".to_owned())]);
+    assert_eq!(project.enter.variables(&container), [("PATH".to_owned(), "/bin:/x".to_owned())]);
 }
 
 #[test]
