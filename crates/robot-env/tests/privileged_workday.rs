@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 
 use account::{Account, root};
 use robot_env_testkit::display::XServer;
+use robot_env_testkit::host;
 use robot_env_testkit::image::{BuiltImage, Compression, Entry, ImageBuilder};
 use robot_env_testkit::registry::{Auth, RegistryOptions, TestRegistry};
 
@@ -29,45 +30,19 @@ const NEEDED: [&str; 8] = [
     "/bin/bash",
 ];
 
-/// Programs with all that they are linked to.
-fn programs(paths: &[&str]) -> Vec<Entry> {
-    let mut entries = Vec::new();
-    let mut known: Vec<String> = Vec::new();
-    for path in paths {
-        let listed = Command::new("ldd").arg(path).output().unwrap();
-        let text = String::from_utf8_lossy(&listed.stdout).into_owned();
-        let libraries = text.split_whitespace().filter(|word| word.starts_with('/')).map(str::to_owned);
-        for file in std::iter::once((*path).to_owned()).chain(libraries) {
-            if !known.contains(&file) {
-                entries.push(Entry::file(&file[1..], fs::read(&file).unwrap()).mode(0o755));
-                known.push(file);
-            }
-        }
-    }
-    entries
-}
-
-fn busybox() -> Vec<u8> {
-    ["/bin/busybox", "/usr/bin/busybox"].into_iter().find_map(|path| fs::read(path).ok()).unwrap()
-}
-
-fn links(names: &[&str]) -> Vec<Entry> {
-    names.iter().map(|name| Entry::symlink(&format!("bin/{name}"), "busybox")).collect()
-}
-
 /// A CUDA image of that time, small.
 fn robot_image() -> BuiltImage {
-    let mut entries = vec![
-        Entry::file("bin/busybox", busybox()).mode(0o755),
+    let mut entries = host::busybox(&["sh", "cat", "echo", "grep", "id", "ls", "sleep"]).unwrap();
+    entries.extend([
         Entry::file("etc/passwd", "root:x:0:0::/root:/bin/sh\n"),
         Entry::file("etc/group", "root:x:0:\n"),
         Entry::directory("root"),
         Entry::directory("home"),
         Entry::directory("opt"),
         Entry::directory("tmp").mode(0o1777),
-    ];
-    entries.extend(programs(&["/bin/bash", "/usr/bin/xdpyinfo", "/usr/sbin/useradd", "/usr/sbin/groupadd"]));
-    entries.extend(links(&["sh", "cat", "echo", "grep", "id", "ls", "sleep"]));
+    ]);
+    let programs = ["/bin/bash", "/usr/bin/xdpyinfo", "/usr/sbin/useradd", "/usr/sbin/groupadd"];
+    entries.extend(host::programs(&programs).unwrap());
     let config = serde_json::json!({
         "Cmd": ["bash"],
         "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "CUDA_VERSION=10.0.130", "NVIDIA_VISIBLE_DEVICES=all"],
@@ -76,8 +51,7 @@ fn robot_image() -> BuiltImage {
 }
 
 fn plain_image() -> BuiltImage {
-    let mut entries = vec![Entry::file("bin/busybox", busybox()).mode(0o755)];
-    entries.extend(links(&["sh", "ls", "cat"]));
+    let entries = host::busybox(&["sh", "ls", "cat"]).unwrap();
     let config = serde_json::json!({ "Cmd": ["sh"], "Env": ["PATH=/bin"] });
     ImageBuilder::new().layer_with(&entries, Compression::Gzip).config(config).build()
 }

@@ -6,12 +6,14 @@
 //! - [`temporary`]: directories that go away;
 //! - [`image`]: layers and images from lists of entries;
 //! - [`display`]: an X server;
+//! - [`host`]: programs of this machine for images;
 //! - [`hostile`]: layers that mean harm;
 //! - [`registry`]: a registry on a loopback address with faults on demand;
 //! - [`network`]: network namespaces with a machine in the neighbourhood;
 //! - [`tls`]: a certificate authority.
 
 pub mod display;
+pub mod host;
 pub mod hostile;
 pub mod image;
 pub mod network;
