@@ -22,6 +22,8 @@ pub struct HostRoot {
     plain_nodes: bool,
     /// Directories that are known to be no links: hundreds of files are looked for in a few of them.
     plain: RefCell<BTreeSet<String>>,
+    /// Names that are known to be missing, above which more is looked for.
+    missing: RefCell<BTreeSet<String>>,
 }
 
 impl HostRoot {
@@ -33,13 +35,23 @@ impl HostRoot {
     /// The machine as another directory has it, e.g. `/run/nvidia/driver` of a driver that runs in a
     /// container.
     pub fn at(path: impl Into<PathBuf>) -> HostRoot {
-        HostRoot { path: path.into(), plain_nodes: false, plain: RefCell::default() }
+        HostRoot {
+            path: path.into(),
+            plain_nodes: false,
+            plain: RefCell::default(),
+            missing: RefCell::default(),
+        }
     }
 
     /// A directory in which a regular file with a text like `c 195:0` stands for a device node. For
     /// tests, which need not be root then.
     pub fn fixture(path: impl Into<PathBuf>) -> HostRoot {
-        HostRoot { path: path.into(), plain_nodes: true, plain: RefCell::default() }
+        HostRoot {
+            path: path.into(),
+            plain_nodes: true,
+            plain: RefCell::default(),
+            missing: RefCell::default(),
+        }
     }
 
     /// Whether it is the machine's own root.
@@ -53,7 +65,7 @@ impl HostRoot {
     }
 
     /// The path, all symbolic links followed inside; `None` where there is nothing. A directory that
-    /// was seen once is taken to stay one as long as this lives: a start, or one look at devices.
+    /// was seen once, or missed, is taken to stay so as long as this lives: a start, or one look at devices.
     pub fn resolve(&self, path: &str) -> Option<String> {
         let mut todo: Vec<String> = split(path);
         let mut done: Vec<String> = Vec::new();
@@ -67,6 +79,9 @@ impl HostRoot {
             if self.plain.borrow().contains(&here) {
                 done.push(name);
                 continue;
+            }
+            if self.missing.borrow().contains(&here) {
+                return None;
             }
             match fs::read_link(self.real(&here)) {
                 Ok(target) => {
@@ -86,7 +101,12 @@ impl HostRoot {
                     }
                     done.push(name);
                 }
-                Err(_) => return None,
+                Err(_) => {
+                    if !todo.is_empty() {
+                        self.missing.borrow_mut().insert(here);
+                    }
+                    return None;
+                }
             }
         }
         let path = join(&done);

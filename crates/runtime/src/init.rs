@@ -114,6 +114,7 @@ fn prepare(context: Context<'_>) -> Result<Infallible> {
         hierarchies: context.hierarchies,
         own_pids: has_new(LinuxNamespaceType::Pid),
         place: None,
+        covered: None,
         sources: context.sources,
         deferred: Vec::new(),
     };

@@ -8,7 +8,7 @@ use oci_spec::runtime::{Linux, Mount};
 use robot_env_diag::{Error, IoContext, Kind, Result, Within};
 use robot_env_sys::cgroup::{Cgroup, Hierarchies, Version};
 use robot_env_sys::mount::{self, Attributes, PropagationFlags};
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 pub(crate) use crate::devices::{bind_console, populate_dev};
@@ -204,6 +204,8 @@ pub(crate) struct Environment<'a> {
     /// The directory in which the last file was mounted on a place of its own, and its path; see
     /// [`Environment::mount_file`].
     pub(crate) place: Option<(String, OwnedFd)>,
+    /// The file that such a mount covers: further ones cover the same file by other names.
+    pub(crate) covered: Option<OwnedFd>,
     /// Sources of binds that are open already, by their place among the spec's mounts.
     pub(crate) sources: &'a [Option<OwnedFd>],
     /// Mounts that become read-only once their inside is complete (`/dev`, `/sys/fs/cgroup`).
@@ -325,9 +327,19 @@ impl Environment<'_> {
             self.place = Some((parent.to_owned(), fd));
         }
         let Some((_, place)) = &self.place else { return false };
-        let made = rustix::fs::mknodat(place, name, FileType::RegularFile, Mode::from_raw_mode(0o644), 0);
-        if made.is_err() {
-            return false;
+        // A file system takes its time for a new file, and none for another name of one that nobody
+        // can reach: it is covered.
+        let linked = self
+            .covered
+            .as_ref()
+            .is_some_and(|file| rustix::fs::linkat(file, "", place, name, AtFlags::EMPTY_PATH).is_ok());
+        if !linked {
+            let made = rustix::fs::mknodat(place, name, FileType::RegularFile, Mode::from_raw_mode(0o644), 0);
+            if made.is_err() {
+                return false;
+            }
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            self.covered = rustix::fs::openat(place, name, flags, Mode::empty()).ok();
         }
         let attached = bind_source(self.bundle, entry, false).and_then(|tree| {
             let propagation =
