@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use robot_env_diag::{IoContext, Result};
+use robot_env_diag::{Error, IoContext, Kind, Result};
 use robot_env_robot::{Live, Mirror};
 
 use crate::app::App;
@@ -118,6 +118,23 @@ fn connect(mirror: &str) -> std::result::Result<u128, String> {
         }
     }
     Err(why)
+}
+
+/// Whether an ordinary user can run lines that need root, if there are any.
+///
+/// # Errors
+/// `Denied` where `sudo` is not installed.
+pub(crate) fn check_sudo(app: &App, needed: bool) -> Result<()> {
+    let path = app.ambient().variable("PATH").unwrap_or_default();
+    let mut places = path.split(':').filter(|place| place.starts_with('/'));
+    if !needed
+        || rustix::process::geteuid().is_root()
+        || places.any(|place| Path::new(place).join("sudo").is_file())
+    {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Denied, "cannot change this machine: root is needed, and `sudo` is not installed")
+        .with_hint("run the same command as root"))
 }
 
 /// Runs a line in a shell; root needs no `sudo`. Whether it worked.

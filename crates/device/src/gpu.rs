@@ -148,9 +148,14 @@ fn no_driver(request: &GpuRequest, cause: Error) -> Error {
     .because(cause)
 }
 
-fn nothing_found(root: &HostRoot) -> Error {
+/// `driver`: the vendor that is asked for, or none.
+fn nothing_found(root: &HostRoot, driver: &str) -> Error {
     let missing = |path: &str| Error::not_found(format!("`{}` does not exist", root.real(path).display()));
-    Error::not_found("no GPU driver found on this host").because(missing("/dev/nvidiactl"))
+    match driver {
+        "amd" => Error::not_found("no AMD GPU found on this host").because(missing("/dev/kfd")),
+        "intel" => Error::not_found("no Intel GPU found on this host"),
+        _ => Error::not_found("no GPU driver found on this host").because(missing("/dev/nvidiactl")),
+    }
 }
 
 /// What one `--gpus` changes. `graphics`: whether the container also has a display.
@@ -186,6 +191,7 @@ pub fn request(
             wanted.extend([Capability::Graphics, Capability::Display, Capability::Utility]);
         }
         let visible = match request.count {
+            None | Some(0) if request.ids == ["all"] => Visible::All,
             None | Some(0) if !request.ids.is_empty() => Visible::Ids(request.ids.clone()),
             Some(-1) => Visible::All,
             Some(0) => Visible::None,
@@ -197,7 +203,7 @@ pub fn request(
     let gpus: Vec<DrmGpu> =
         drm::gpus(root).into_iter().filter(|gpu| gpu.vendor != "nvidia" && wants(gpu.vendor)).collect();
     if gpus.is_empty() {
-        return Err(no_driver(request, nothing_found(root)));
+        return Err(no_driver(request, nothing_found(root, &request.driver)));
     }
     let chosen = choose_drm(request, &gpus)?;
     Ok(drm::edits(root, &chosen))
@@ -206,6 +212,7 @@ pub fn request(
 fn choose_drm<'a>(request: &GpuRequest, gpus: &'a [DrmGpu]) -> Result<Vec<&'a DrmGpu>> {
     let count = match request.count {
         Some(-1) => gpus.len(),
+        None if request.ids == ["all"] => return Ok(gpus.iter().collect()),
         Some(count) => count as usize,
         None if request.ids.is_empty() => 1,
         None => 0,

@@ -123,6 +123,7 @@ impl Selector {
         let word = match text {
             "tty" => "serial",
             "video" => "camera",
+            "audio" => "sound",
             other => other,
         };
         if let Some((_, class)) = Class::ALL.iter().find(|(name, _)| *name == word) {

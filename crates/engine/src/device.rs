@@ -106,7 +106,21 @@ impl Start<'_> {
             )
             .with_hint("CAN interfaces are network interfaces: `--network host` has them"));
         }
+        for selector in &spec.robot.selectors {
+            if selector::select(&root, std::slice::from_ref(selector))?.is_empty() && !is_can(&selector.what)
+            {
+                let what = live::shown(&selector.what);
+                out.warnings
+                    .push(format!("device `{what}` is not there now; it comes when it is plugged in"));
+            }
+        }
         let devices = selector::select(&root, &spec.robot.selectors)?;
+        if self.engine.rootless {
+            let closed = devices.iter().filter(|device| live::is_closed(device)).map(|d| &d.host_path);
+            for path in closed.collect::<std::collections::BTreeSet<_>>() {
+                out.warnings.push(format!("{}; {}", live::closed(path), live::OPEN_IT));
+            }
+        }
         live::note(self.engine, self.record, &root, &devices)?;
         for device in devices {
             out.add_device(device);

@@ -87,7 +87,7 @@ fn privileged_config_show_says_from_where() {
     assert!(shown.contains("`live-restore` has no effect"), "{shown}");
     // --root counts before the file.
     let root = shown.lines().find(|line| line.starts_with("data-root ")).unwrap();
-    assert!(root.contains("/root\"") && root.ends_with("default"), "{root}");
+    assert!(root.contains("/root\"") && root.ends_with("--root"), "{root}");
     let json: serde_json::Value =
         serde_json::from_str(&it.call(&["config", "show", "--format", "json"]).run().ok()).unwrap();
     let dns = json["settings"].as_array().unwrap().iter().find(|row| row["key"] == "dns").unwrap();

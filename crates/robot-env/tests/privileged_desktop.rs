@@ -11,6 +11,7 @@ use std::process::Command;
 
 use place::{Done, Place};
 use robot_env_testkit::display::XServer;
+use robot_env_testkit::host;
 use robot_env_testkit::image::{Compression, Entry, ImageBuilder};
 use robot_env_testkit::registry::TestRegistry;
 
@@ -25,25 +26,13 @@ macro_rules! place {
 
 /// An image with xdpyinfo and what it is linked to.
 fn x_image(place: &Place) -> Option<()> {
-    let listed =
-        Command::new("ldd").arg("/usr/bin/xdpyinfo").output().ok().filter(|out| out.status.success())?;
-    let text = String::from_utf8_lossy(&listed.stdout).into_owned();
-    let libraries = text.split_whitespace().filter(|word| word.starts_with('/'));
-    let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find_map(|path| fs::read(path).ok())?;
-    let mut entries = vec![
-        Entry::file("bin/busybox", busybox).mode(0o755),
-        Entry::file("bin/xdpyinfo", fs::read("/usr/bin/xdpyinfo").ok()?).mode(0o755),
+    let mut entries = host::busybox(&["sh", "sleep", "cat", "env", "ls", "id", "stat"])?;
+    entries.extend(host::programs(&["/usr/bin/xdpyinfo"])?);
+    entries.extend([
         Entry::file("etc/passwd", "root:x:0:0::/root:/bin/sh\nrobot:x:1000:1000::/:/bin/sh\n"),
         Entry::directory("tmp").mode(0o1777),
-    ];
-    for path in libraries {
-        entries.push(Entry::file(&path[1..], fs::read(path).ok()?).mode(0o755));
-    }
-    entries.extend(
-        ["sh", "sleep", "cat", "env", "ls", "id", "stat"]
-            .map(|name| Entry::symlink(&format!("bin/{name}"), "busybox")),
-    );
-    let config = serde_json::json!({ "Cmd": ["sh"], "Env": ["PATH=/bin"] });
+    ]);
+    let config = serde_json::json!({ "Cmd": ["sh"], "Env": ["PATH=/bin:/usr/bin"] });
     let image = ImageBuilder::new().layer_with(&entries, Compression::Gzip).config(config).build();
     let registry = TestRegistry::start();
     registry.put_image("x", "latest", &image);
@@ -213,6 +202,21 @@ fn privileged_a_display_of_the_containers_own() {
     while children.iter().any(|pid| Path::new(&format!("/proc/{pid}")).exists()) {
         assert!(std::time::Instant::now() < deadline, "{children:?}");
         std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    // Without them it says which one is missing, and why that one.
+    for (display, says) in [
+        ("", "there is no X display for Xephyr now, and Xvfb, which needs none, is not installed"),
+        (desktop.display.as_str(), "neither Xephyr nor Xvfb is installed"),
+    ] {
+        let hide = "for name in Xephyr Xvfb; do [ ! -e /usr/bin/$name ] || mount --bind /dev/null /usr/bin/$name; done; exec \"$@\"";
+        let mut hidden = Command::new("unshare");
+        hidden.args(["--mount", "--propagation", "private", "sh", "-c", hide, "sh"]);
+        let program = place.command(&flags);
+        hidden.arg(program.0.get_program()).args(program.0.get_args());
+        hidden.env("DISPLAY", display).env("WAYLAND_DISPLAY", "").env("XAUTHORITY", &desktop.cookie);
+        let done = hidden.output().unwrap();
+        let err = String::from_utf8_lossy(&done.stderr);
+        assert!(!done.status.success() && err.contains(says), "{err}");
     }
     let bad = call("", &["run", "--rm", "--gui=nested", "x", "true"]);
     assert!(bad.err.contains("it must be shared, isolated or none"), "{bad:?}");

@@ -152,7 +152,7 @@ fn privileged_a_device_given_by_command_is_open_and_closed_for_the_kernel_too() 
     assert_eq!(place.run("device attach bot /dev/loop0").ok(), "/dev/loop0");
     assert_eq!(try_it().code, 0, "{:?}", try_it());
     assert_eq!(place.run("device attach bot /dev/loop0,name=disk").ok(), "/dev/loop0\n/dev/disk");
-    assert_eq!(place.run("device detach bot /dev/disk").ok(), "/dev/loop0\n/dev/disk");
+    assert_eq!(place.run("device detach bot disk").ok(), "/dev/loop0\n/dev/disk");
     assert_ne!(try_it().code, 0);
     // The kernel itself refuses it, not only the missing node.
     let pid = place.field("bot", "{{.State.Pid}}");
@@ -165,7 +165,9 @@ fn privileged_a_device_given_by_command_is_open_and_closed_for_the_kernel_too() 
         ("device attach bot /dev/no-such", "there is none now"),
         ("device attach bot usb:dead:beef", "there is none now"),
         ("device attach bot nonsense", "neither a path nor a kind"),
+        ("device attach bot /dev/no-such", "cannot attach device `/dev/no-such`"),
         ("device detach bot /dev/null", "no such device from a selector"),
+        ("device detach bot nonsense", "neither a path nor a kind"),
         ("device attach no-such /dev/null", "No such container"),
     ] {
         let done = place.run(line);
@@ -177,6 +179,12 @@ fn privileged_a_device_given_by_command_is_open_and_closed_for_the_kernel_too() 
     // A new life begins without it.
     place.run("start bot").ok();
     assert_ne!(try_it().code, 0);
+    let done =
+        place.run("run --rm --network none --device usb:dead:beef --device /dev/serial/by-id/x busybox true");
+    for what in ["usb:dead:beef", "/dev/serial/by-id/x"] {
+        assert!(done.err.contains(&format!("device `{what}` is not there now; it comes when")), "{done:?}");
+    }
+    done.ok();
     let done = place.run("run --rm --network none --device can busybox true");
     assert!(done.err.contains("--network host"), "{done:?}");
     place.run("rm -f bot").ok();

@@ -43,6 +43,7 @@ impl Verb for ConfigShow {
             row.value = json!(root);
             if app.globals().root.is_some() {
                 row.said = None;
+                row.flag = Some("--root");
             }
         }
         if as_json {
@@ -66,13 +67,15 @@ struct Row<'a> {
     key: String,
     value: Value,
     said: Option<&'a Setting>,
+    /// The flag that says it, over every file.
+    flag: Option<&'static str>,
 }
 
 impl Row<'_> {
     fn from(&self) -> String {
         match self.said {
             Some(setting) => format!("{}:{}", setting.said.file.display(), setting.said.at),
-            None => "default".into(),
+            None => self.flag.unwrap_or("default").into(),
         }
     }
 
@@ -81,7 +84,7 @@ impl Row<'_> {
         json!({
             "key": self.key,
             "value": self.value,
-            "default": said.is_none(),
+            "default": said.is_none() && self.flag.is_none(),
             "file": said.map(|said| &said.file),
             "line": said.map(|said| said.at.line),
             "column": said.map(|said| said.at.column),
@@ -99,10 +102,11 @@ fn rows(configuration: &Configuration) -> Vec<Row<'_>> {
             key: setting.path.join("."),
             value: setting.value.to_json(),
             said: Some(setting),
+            flag: None,
         }));
         if rows.len() == before {
             let value = serde_json::from_str(key.default).unwrap_or(Value::Null);
-            rows.push(Row { key: key.name.to_owned(), value, said: None });
+            rows.push(Row { key: key.name.to_owned(), value, said: None, flag: None });
         }
     }
     rows

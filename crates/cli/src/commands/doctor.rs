@@ -42,7 +42,9 @@ impl Verb for Doctor {
         }
         if self.fix {
             let mends = findings.iter().filter_map(|finding| finding.mend.as_ref()).filter(|mend| mend.safe);
-            for line in mends.flat_map(|mend| &mend.commands) {
+            let lines: Vec<&String> = mends.flat_map(|mend| &mend.commands).collect();
+            live::check_sudo(app, lines.iter().any(|line| line.contains("sudo ")))?;
+            for line in lines {
                 app.print_line(&format!("+ {}", Escaped(line)))?;
                 if !live::run_line(line)? {
                     app.warn(&format!("`{line}` failed"));

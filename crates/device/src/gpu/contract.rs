@@ -344,10 +344,10 @@ mod tests {
         }
         let error = check_requirements(&env(&[cuda_image]), &of("450.80.02", vec![])).unwrap_err();
         assert!(
-            error.to_string().contains("cuda>=12.2") && error.to_string().contains("450.80.2"),
+            error.to_string().contains("cuda>=12.2") && error.to_string().contains("450.80.02"),
             "{error}"
         );
-        assert!(error.hint().unwrap().contains("535.54.3"), "{error:?}");
+        assert!(error.hint().unwrap().contains("535.54.03"), "{error:?}");
     }
 
     #[test]

@@ -3,26 +3,31 @@
 use std::cmp::Ordering;
 use std::fmt;
 
-/// A version of numbers with dots; missing parts count as 0.
+/// A version of numbers with dots; missing parts count as 0. It is shown as it was written: NVIDIA's
+/// drivers are named `580.65.06`.
 #[derive(Clone, Debug, Default)]
-pub struct Version(Vec<u32>);
+pub struct Version {
+    numbers: Vec<u32>,
+    text: String,
+}
 
 impl Version {
     /// Reads `550.54.15`; `None` where a part is no number.
     pub fn parse(text: &str) -> Option<Version> {
-        text.trim().split('.').map(|part| part.parse().ok()).collect::<Option<Vec<u32>>>().map(Version)
+        let text = text.trim();
+        let numbers = text.split('.').map(|part| part.parse().ok()).collect::<Option<Vec<u32>>>()?;
+        Some(Version { numbers, text: text.to_owned() })
     }
 
     /// The first number.
     pub fn major(&self) -> u32 {
-        self.0.first().copied().unwrap_or(0)
+        self.numbers.first().copied().unwrap_or(0)
     }
 }
 
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let parts: Vec<String> = self.0.iter().map(u32::to_string).collect();
-        f.write_str(&parts.join("."))
+        f.write_str(&self.text)
     }
 }
 
@@ -42,8 +47,8 @@ impl PartialOrd for Version {
 
 impl Ord for Version {
     fn cmp(&self, other: &Version) -> Ordering {
-        let length = self.0.len().max(other.0.len());
-        let part = |version: &Version, at: usize| version.0.get(at).copied().unwrap_or(0);
+        let length = self.numbers.len().max(other.numbers.len());
+        let part = |version: &Version, at: usize| version.numbers.get(at).copied().unwrap_or(0);
         (0..length)
             .map(|at| part(self, at).cmp(&part(other, at)))
             .find(|o| o.is_ne())
@@ -100,7 +105,7 @@ pub fn of_driver(driver: &Version) -> Option<Version> {
 
 /// The oldest driver that a CUDA version was made for.
 pub fn driver_for(cuda: &Version) -> Option<Version> {
-    let wanted = Version(cuda.0.iter().copied().take(2).collect());
+    let wanted = Version { numbers: cuda.numbers.iter().copied().take(2).collect(), ..Version::default() };
     rows().find(|(row, _)| *row == wanted).map(|(_, driver)| driver)
 }
 
@@ -144,11 +149,11 @@ mod tests {
             ("12.2.0", "550.1", "good"),
             ("12.8", "535.54", "limited 570.26"),
             ("12.8", "470.42.01", "unfit 570.26"),
-            ("11.8.0", "450.80.02", "limited 520.61.5"),
-            ("11.8.0", "450.51.05", "unfit 520.61.5"),
+            ("11.8.0", "450.80.02", "limited 520.61.05"),
+            ("11.8.0", "450.51.05", "unfit 520.61.05"),
             ("10.0.130", "410.47", "unfit 410.48"),
             ("10.0.130", "410.48", "good"),
-            ("13.0", "575.1", "unfit 580.65.6"),
+            ("13.0", "575.1", "unfit 580.65.06"),
             ("99.0", "100", "good"),
         ] {
             let said = match fit(&version(cuda), &version(driver)) {

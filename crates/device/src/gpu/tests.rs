@@ -200,6 +200,7 @@ fn several_gpus() {
     assert_eq!(nodes(&GpuRequest { count: Some(2), ..GpuRequest::default() }).unwrap(), [0, 1]);
     assert_eq!(nodes(&GpuRequest::default()).unwrap(), [0]);
     assert_eq!(nodes(&by_ids(&["2", "GPU-aaaa-0"])).unwrap(), [2, 0]);
+    assert_eq!(nodes(&by_ids(&["all"])).unwrap(), [0, 1, 2]);
     for (request, says) in [
         (GpuRequest { count: Some(4), ..GpuRequest::default() }, "this host has 3 GPUs"),
         (by_ids(&["7"]), "this host has 3 GPUs"),
@@ -274,6 +275,11 @@ fn without_a_gpu_docker_s_words() {
         error.to_string(),
         "could not select device driver \"riva\" with capabilities: [[gpu compute]]"
     );
+    for (driver, says) in [("amd", "no AMD GPU found"), ("intel", "no Intel GPU found")] {
+        let wanted = GpuRequest { driver: driver.into(), ..all() };
+        let causes = request(&machine.root(), &wanted, &image(&[]), false).unwrap_err().causes().join("; ");
+        assert!(causes.contains(says) && !causes.contains("nvidiactl"), "{causes}");
+    }
     assert!(by_variables(&machine.root(), &image(&["NVIDIA_VISIBLE_DEVICES=all"]), false).is_err());
     assert_eq!(by_variables(&machine.root(), &image(&[]), false).unwrap(), SpecEdits::default());
 }
@@ -283,10 +289,10 @@ fn images_that_the_driver_does_not_run() {
     let machine = Machine::desktop("cuda", "470.42.01", 1);
     let root = machine.root();
     let error = request(&root, &all(), &image(&["CUDA_VERSION=12.2.0"]), false).unwrap_err();
-    assert!(error.to_string().contains("CUDA 12.2.0") && error.to_string().contains("470.42.1"), "{error}");
-    assert!(error.hint().unwrap().contains("535.54.3"), "{error:?}");
+    assert!(error.to_string().contains("CUDA 12.2.0") && error.to_string().contains("470.42.01"), "{error}");
+    assert!(error.hint().unwrap().contains("535.54.03"), "{error:?}");
     let edits = request(&root, &all(), &image(&["CUDA_VERSION=11.8.0"]), false).unwrap();
-    assert!(edits.warnings[0].contains("520.61.5"), "{:?}", edits.warnings);
+    assert!(edits.warnings[0].contains("520.61.05"), "{:?}", edits.warnings);
     // The compatibility package of a newer driver makes it run, and comes first.
     let mut with = image(&["CUDA_VERSION=12.2.0", "NVIDIA_REQUIRE_CUDA=cuda>=12.2"]);
     with.compat = vec![
@@ -395,6 +401,8 @@ fn amd_and_intel() {
             request(&root, &GpuRequest { driver: driver.into(), ..all() }, &image(&[]), false).unwrap();
         assert_eq!(paths(&edits), want, "{driver}");
     }
+    let everything = request(&root, &by_ids(&["all"]), &image(&[]), false).unwrap();
+    assert_eq!(everything, request(&root, &all(), &image(&[]), false).unwrap());
     assert!(request(&root, &GpuRequest { driver: "nvidia".into(), ..all() }, &image(&[]), false).is_err());
     let edits = by_name(&root, "amd.com/gpu", "0", &image(&[])).unwrap().unwrap();
     assert_eq!(paths(&edits)[0], "/dev/kfd");

@@ -98,6 +98,27 @@ fn file(engine: &Engine, record: &ContainerRecord) -> PathBuf {
     engine.paths.container_run(&record.id).join("devices.json")
 }
 
+/// What to do about a device that is closed to an ordinary user.
+pub(super) const OPEN_IT: &str = "`robot-env doctor` says which group opens it";
+
+/// A selector as its user wrote it.
+pub(super) fn shown(what: &str) -> &str {
+    what.strip_prefix("path:").unwrap_or(what)
+}
+
+/// Whether this user may neither read nor write a device of the host, so that the container cannot
+/// either.
+pub(super) fn is_closed(device: &ResolvedDevice) -> bool {
+    use rustix::fs::{Access, access};
+    let denied = |how: Access| access(&device.host_path, how) == Err(Errno::ACCESS);
+    denied(Access::READ_OK) && denied(Access::WRITE_OK)
+}
+
+/// Says so.
+pub(super) fn closed(path: &str) -> String {
+    format!("this user may not open device `{path}`")
+}
+
 /// Notes what a start has given by selectors.
 pub(crate) fn note(
     engine: &Engine,
@@ -382,9 +403,13 @@ impl Engine {
         if found.is_empty() {
             return Err(Error::not_found(format!(
                 "cannot attach device `{}`: there is none now",
-                wanted.what
+                shown(&wanted.what)
             ))
             .with_hint("`device ls` shows this host's devices"));
+        }
+        if let Some(device) = found.iter().find(|device| self.rootless && is_closed(device)) {
+            return Err(Error::new(Kind::Denied, closed(&device.host_path)).with_hint(OPEN_IT))
+                .within(|| format!("cannot attach device `{}` to container `{text}`", shown(&wanted.what)));
         }
         self.change_devices(text, |live| {
             for device in &found {
@@ -393,7 +418,7 @@ impl Engine {
             }
             Ok(found.iter().map(|device| device.path.clone()).collect())
         })
-        .within(|| format!("cannot attach device `{}` to container `{text}`", wanted.what))
+        .within(|| format!("cannot attach device `{}` to container `{text}`", shown(&wanted.what)))
     }
 
     /// Takes devices from a running container: by a node's path, or by what they are. Those of its
@@ -403,18 +428,25 @@ impl Engine {
     /// `NotFound` where the container has no such device from a selector or a command.
     pub fn detach_device(&self, text: &str, what: &str) -> Result<Vec<String>> {
         let root = host_root(&self.session);
-        let found: Vec<(char, i64, i64)> = match Selector::parse(what)? {
-            Some(selector) => {
-                selector::find(&root, &selector).iter().map(|found| number(&found.node)).collect()
+        let parsed = Selector::parse(what);
+        let found: Vec<(char, i64, i64)> = match &parsed {
+            Ok(Some(selector)) => {
+                selector::find(&root, selector).iter().map(|found| number(&found.node)).collect()
             }
-            None => Vec::new(),
+            Ok(None) | Err(_) => Vec::new(),
         };
+        // A name that was given with `name=`.
+        let alias = format!("/dev/{what}");
         self.change_devices(text, |live| {
-            let by_path = live.devices.nodes.iter().filter(|node| node.path == what);
+            let nodes = live.devices.nodes.iter();
+            let by_path = nodes.filter(|node| node.path == what || (parsed.is_err() && node.path == alias));
             let mut numbers: Vec<_> = by_path.map(|node| (node.kind, node.major, node.minor)).collect();
             numbers.extend(&found);
             let nodes = live.devices.nodes.iter().filter(|n| numbers.contains(&(n.kind, n.major, n.minor)));
             let paths: Vec<String> = nodes.map(|node| node.path.clone()).collect();
+            if let (true, Err(error)) = (paths.is_empty(), parsed) {
+                return Err(error);
+            }
             if paths.is_empty() {
                 return Err(Error::not_found(
                     "the container has no such device from a selector or a command",

@@ -56,12 +56,12 @@ impl NestedDisplay {
         let windows = gui::has_local_display(root, session);
         let xephyr = find("Xephyr", None).filter(|_| windows);
         let program = xephyr.clone().or_else(|| find("Xvfb", None)).ok_or_else(|| {
-            let package = if windows { "xserver-xephyr" } else { "xvfb" };
-            Error::new(
-                Kind::Unsupported,
-                "neither Xephyr nor Xvfb is installed, and --gui=isolated needs one",
-            )
-            .with_hint(format!("sudo {}", install(package)))
+            let (what, package) = if windows {
+                ("neither Xephyr nor Xvfb is installed, and --gui=isolated needs one", "xserver-xephyr")
+            } else {
+                ("there is no X display for Xephyr now, and Xvfb, which needs none, is not installed", "xvfb")
+            };
+            Error::new(Kind::Unsupported, what).with_hint(format!("sudo {}", install(package)))
         })?;
         let warning = xephyr.is_none().then(|| {
             let why = if windows { "Xephyr is not installed" } else { "there is no X display now" };

@@ -7,6 +7,7 @@ use std::path::Path;
 use oci_spec::runtime::Spec;
 use robot_env_spec::HostFacts;
 use robot_env_sys::cgroup::{Hierarchies, Version};
+use robot_env_sys::errno_name;
 use robot_env_sys::process::{Scheduling, set_scheduling};
 
 const BUDGET: &str = "cpu.rt_runtime_us";
@@ -62,7 +63,7 @@ fn try_it(host: &HostFacts) -> Option<String> {
     const FIFO: u32 = 1;
     let tried = set_scheduling(&Scheduling { policy: FIFO, priority: 1, ..Scheduling::default() });
     let _ = set_scheduling(&Scheduling::default());
-    let error = tried.err()?;
+    let refusal = tried.err()?.errno();
     let why = if host.rootless {
         let most = host.hard_limits.get("rtprio").copied().unwrap_or(u64::MAX);
         format!(
@@ -73,5 +74,5 @@ fn try_it(host: &HostFacts) -> Option<String> {
     } else {
         "the engine itself has no CAP_SYS_NICE".into()
     };
-    Some(format!("no real-time priorities: {error}: {why}"))
+    Some(format!("no real-time priorities: {why} (sched_setattr: {})", errno_name(refusal)))
 }

@@ -157,7 +157,7 @@ pub(super) fn realtime(host: &Host<'_>) -> Vec<Finding> {
             Finding::note(CHECK, format!("the limit of real-time priorities is {}", limit("rtprio").unwrap_or(0)))
                 .because("--realtime cannot give threads a real-time priority; log in anew after a change")
                 .mended_by([format!(
-                    "printf '{user} - rtprio 98\\n{user} - memlock unlimited\\n' | sudo tee /etc/security/limits.d/robot-env.conf"
+                    "printf '{user} - rtprio 99\\n{user} - memlock unlimited\\n' | sudo tee /etc/security/limits.d/robot-env.conf"
                 )])
                 .safely(),
         );
