@@ -48,7 +48,6 @@
 //! What it does not do: cgroups (`robot_env_sys::cgroup::detect` finds what is delegated to the user
 //! from `/proc/self/cgroup`), networks, and id ranges that only a name service knows.
 
-pub(crate) mod forward;
 pub(crate) mod helper;
 pub(crate) mod linger;
 pub(crate) mod network;

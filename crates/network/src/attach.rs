@@ -1,5 +1,6 @@
 //! A container's interface and its published ports, in one step that happens whole or not at all.
 
+use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
 use robot_env_diag::{Error, Kind, Result};
@@ -32,6 +33,11 @@ impl Attachment {
     pub fn new(network: &Network, endpoint: Endpoint, number: u32, ports: Vec<Port>) -> Attachment {
         let host_link = if network.driver == Driver::Bridge { veth_name() } else { String::new() };
         Attachment { host_link, number, endpoint, default_route: number == 0, ports }
+    }
+
+    /// Its addresses.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.endpoint.addresses.iter().map(|address| address.address)
     }
 }
 

@@ -11,6 +11,9 @@
 //!   network has no way in or out; containers of different networks don't reach each other;
 //! - containers don't reach the host's 127.0.0.1.
 //!
+//! What the kernel cannot translate ([`Port::is_relayed`]: IPv6 of the host to IPv4 of a container, and
+//! `::1`) is left to whoever listens at the port.
+//!
 //! Beside other firewalls: an accept of ours does not overrule a drop of another table, so a chain
 //! of another program that drops what it forwards (Docker's and ufw's `FORWARD` policy) gets four
 //! accepting rules for our bridges, in `DOCKER-USER` where that exists; our table still isolates.
@@ -24,7 +27,7 @@ pub mod obstacle;
 mod ruleset;
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use robot_env_diag::{Error, Kind, Result};
 use robot_env_sys::netlink::{CREATE, NetlinkSocket};
@@ -60,13 +63,14 @@ impl Protocol {
 /// A published port. One of both families is two of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Port {
-    /// The host's address; `None`: every one of the container address's family.
+    /// The host's address; `None`: every one of the container address's family. Of the other family
+    /// it is always said, every one of them by `0.0.0.0` or `::`.
     pub host: Option<IpAddr>,
     /// The host's port.
     pub host_port: u16,
     /// TCP or UDP.
     pub protocol: Protocol,
-    /// The container's address, of the same family as `host`.
+    /// The container's address.
     pub container: IpAddr,
     /// The container's port.
     pub container_port: u16,
@@ -75,21 +79,48 @@ pub struct Port {
 impl Port {
     /// `0.0.0.0:8080/tcp`, for messages.
     pub fn name(&self) -> String {
-        let any = if self.container.is_ipv6() { "[::]".to_owned() } else { "0.0.0.0".to_owned() };
-        let host = match self.host {
-            Some(IpAddr::V6(v6)) => format!("[{v6}]"),
-            Some(IpAddr::V4(v4)) => v4.to_string(),
-            None => any,
+        let host = match self.host_address() {
+            IpAddr::V6(v6) => format!("[{v6}]"),
+            IpAddr::V4(v4) => v4.to_string(),
         };
         format!("{host}:{}/{}", self.host_port, self.protocol.name())
     }
 
-    fn of_loopback(&self) -> bool {
-        match self.host {
-            Some(host) => matches!(host, IpAddr::V4(v4) if v4.is_loopback()),
-            None => self.container.is_ipv4(),
-        }
+    /// The host's address; the unspecified one stands for every address of its family.
+    pub fn host_address(&self) -> IpAddr {
+        self.host.unwrap_or(any(self.container.is_ipv6()))
     }
+
+    /// The same place on the host, which leads to a container of these addresses: to one of the
+    /// host's family if there is one. `None` without any address.
+    #[must_use]
+    pub fn leading_to(&self, addresses: impl IntoIterator<Item = IpAddr>) -> Option<Port> {
+        let at = self.host_address();
+        let container = addresses.into_iter().min_by_key(|address| address.is_ipv6() != at.is_ipv6())?;
+        let plain = at.is_unspecified() && at.is_ipv6() == container.is_ipv6();
+        Some(Port { host: (!plain).then_some(at), container, ..*self })
+    }
+
+    /// Does the table translate it? The kernel neither translates between families nor routes `::1`.
+    pub fn is_translated(&self) -> bool {
+        let at = self.host_address();
+        at.is_ipv6() == self.container.is_ipv6() && !(at.is_ipv6() && at.is_loopback())
+    }
+
+    /// Is there a way to it that the table does not translate, so that somebody has to listen for it?
+    pub fn is_relayed(&self) -> bool {
+        !self.is_translated() || self.host_address() == any(true)
+    }
+
+    fn of_loopback(&self) -> bool {
+        let at = self.host_address();
+        self.is_translated() && at.is_ipv4() && (at.is_unspecified() || at.is_loopback())
+    }
+}
+
+/// The address that stands for all of its family.
+fn any(v6: bool) -> IpAddr {
+    if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
 }
 
 /// Everything the table should have.
@@ -110,9 +141,8 @@ impl Desired {
         for network in &self.networks {
             ruleset::of_network(network, &mut elements);
         }
-        for port in &self.ports {
-            let (set, element) = ruleset::of_port(port);
-            elements.entry(set).or_default().insert(element);
+        for (set, all) in of_ports(&self.ports) {
+            elements.entry(set).or_default().extend(all);
         }
         elements
     }
@@ -208,7 +238,7 @@ impl Firewall {
     /// error names it. [`Kind::NotFound`]: the table is not there, somebody flushed the rules; call
     /// [`Firewall::ensure`] with everything.
     pub fn publish(&mut self, bridge: &str, ports: &[Port]) -> Result<()> {
-        if ports.is_empty() {
+        if !ports.iter().any(Port::is_translated) {
             return Ok(());
         }
         Self::allow_loopback(bridge, ports)?;
@@ -234,7 +264,7 @@ impl Firewall {
         let mut out = Vec::new();
         for set in ["ports4", "ports6", "ports4_any", "ports6_any"] {
             let there = message::elements_of(&mut self.socket, &self.table, set)?.unwrap_or_default();
-            out.extend(ports.iter().filter(|port| {
+            out.extend(ports.iter().filter(|port| port.is_translated()).filter(|port| {
                 let (of, element) = ruleset::of_port(port);
                 of == set && there.iter().any(|other| other.key == element.key && other.data != element.data)
             }));
@@ -250,7 +280,7 @@ impl Firewall {
 
     /// Takes ports back. That one is not there is no error.
     pub fn withdraw(&mut self, ports: &[Port]) -> Result<()> {
-        self.delete(&of_ports(ports))
+        if ports.iter().any(Port::is_translated) { self.delete(&of_ports(ports)) } else { Ok(()) }
     }
 
     /// Takes a network out. That it is not there is no error.
@@ -301,7 +331,7 @@ impl Firewall {
 
 fn of_ports(ports: &[Port]) -> Elements {
     let mut elements = Elements::new();
-    for port in ports {
+    for port in ports.iter().filter(|port| port.is_translated()) {
         let (set, element) = ruleset::of_port(port);
         elements.entry(set).or_default().insert(element);
     }

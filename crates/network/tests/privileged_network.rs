@@ -14,7 +14,7 @@ use robot_env_network::attach::{Attachment, attach, detach, release};
 use robot_env_network::firewall::{Desired, Firewall, Found, Port, Protocol};
 use robot_env_network::link::Links;
 use robot_env_network::plan::{Driver, Network, Range, Request};
-use robot_env_network::port::{Binding, reserve};
+use robot_env_network::port::{Binding, Listening, reserve};
 use robot_env_network::reconcile::{Report, Wanted, reconcile};
 use robot_env_sys::namespace;
 use robot_env_testkit::network::{here, neighbour, new_namespace, within};
@@ -384,10 +384,11 @@ fn privileged_ports_are_reserved() {
         let busy = TcpListener::bind("0.0.0.0:8000").unwrap();
         let ask = |host_ports, published: &[Port]| {
             let binding = Binding { host: None, host_ports, container_port: 80, protocol: Protocol::Tcp };
-            reserve(&[binding], &endpoint, published)
+            reserve(&[binding], &endpoint, published, Listening::Relayed)
         };
         let error = ask(Some(8000..=8000), &[]).err().unwrap();
-        assert_eq!(error.message(), "cannot publish port `0.0.0.0:8000/tcp`: it is in use already");
+        let said = "cannot publish port `0.0.0.0:8000/tcp`: it is in use already, by `";
+        assert!(error.message().starts_with(said), "{}", error.message());
         let second = ask(Some(8000..=8002), &[]).unwrap();
         assert_eq!(second.ports[0].host_port, 8001);
         assert!(TcpListener::bind("0.0.0.0:8001").is_err(), "held");
@@ -403,7 +404,7 @@ fn privileged_ports_are_reserved() {
             container_port: 80,
             protocol: Protocol::Udp,
         };
-        let error = reserve(&[elsewhere], &endpoint, &[]).err().unwrap();
+        let error = reserve(&[elsewhere], &endpoint, &[], Listening::Relayed).err().unwrap();
         assert!(error.message().ends_with("the host has no such address"), "{}", error.message());
     });
 }

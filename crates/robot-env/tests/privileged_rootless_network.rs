@@ -65,11 +65,11 @@ fn privileged_containers_of_a_user_reach_each_other_and_the_outside() {
     assert_eq!(said.trim(), "hello");
     assert_ne!(user.script("", "nc -w 2 web 80 < /dev/null").code, 0);
     // By its published ports, from the host.
-    for address in ["127.0.0.1:18080", &format!("{HOST}:18080"), "127.0.0.1:18081"] {
+    for address in ["127.0.0.1:18080", &format!("{HOST}:18080"), "127.0.0.1:18081", "[::1]:18080"] {
         assert_eq!(eventually(Duration::from_secs(10), || greeting(address)), "hello", "{address}");
     }
     assert!(greeting(&format!("{HOST}:18081")).is_err(), "published on the loopback alone");
-    assert_eq!(user.run(&["port", "web", "80"]).ok(), "0.0.0.0:18080\n127.0.0.1:18081");
+    assert_eq!(user.run(&["port", "web", "80"]).ok(), "0.0.0.0:18080\n127.0.0.1:18081\n[::]:18080");
     let taken = user.script("-p 18080:80", "true");
     assert_eq!(taken.code, 125);
     assert!(taken.err.contains("18080") && taken.err.contains("in use already"), "{}", taken.err);
@@ -92,6 +92,35 @@ fn privileged_containers_of_a_user_reach_each_other_and_the_outside() {
         .filter(|n| !n.to_string_lossy().ends_with("lock"))
         .collect();
     assert!(left.is_empty() || left == ["forwarding"], "{left:?}");
+}
+
+#[test]
+fn privileged_a_users_ports_follow_a_container_from_network_to_network() {
+    let Some(user) = Account::new() else { return };
+    user.run(&["network", "create", "one"]).ok();
+    user.run(&["network", "create", "two"]).ok();
+    let reached = |way: &str| {
+        for address in ["127.0.0.1:18086", "[::1]:18086"] {
+            assert_eq!(eventually(Duration::from_secs(10), || greeting(address)), "hello", "{way} {address}");
+        }
+    };
+    // Nobody was in a network of the user's before.
+    let web = user.start("--name web --network none -p 18086:80", SERVE);
+    assert!(greeting("127.0.0.1:18086").is_err());
+    user.run(&["network", "connect", "one", "web"]).ok();
+    reached("connected");
+    user.run(&["network", "connect", "two", "web"]).ok();
+    user.run(&["network", "disconnect", "one", "web"]).ok();
+    reached("in the other network");
+    user.run(&["network", "disconnect", "two", "web"]).ok();
+    assert!(greeting("127.0.0.1:18086").is_err());
+    user.run(&["network", "connect", "two", "web"]).ok();
+    reached("connected again");
+    let said = user.script("--network two", "nc web 80 < /dev/null");
+    assert_eq!(said.out, "hello\n", "{said:?}");
+    user.run(&["rm", "-f", &web]).ok();
+    user.run(&["network", "rm", "one", "two"]).ok();
+    user.await_nobody();
 }
 
 #[test]

@@ -145,11 +145,7 @@ impl EndpointSettings {
 impl PortBinding {
     /// Where a published port is on the host.
     pub fn new(port: &Port) -> Self {
-        let any = if port.container.is_ipv6() { "::" } else { "0.0.0.0" };
-        PortBinding {
-            host_ip: port.host.map_or_else(|| any.to_owned(), |host| host.to_string()),
-            host_port: port.host_port.to_string(),
-        }
+        PortBinding { host_ip: port.host_address().to_string(), host_port: port.host_port.to_string() }
     }
 }
 

@@ -23,7 +23,7 @@ impl Verb for Port {
         let engine = app.engine()?;
         let container = engine.container(&self.container)?;
         let mut ports = engine.published_ports()?.remove(container.record.id.as_str()).unwrap_or_default();
-        ports.sort_by_key(|port| (port.container_port, port.protocol, port.container.is_ipv6(), port.host));
+        ports.sort_by_key(|port| (port.container_port, port.protocol, port.host_address()));
         let place = |port| {
             let binding = PortBinding::new(port);
             let host = if binding.host_ip.contains(':') {

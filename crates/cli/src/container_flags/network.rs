@@ -30,9 +30,9 @@ pub(super) fn apply(flags: &ContainerFlags, wanted: &mut Wanted) -> Result<()> {
         NetworkMode::Host if publishes => {
             wanted.warnings.push("published ports are discarded when using host network mode".into());
         }
-        // Docker discards them without a word; a line does no harm.
+        // Docker says nothing; a line does no harm.
         NetworkMode::None if publishes => {
-            wanted.warnings.push("published ports are discarded: the container has no network".into());
+            wanted.warnings.push("ports are published when the container is connected to a network".into());
         }
         NetworkMode::Container(_) => {
             for (given, what) in [
@@ -51,12 +51,13 @@ pub(super) fn apply(flags: &ContainerFlags, wanted: &mut Wanted) -> Result<()> {
         }
         _ => {}
     }
+    let mode_is_none = mode == NetworkMode::None;
     wanted.spec.network = mode;
     // Nothing more than the network itself was asked for.
     let plain = |endpoint: &EndpointSpec| *endpoint == EndpointSpec::of(&endpoint.network);
     wanted.spec.endpoints =
         if endpoints.len() == 1 && endpoints.iter().all(plain) { Vec::new() } else { endpoints };
-    if on_networks {
+    if on_networks || mode_is_none {
         wanted.spec.publish = publish;
         wanted.spec.publish_all = flags.publish_all;
     }

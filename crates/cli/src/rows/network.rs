@@ -50,9 +50,7 @@ pub(crate) fn row(network: &Network, created: Timestamp, truncate: bool) -> Valu
 /// runs of neighbours as ranges, then those that are only exposed.
 pub(crate) fn ports<'a>(published: &[Port], exposed: impl Iterator<Item = &'a str>) -> String {
     let mut sorted = published.to_vec();
-    sorted.sort_by_key(|port| {
-        (port.container.is_ipv6(), port.host, port.protocol, port.container_port, port.host_port)
-    });
+    sorted.sort_by_key(|port| (port.host_address(), port.protocol, port.container_port, port.host_port));
     let mut runs: Vec<(Port, Port)> = Vec::new();
     for port in sorted {
         match runs.last_mut() {

@@ -29,7 +29,7 @@ use crate::monitor::log::LogWriter;
 use crate::monitor::supervise::{Aside, Audience, Both, Nothing, ProcessIo, supervise};
 use crate::monitor::{Ground, adopt_terminal, external_runtime, own_mounts, restart, streams};
 use crate::mounts::{self, part_place};
-use crate::network::{Joined, Resolver};
+use crate::network::{Joined, Publication, Resolver};
 use crate::record::{ContainerRecord, ExitRecord, ProcessRecord, State, StateRecord};
 use crate::resolve::file_mount;
 use crate::rootfs::Rootfs;
@@ -87,7 +87,7 @@ pub(super) fn run(engine: Engine, ground: Ground, id: ContainerId, lock: Option<
     // What the state says holds without it.
     drop(lock);
     match prepared {
-        Ok((monitor, state, started)) => {
+        Ok((mut monitor, state, started)) => {
             let answer = Answer::Running { pid: started.pid, warnings: started.warnings.clone() };
             // The first client joins before the front is told, so that it misses nothing.
             let listener = listen(&monitor.run).ok();
@@ -425,7 +425,7 @@ impl Monitor {
     }
 
     /// Cares for the process, and for those that the restart policy makes after it.
-    fn care(&self, mut state: StateRecord, mut started: Started, mut audience: Audience) {
+    fn care(&mut self, mut state: StateRecord, mut started: Started, mut audience: Audience) {
         let mut backoff = restart::Backoff::default();
         loop {
             let exit = self.watch(&mut started, &mut audience);
@@ -465,7 +465,7 @@ impl Monitor {
     }
 
     /// Waits for `pause` and starts the container again; `None` when it is to stay as it is.
-    fn again(&self, state: &mut StateRecord, exit: &ExitRecord, pause: Duration) -> Option<Started> {
+    fn again(&mut self, state: &mut StateRecord, exit: &ExitRecord, pause: Duration) -> Option<Started> {
         let stopped = restart::wait(pause);
         let lock = self.engine.records.lock(&self.record.id).ok()?;
         let now = self.engine.records.load(&self.record.id).ok()?;
@@ -475,6 +475,8 @@ impl Monitor {
             return None;
         }
         *state = StateRecord { restart_count: now.state.restart_count + 1, ..now.state };
+        // Its networks, its name and its limits may be others by now.
+        self.record = now.record;
         match self.start(state, Ground::of(&self.engine)) {
             Ok(started) => {
                 drop(lock);
@@ -496,7 +498,8 @@ impl Monitor {
         // The monitor of an idle container should cost next to nothing.
         process::trim_memory();
         let mut hotplug = Hotplug::of(&self.engine, &self.record, &self.session);
-        let Started { pidfd, io, resolver, .. } = started;
+        let Started { pidfd, io, resolver, joined, .. } = started;
+        let mut ports = Publication::new(&self.engine, &self.record.id, joined.held());
         let mut nothing = Nothing;
         let resolver: &mut dyn Aside = match resolver {
             Some(resolver) => resolver,
@@ -507,9 +510,12 @@ impl Monitor {
             Some(hotplug) => hotplug,
             None => &mut nothing,
         };
-        let mut rest = Both(resolver, hotplug);
-        let mut both = Both(&mut health, &mut rest);
-        let watched = supervise(pidfd.as_fd(), io, audience, &mut log, &mut both);
+        // Ports first: names may ask for what they bring.
+        let mut network = Both(&mut ports, resolver);
+        let mut rest = Both(&mut network, hotplug);
+        let mut all = Both(&mut health, &mut rest);
+        let watched = supervise(pidfd.as_fd(), io, audience, &mut log, &mut all);
+        drop(ports);
         started.resolver = None;
         let mut error = watched.err().map(|error| error.to_report().to_string());
         let code = process::wait(&started.pidfd).unwrap_or_else(|failure| {
@@ -596,7 +602,7 @@ impl Monitor {
             display.end();
         }
         process::reap_others(0);
-        if !started.joined.places().is_empty() {
+        if !started.joined.places().is_empty() || self.engine.has_joined_later(&self.record.id) {
             let _ = self.engine.leave_networks(&self.record.id);
             started.joined.free_ports();
         }

@@ -41,6 +41,11 @@ pub(crate) trait Aside {
     fn deadline(&self) -> Option<Instant>;
     /// Called when a descriptor is readable or the deadline has passed.
     fn wake(&mut self);
+    /// Somebody has come to the monitor's socket, who may have changed something that this looks at.
+    /// It is seen before whoever came is let go.
+    fn knocked(&mut self) {
+        self.wake();
+    }
 }
 
 /// Two asides.
@@ -60,6 +65,11 @@ impl Aside for Both<'_> {
     fn wake(&mut self) {
         self.0.wake();
         self.1.wake();
+    }
+
+    fn knocked(&mut self) {
+        self.0.knocked();
+        self.1.knocked();
     }
 }
 
@@ -272,8 +282,7 @@ pub(crate) fn supervise(
                 Slot::Process => ended = true,
                 Slot::Listener => {
                     audience.admit();
-                    // Whoever knocks may have changed something that the aside looks at.
-                    aside.wake();
+                    aside.knocked();
                 }
                 Slot::Stdin => input.drain(io, flags),
                 Slot::Output(index) => {

@@ -90,11 +90,7 @@ fn hosts(record: &ContainerRecord, hostname: &str, places: &[(NetworkRecord, Att
             None => hostname.to_owned(),
         },
     };
-    let addresses: Vec<IpAddr> = places
-        .iter()
-        .flat_map(|(_, attachment)| &attachment.endpoint.addresses)
-        .map(|address| address.address)
-        .collect();
+    let addresses: Vec<IpAddr> = places.iter().flat_map(|(_, attachment)| attachment.addresses()).collect();
     if addresses.is_empty() {
         let _ = writeln!(hosts, "127.0.0.1\t{names}");
     }

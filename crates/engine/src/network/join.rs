@@ -7,29 +7,27 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use robot_env_diag::{Error, Kind, Result, Within};
 use robot_env_network::attach::{Attachment, attach};
-use robot_env_network::firewall::{Firewall, Protocol};
+use robot_env_network::firewall::{Firewall, Port, Protocol};
 use robot_env_network::link::Links;
 use robot_env_network::plan::{Driver, Endpoint, Mac, Request};
 use robot_env_network::pool;
-use robot_env_network::port::{Binding, listen, reserve};
+use robot_env_network::port::{Binding, Listening, Reservation, reserve};
 use robot_env_spec::{ContainerId, EndpointSpec, PortSpec};
 
 use super::live::{Idle, LiveEndpoint, Networks};
+use super::publication::Held;
 use super::record::NetworkRecord;
 use crate::create::random;
 use crate::engine::Engine;
 use crate::record::ContainerRecord;
-use crate::rootless::forward::Forwarder;
 
 /// A container's places, taken: what is still to be done when its namespace is there, and what must
 /// be kept as long as it runs.
 #[derive(Default)]
 pub(crate) struct Joined {
     places: Vec<(NetworkRecord, Attachment)>,
-    /// They keep others from taking its published ports.
-    sockets: RefCell<Vec<OwnedFd>>,
-    /// Brings an ordinary user's published ports in.
-    forwarder: RefCell<Option<Forwarder>>,
+    /// Its published ports, with what keeps others from taking them.
+    held: RefCell<Vec<Held>>,
     /// Why the container does not reach the outside.
     shut_in: Option<Error>,
     /// Open already: to look whether all is there.
@@ -46,8 +44,12 @@ impl Joined {
 
     /// Lets others take its ports: it has ended.
     pub(crate) fn free_ports(&self) {
-        *self.forwarder.borrow_mut() = None;
-        self.sockets.borrow_mut().clear();
+        self.held.borrow_mut().clear();
+    }
+
+    /// Its published ports.
+    pub(crate) fn held(&mut self) -> &mut Vec<Held> {
+        self.held.get_mut()
     }
 
     /// Why it does not reach the outside, if it should.
@@ -86,11 +88,6 @@ impl Joined {
         };
         // The sockets stay open: see `Firewall::leave_open`.
         *self.kernel.borrow_mut() = Some(kernel);
-        let ports: Vec<_> = self.places.iter().flat_map(|(_, a)| a.ports.iter().copied()).collect();
-        if let Some(network) = user_network.filter(|_| !ports.is_empty()) {
-            let forwarder = Forwarder::start(&ports, &self.sockets.borrow(), (*network).as_fd())?;
-            *self.forwarder.borrow_mut() = Some(forwarder);
-        }
         Ok(())
     }
 }
@@ -119,7 +116,7 @@ fn binding(port: &PortSpec) -> Binding {
 }
 
 /// The ports that a container publishes: those named, and with `-P` the other exposed ones.
-fn bindings(record: &ContainerRecord) -> Vec<Binding> {
+pub(super) fn bindings(record: &ContainerRecord) -> Vec<Binding> {
     let spec = &record.spec;
     let mut all: Vec<Binding> = spec.publish.iter().map(binding).collect();
     if spec.publish_all {
@@ -143,6 +140,12 @@ impl Engine {
     /// Whether a container has places in networks.
     pub(crate) fn is_networked(record: &ContainerRecord) -> bool {
         !record.spec.places().is_empty()
+    }
+
+    /// Which of the host's sockets listen for published ports: for an ordinary user nothing is
+    /// translated on the host.
+    pub(super) fn listening(&self) -> Listening {
+        if self.rootless { Listening::All } else { Listening::Relayed }
     }
 
     /// Takes a container's places in its networks; its monitor calls it before the process is made.
@@ -219,23 +222,16 @@ impl Networks<'_> {
         }
         let gateway = gateway_of(specs.iter().zip(places.iter().map(|(_, endpoint)| endpoint)));
         let wanted = bindings(record);
-        let mut sockets = Vec::new();
+        let mut held = Vec::new();
         let mut ports = Vec::new();
         if !wanted.is_empty() {
-            let published = self.published()?;
             let (_, endpoint) = gateway.and_then(|at| places.get(at)).ok_or_else(|| {
                 Error::invalid("cannot publish ports: none of the container's networks has a way out")
             })?;
-            let endpoint = endpoint.clone();
-            let rootless = self.engine.rootless;
-            let reserved = self.outside(move || {
-                if rootless {
-                    listen(&wanted, &endpoint, &published)
-                } else {
-                    reserve(&wanted, &endpoint, &published)
-                }
-            })??;
-            (sockets, ports) = (reserved.sockets, reserved.ports);
+            let reserved = self.reserve(wanted, endpoint.clone())?;
+            ports.clone_from(&reserved.ports);
+            let pairs = reserved.ports.into_iter().zip(reserved.sockets);
+            held.extend(pairs.map(|(port, socket)| Held { port, socket }));
         }
         missing |= places.iter().any(|(record, _)| record.network.driver == Driver::Bridge)
             && !firewall.is_there()?;
@@ -252,11 +248,40 @@ impl Networks<'_> {
         }
         Ok(Joined {
             places: joined,
-            sockets: RefCell::new(sockets),
-            forwarder: RefCell::default(),
+            held: RefCell::new(held),
             shut_in: None,
             kernel: RefCell::new(Some((links, firewall))),
         })
+    }
+
+    /// Chooses host ports for a container's bindings, and keeps them.
+    pub(super) fn reserve(&self, wanted: Vec<Binding>, endpoint: Endpoint) -> Result<Reservation> {
+        let (published, listening) = (self.published()?, self.engine.listening());
+        let bindings = wanted.clone();
+        let reserved = self.outside(move || reserve(&bindings, &endpoint, &published, listening))?;
+        reserved.map_err(|error| match self.holder(&wanted) {
+            Some(name) if error.kind() == Kind::Conflict => error
+                .with_hint(format!("container `{name}` publishes it: stop that one, or take another port")),
+            _ => error,
+        })
+    }
+
+    /// A container that publishes one of these ports.
+    fn holder(&self, wanted: &[Binding]) -> Option<String> {
+        let has = |port: &Port| {
+            wanted.iter().any(|binding| {
+                let on = binding.host_ports.as_ref().is_some_and(|ports| ports.contains(&port.host_port));
+                let at = port.host_address();
+                on && binding.protocol == port.protocol
+                    && binding.host.is_none_or(|host| {
+                        host.is_ipv6() == at.is_ipv6()
+                            && (host == at || host.is_unspecified() || at.is_unspecified())
+                    })
+            })
+        };
+        let all = self.engine.live_ids().ok()?.into_iter().filter_map(|id| self.live(&id).ok());
+        let mut endpoints = all.flat_map(|live| live.endpoints.into_values());
+        endpoints.find(|endpoint| endpoint.attachment.ports.iter().any(has)).map(|endpoint| endpoint.name)
     }
 
     /// Writes a place down.

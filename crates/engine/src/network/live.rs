@@ -72,7 +72,7 @@ impl LiveEndpoint {
 
     /// Its addresses.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.attachment.endpoint.addresses.iter().map(|address| address.address)
+        self.attachment.addresses()
     }
 }
 

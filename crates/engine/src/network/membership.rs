@@ -2,14 +2,14 @@
 
 use std::os::fd::AsFd;
 
-use robot_env_diag::{Error, Kind, Result};
+use robot_env_diag::{Error, IoContext, Kind, Result};
 use robot_env_network::attach::{Attachment, attach, detach};
 use robot_env_network::firewall::{Firewall, Port};
 use robot_env_network::link::Links;
 use robot_env_network::plan::Driver;
-use robot_env_spec::{ContainerSpec, EndpointSpec, NetworkMode};
+use robot_env_spec::{ContainerId, ContainerSpec, EndpointSpec, NetworkMode};
 
-use super::join::{gateway_of, namespace_of, request_of, taken};
+use super::join::{bindings, gateway_of, namespace_of, request_of, taken};
 use super::live::{Idle, Networks};
 use super::record::NetworkRecord;
 use crate::engine::Engine;
@@ -39,6 +39,7 @@ impl Engine {
         }
         request_of(&spec)?;
         if let Some(pid) = running(&found) {
+            self.await_place(&id)?;
             let lock = self.lock_networks()?;
             lock.in_place(|networks| networks.connect(&found.record, &spec, pid))?;
         }
@@ -57,6 +58,10 @@ impl Engine {
         let id = self.records.find(container)?;
         let lock = self.records.lock(&id)?;
         let mut found = self.reconciled_under(self.records.load(&id)?, &lock)?;
+        if network.network.driver == Driver::None && found.record.spec.network == NetworkMode::None {
+            // What Docker wants before it connects such a container.
+            return Ok(());
+        }
         refuse_sharing(&found.record, &network)?;
         let mut places = found.record.spec.places();
         let Some(at) = places.iter().position(|place| place.network == *name) else {
@@ -161,13 +166,46 @@ impl Engine {
             .collect();
         let directory = self.paths.container_run(&container.record.id);
         super::files::write(&directory, &super::network_files(&container.record, &host, &places))?;
-        // The container's resolver looks whether there are names for it now.
-        let knock = robot_env_sys::fs::open_directory(&directory)
-            .and_then(|directory| robot_env_sys::socket::connect_at(directory.as_fd(), "attach.sock"));
-        drop(knock);
+        // The container's monitor looks at what it resolves and publishes now.
+        self.knock(&container.record.id);
         Ok(())
     }
+
+    /// Tells a container's monitor that something has changed, and returns when it has seen it.
+    fn knock(&self, id: &ContainerId) {
+        let directory = robot_env_sys::fs::open_directory(&self.paths.container_run(id));
+        let Ok(monitor) =
+            directory.and_then(|at| robot_env_sys::socket::connect_at(at.as_fd(), "attach.sock"))
+        else {
+            return;
+        };
+        // Whoever says nothing is let go.
+        let _ = rustix::net::shutdown(&monitor, rustix::net::Shutdown::Write);
+        let patience = rustix::event::Timespec { tv_sec: 5, tv_nsec: 0 };
+        let mut fds = [rustix::event::PollFd::new(&monitor, rustix::event::PollFlags::IN)];
+        let _ = rustix::event::poll(&mut fds, Some(&patience));
+    }
+
+    /// For a container that is about to join while it runs: its monitor, which may have started it
+    /// without a network, leaves the networks at its end. An ordinary user's has, from its first network
+    /// on, the user's network namespace, which its monitor makes or finds, and holds.
+    fn await_place(&self, id: &ContainerId) -> Result<()> {
+        let mark = self.paths.container_run(id).join(JOINED_LATER);
+        std::fs::write(&mark, "").io_context(|| format!("cannot write `{}`", mark.display()))?;
+        if self.rootless {
+            self.knock(id);
+        }
+        Ok(())
+    }
+
+    /// Whether a container has been connected since it was started.
+    pub(crate) fn has_joined_later(&self, id: &ContainerId) -> bool {
+        self.paths.container_run(id).join(JOINED_LATER).exists()
+    }
 }
+
+/// In a container's run directory: see [`Engine::await_place`].
+const JOINED_LATER: &str = "joined-later";
 
 /// The first process of a container that runs.
 fn running(container: &Container) -> Option<i32> {
@@ -223,6 +261,20 @@ impl Networks<'_> {
         let mut attachment = Attachment::new(&network.network, endpoint, number, Vec::new());
         let first = routed.as_ref().is_none_or(|(_, priority)| spec.gateway_priority > *priority);
         attachment.default_route = first && !attachment.endpoint.gateways.is_empty();
+        // A container's ports are where its default routes are; the first such network brings them.
+        let wanted = if bridge && attachment.default_route { bindings(record) } else { Vec::new() };
+        let mut reserved = None;
+        if !wanted.is_empty() {
+            match &routed {
+                Some((other, _)) => attachment.ports = self.call_in(id, other, &attachment, &mut firewall)?,
+                None => {
+                    let reservation = self.reserve(wanted, attachment.endpoint.clone())?;
+                    attachment.ports.clone_from(&reservation.ports);
+                    // The monitor takes them over.
+                    reserved = Some(reservation);
+                }
+            }
+        }
         self.enter(&network, record, &attachment)?;
         let done = (|| {
             if missing {
@@ -243,7 +295,24 @@ impl Networks<'_> {
             live.endpoints.remove(id);
             self.save(&network.network.id, &live)?;
         }
+        drop(reserved);
         done
+    }
+
+    /// Takes a container's ports out of the network with its default routes, for another place of it.
+    fn call_in(
+        &self,
+        container: &str,
+        network: &str,
+        place: &Attachment,
+        firewall: &mut Firewall,
+    ) -> Result<Vec<Port>> {
+        let mut live = self.live(network)?;
+        let Some(endpoint) = live.endpoints.get_mut(container) else { return Ok(Vec::new()) };
+        let ports = std::mem::take(&mut endpoint.attachment.ports);
+        firewall.withdraw(&ports)?;
+        self.save(network, &live)?;
+        Ok(ports.iter().filter_map(|port| port.leading_to(place.addresses())).collect())
     }
 
     fn disconnect(&self, record: &ContainerRecord, network: &NetworkRecord, pid: i32) -> Result<()> {
@@ -285,11 +354,8 @@ impl Networks<'_> {
             attachment.default_route = true;
         }
         if network.network.driver == Driver::Bridge {
-            for port in &from.ports {
-                let addresses = attachment.endpoint.addresses.iter().map(|address| address.address);
-                let address = addresses.into_iter().find(|a| a.is_ipv6() == port.container.is_ipv6());
-                attachment.ports.extend(address.map(|container| Port { container, ..*port }));
-            }
+            let led = from.ports.iter().filter_map(|port| port.leading_to(attachment.addresses()));
+            attachment.ports = led.collect();
         }
         let mut live = self.live(&network.network.id)?;
         if let Some(place) = live.endpoints.get_mut(record.id.as_str()) {

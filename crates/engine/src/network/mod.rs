@@ -17,10 +17,12 @@
 
 mod configured;
 mod files;
+mod forward;
 mod join;
 mod live;
 mod membership;
 mod names;
+mod publication;
 mod record;
 mod rest;
 mod ros;
@@ -31,6 +33,7 @@ pub(crate) use files::{network_files, write as write_files};
 pub(crate) use join::Joined;
 pub use live::LiveEndpoint;
 pub(crate) use names::Resolver;
+pub(crate) use publication::Publication;
 pub use record::{NetworkRecord, NetworkRequest, PREDEFINED};
 pub use rest::Reloaded;
 pub(crate) use ros::shared_memory_warning;

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use robot_env_network::names::{Server, Servers, Zone};
 
+use robot_env_spec::NetworkMode;
+
 use super::files::{host_is_loopback_only, host_servers};
 use super::join::namespace_of;
 use super::live::Live;
@@ -148,11 +150,11 @@ impl Resolver {
         record: &ContainerRecord,
         pid: i32,
     ) -> robot_env_diag::Result<Option<Resolver>> {
-        if !Engine::is_networked(record) {
+        if matches!(record.spec.network, NetworkMode::Host | NetworkMode::Container(_)) {
             return Ok(None);
         }
         let mut resolver = Resolver { zone: Neighbours::new(record, &engine.paths), pid, server: None };
-        if resolver.zone.is_asked() {
+        if Engine::is_networked(record) && resolver.zone.is_asked() {
             resolver.server = Some(Server::open(namespace_of(pid)?)?);
         }
         Ok(Some(resolver))
@@ -169,13 +171,15 @@ impl Aside for Resolver {
     }
 
     fn wake(&mut self) {
-        match &mut self.server {
-            Some(server) => server.serve(&mut self.zone),
-            // It may have joined its first network with names: whoever connects it then knocks.
-            None if self.zone.is_asked() => {
-                self.server = namespace_of(self.pid).and_then(Server::open).ok();
-            }
-            None => {}
+        if let Some(server) = &mut self.server {
+            server.serve(&mut self.zone);
+        }
+    }
+
+    /// It may have joined its first network with names.
+    fn knocked(&mut self) {
+        if self.server.is_none() && self.zone.is_asked() {
+            self.server = namespace_of(self.pid).and_then(Server::open).ok();
         }
     }
 }

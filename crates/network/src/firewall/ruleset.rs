@@ -2,7 +2,7 @@
 //! a published port is elements of sets.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use super::expression::Connection::{State, Status};
 use super::expression::Expression::{
@@ -107,6 +107,8 @@ fn rule<const N: usize>(parts: [&[Expression]; N]) -> Vec<Expression> {
 pub(super) fn chains(guarded: bool) -> Vec<Chain> {
     let mut published = Vec::new();
     for v6 in [false, true] {
+        // Nothing that was sent to ::1 leaves the host; whoever listens there gets it.
+        let routed = [destination(true), IsNot(Ipv6Addr::LOCALHOST.octets().to_vec())];
         let words = if v6 { 4 } else { 1 };
         let (one, any) = if v6 { ("ports6", "ports6_any") } else { ("ports4", "ports4_any") };
         published.push(rule([
@@ -116,6 +118,7 @@ pub(super) fn chains(guarded: bool) -> Vec<Chain> {
         ]));
         published.push(rule([
             &family(v6),
+            if v6 { &routed } else { &[] },
             &[DestinationKind, Is(LOCAL.to_ne_bytes().to_vec())],
             &[Meta(Fact::Protocol, 0), Transport(2, 2, 1), Map(any), Destination { v6 }],
         ]));

@@ -114,6 +114,7 @@ fn privileged_ipv6_beside_ipv4() {
     assert_eq!(await_call("[fd00:73::9]:80"), "hello");
     assert_eq!(await_call("[fd00:73::1]:8080"), "hello");
     assert_eq!(await_call("127.0.0.1:8080"), "hello");
+    assert_eq!(await_call("[::1]:8080"), "hello");
     assert_eq!(host.ok("port web"), "80/tcp -> 0.0.0.0:8080\n80/tcp -> [::]:8080");
     host.end();
 }

@@ -1,13 +1,13 @@
-//! Published ports of an ordinary user's containers: a process that has the sockets of the host's
-//! network namespace and makes its connections in the user's.
+//! Published ports that the kernel does not translate: a process that has the sockets of the host's
+//! network namespace and makes its connections where the container is reached from.
 //!
 //! It is a child of the container's monitor without a program of its own, has one thread, and ends
-//! with the monitor. Bytes that one side does not take are kept up to [`BUFFER`]; the other side is
-//! not read meanwhile.
+//! with the monitor, or when nobody has used it for a while. Bytes that one side does not take are
+//! kept up to [`BUFFER`]; the other side is not read meanwhile.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use robot_env_diag::{Context, Kind, Result};
@@ -21,6 +21,8 @@ use rustix::net::{
     recvfrom, send, sendto, shutdown, socket_with, sockopt,
 };
 
+use super::publication::Held;
+
 /// Bytes that wait for one direction of a connection.
 const BUFFER: usize = 128 * 1024;
 /// A datagram at most.
@@ -30,34 +32,48 @@ const CONNECTIONS: usize = 4096;
 /// A conversation by datagrams ends when nothing was said for so long.
 const SILENCE: Duration = Duration::from_secs(180);
 
+/// Without connections and conversations it ends after so long.
+const IDLE: Timespec = Timespec { tv_sec: 60, tv_nsec: 0 };
+/// How long it may take to hand over what a container that has ended has said last.
+const FAREWELL: Duration = Duration::from_millis(500);
+
 /// The process that forwards; it ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Forwarder {
     pidfd: OwnedFd,
+    /// Its end tells the process to finish.
+    leash: Option<OwnedFd>,
 }
 
 impl Drop for Forwarder {
     fn drop(&mut self) {
-        let _ = process::signal(&self.pidfd, libc::SIGKILL);
+        self.leash = None;
+        let patience = Timespec { tv_sec: 1, tv_nsec: 0 };
+        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        if !matches!(rustix::event::poll(&mut fds, Some(&patience)), Ok(1)) {
+            let _ = process::signal(&self.pidfd, libc::SIGKILL);
+        }
         let _ = process::wait(&self.pidfd);
     }
 }
 
 impl Forwarder {
-    /// Forwards what comes to `sockets`, which are bound to (and listen at) the host's `ports` in the same order, to
-    /// the containers' addresses in `network`. The caller has one thread.
+    /// Forwards what comes to the sockets, which are bound to (and listen at) the host's ports, to the
+    /// containers' addresses, in `network` if that is another one than the caller's. The caller has one
+    /// thread.
     ///
     /// # Errors
     /// Where no process can be made.
-    pub(crate) fn start(ports: &[Port], sockets: &[OwnedFd], network: BorrowedFd<'_>) -> Result<Forwarder> {
-        for (port, socket) in ports.iter().zip(sockets) {
+    pub(crate) fn start(held: &[&Held], network: Option<BorrowedFd<'_>>) -> Result<Forwarder> {
+        for Held { port, socket } in held {
             let name = || format!("cannot publish port `{}`", port.name());
             rustix::io::ioctl_fionbio(socket, true).context(Kind::Internal, name)?;
         }
+        let (leash, collar) = poll::pipe()?;
         match process::clone(&CloneRequest::default())
             .context(Kind::Internal, || "cannot make the process that forwards ports".into())?
         {
-            Cloned::Parent { pidfd, .. } => Ok(Forwarder { pidfd }),
+            Cloned::Parent { pidfd, .. } => Ok(Forwarder { pidfd, leash: Some(collar) }),
             Cloned::Child => {
                 let ready = (|| -> Result<()> {
                     let kill = Some(rustix::process::Signal::KILL);
@@ -66,8 +82,11 @@ impl Forwarder {
                     process::reset_signals();
                     process::ignore_broken_pipes();
                     process::new_session()?;
-                    namespace::join(network, libc::CLONE_NEWNET)?;
-                    let keep: Vec<_> = sockets.iter().map(AsRawFd::as_raw_fd).collect();
+                    if let Some(network) = network {
+                        namespace::join(network, libc::CLONE_NEWNET)?;
+                    }
+                    let mut keep: Vec<_> = held.iter().map(|held| held.socket.as_raw_fd()).collect();
+                    keep.push(leash.as_raw_fd());
                     process::close_all_but(&keep)?;
                     process::set_undumpable()?;
                     if let Ok(null) = std::fs::File::open("/dev/null") {
@@ -80,11 +99,27 @@ impl Forwarder {
                 })();
                 if ready.is_ok() {
                     let _ = rustix::thread::set_name(c"robot-env-port");
-                    Loop::new(ports, sockets).run();
+                    Loop::new(held, &leash).run();
+                    poll::exit_now(0)
                 }
                 poll::exit_now(1)
             }
         }
+    }
+
+    /// Whether it has ended by itself, and if so, with what code.
+    pub(crate) fn ended(&self) -> Option<i32> {
+        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        matches!(rustix::event::poll(&mut fds, Some(&at_once)), Ok(1))
+            .then(|| process::wait(&self.pidfd).unwrap_or(1))
+    }
+}
+
+impl AsFd for Forwarder {
+    /// Readable when it has ended.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
     }
 }
 
@@ -200,8 +235,8 @@ struct Conversation {
 }
 
 struct Loop<'a> {
-    ports: &'a [Port],
-    sockets: &'a [OwnedFd],
+    held: &'a [&'a Held],
+    leash: &'a OwnedFd,
     connections: Vec<Connection>,
     conversations: HashMap<(usize, SocketAddr), Conversation>,
 }
@@ -213,45 +248,84 @@ enum Slot {
     Outside(usize),
     Inside(usize),
     Answer(usize, SocketAddr),
+    Leash,
 }
 
 impl<'a> Loop<'a> {
-    fn new(ports: &'a [Port], sockets: &'a [OwnedFd]) -> Loop<'a> {
-        Loop { ports, sockets, connections: Vec::new(), conversations: HashMap::new() }
+    fn new(held: &'a [&'a Held], leash: &'a OwnedFd) -> Loop<'a> {
+        Loop { held, leash, connections: Vec::new(), conversations: HashMap::new() }
     }
 
+    /// Returns when nobody needs it any more.
     fn run(&mut self) {
         let mut buffer = vec![0u8; DATAGRAM];
-        let none = (PollFlags::empty(), PollFlags::empty());
         loop {
-            let Some(ready) = self.wait() else { continue };
-            let mut sides: HashMap<usize, (PollFlags, PollFlags)> = HashMap::new();
-            for (slot, flags) in ready {
-                match slot {
-                    Slot::Listener(at) => self.admit(at),
-                    Slot::Datagrams(at) => self.forward_datagrams(at, &mut buffer),
-                    Slot::Outside(at) => sides.entry(at).or_insert(none).0 |= flags,
-                    Slot::Inside(at) => sides.entry(at).or_insert(none).1 |= flags,
-                    Slot::Answer(at, from) => self.answer(at, from, &mut buffer),
-                }
+            let Some(ready) = self.wait(true, self.patience()) else { continue };
+            if ready.is_empty() && self.connections.is_empty() && self.conversations.is_empty() {
+                return;
             }
-            let mut over: Vec<usize> = sides
-                .into_iter()
-                .filter(|(at, (outside, inside))| !self.connections[*at].step(*outside, *inside, &mut buffer))
-                .map(|(at, _)| at)
-                .collect();
-            over.sort_unstable();
-            for at in over.into_iter().rev() {
-                self.connections.swap_remove(at);
+            if ready.iter().any(|(slot, _)| matches!(slot, Slot::Leash)) {
+                return self.take_leave(&mut buffer);
             }
+            self.serve(ready, &mut buffer);
             self.conversations.retain(|_, conversation| conversation.last.elapsed() < SILENCE);
         }
     }
 
-    fn wait(&self) -> Option<Vec<(Slot, PollFlags)>> {
+    fn patience(&self) -> Option<Timespec> {
+        if !self.conversations.is_empty() {
+            return Some(Timespec { tv_sec: 10, tv_nsec: 0 });
+        }
+        self.connections.is_empty().then_some(IDLE)
+    }
+
+    /// The container has ended: what it has said is still handed over.
+    fn take_leave(&mut self, buffer: &mut [u8]) {
+        let deadline = Instant::now() + FAREWELL;
+        let turn = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
+        while Instant::now() < deadline {
+            let Some(ready) = self.wait(false, Some(turn)) else { continue };
+            let is_quiet = ready.is_empty();
+            self.serve(ready, buffer);
+            if is_quiet && self.connections.iter().all(|connection| connection.outward.is_empty()) {
+                return;
+            }
+        }
+    }
+
+    fn serve(&mut self, ready: Vec<(Slot, PollFlags)>, buffer: &mut [u8]) {
+        let none = (PollFlags::empty(), PollFlags::empty());
+        let mut sides: HashMap<usize, (PollFlags, PollFlags)> = HashMap::new();
+        for (slot, flags) in ready {
+            match slot {
+                Slot::Listener(at) => self.admit(at),
+                Slot::Datagrams(at) => self.forward_datagrams(at, buffer),
+                Slot::Outside(at) => sides.entry(at).or_insert(none).0 |= flags,
+                Slot::Inside(at) => sides.entry(at).or_insert(none).1 |= flags,
+                Slot::Answer(at, from) => self.answer(at, from, buffer),
+                Slot::Leash => {}
+            }
+        }
+        let mut over: Vec<usize> = sides
+            .into_iter()
+            .filter(|(at, (outside, inside))| !self.connections[*at].step(*outside, *inside, buffer))
+            .map(|(at, _)| at)
+            .collect();
+        over.sort_unstable();
+        for at in over.into_iter().rev() {
+            self.connections.swap_remove(at);
+        }
+    }
+
+    /// What is ready. Only while it is `open` for new ones are the ports among it, and the leash.
+    fn wait(&self, open: bool, timeout: Option<Timespec>) -> Option<Vec<(Slot, PollFlags)>> {
         let (mut slots, mut fds) = (Vec::new(), Vec::new());
+        if open {
+            slots.push(Slot::Leash);
+            fds.push(PollFd::new(self.leash, PollFlags::IN));
+        }
         let full = self.connections.len() + self.conversations.len() >= CONNECTIONS;
-        for (at, (port, socket)) in self.ports.iter().zip(self.sockets).enumerate() {
+        for (at, Held { port, socket }) in self.held.iter().enumerate().filter(|_| open) {
             match port.protocol {
                 Protocol::Tcp if full => continue,
                 Protocol::Tcp => slots.push(Slot::Listener(at)),
@@ -274,7 +348,6 @@ impl<'a> Loop<'a> {
             slots.push(Slot::Answer(*at, *from));
             fds.push(PollFd::new(&conversation.inside, PollFlags::IN));
         }
-        let timeout = (!self.conversations.is_empty()).then_some(Timespec { tv_sec: 10, tv_nsec: 0 });
         rustix::event::poll(&mut fds, timeout.as_ref()).ok()?;
         let flags: Vec<PollFlags> = fds.iter().map(PollFd::revents).collect();
         Some(slots.into_iter().zip(flags).filter(|(_, flags)| !flags.is_empty()).collect())
@@ -293,9 +366,9 @@ impl<'a> Loop<'a> {
 
     fn admit(&mut self, at: usize) {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let Ok(outside) = accept_with(&self.sockets[at], flags) else { return };
+        let Ok(outside) = accept_with(&self.held[at].socket, flags) else { return };
         // Somebody who cannot be served is told by a closed connection.
-        if let Ok((inside, connected)) = Loop::reach(&self.ports[at], SocketType::STREAM) {
+        if let Ok((inside, connected)) = Loop::reach(&self.held[at].port, SocketType::STREAM) {
             for socket in [&outside, &inside] {
                 let _ = sockopt::set_tcp_nodelay(socket, true);
             }
@@ -307,7 +380,8 @@ impl<'a> Loop<'a> {
     fn forward_datagrams(&mut self, at: usize, buffer: &mut [u8]) {
         // A few at a time: others want their turn.
         for _ in 0..64 {
-            let Ok((length, _, Some(from))) = recvfrom(&self.sockets[at], &mut *buffer, RecvFlags::DONTWAIT)
+            let Ok((length, _, Some(from))) =
+                recvfrom(&self.held[at].socket, &mut *buffer, RecvFlags::DONTWAIT)
             else {
                 return;
             };
@@ -317,7 +391,7 @@ impl<'a> Loop<'a> {
                 if full {
                     continue;
                 }
-                let Ok((inside, _)) = Loop::reach(&self.ports[at], SocketType::DGRAM) else { continue };
+                let Ok((inside, _)) = Loop::reach(&self.held[at].port, SocketType::DGRAM) else { continue };
                 self.conversations.insert((at, from), Conversation { inside, last: Instant::now() });
             }
             if let Some(conversation) = self.conversations.get_mut(&(at, from)) {
@@ -333,7 +407,7 @@ impl<'a> Loop<'a> {
             match recv(&conversation.inside, &mut *buffer, RecvFlags::DONTWAIT) {
                 Ok((length, _)) => {
                     conversation.last = Instant::now();
-                    let _ = sendto(&self.sockets[at], &buffer[..length], SendFlags::DONTWAIT, &to);
+                    let _ = sendto(&self.held[at].socket, &buffer[..length], SendFlags::DONTWAIT, &to);
                 }
                 // Nobody listens there (now); the next datagram asks again.
                 Err(_) => return,
