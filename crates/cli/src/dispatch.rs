@@ -9,7 +9,7 @@ use crate::ambient::Ambient;
 use crate::app::{App, Globals, Loudness, Server};
 use crate::command_line::{Flags, canonical};
 use crate::commands::{ENTRIES, GROUPS};
-use crate::failure::{self, Class};
+use crate::failure;
 use crate::verb::{Entry, Exit};
 
 /// Runs the program; `arguments` are those of the process, its own name first; `server` serves the
@@ -109,13 +109,7 @@ fn run(app: &App, entry: &Entry, spelling: &'static str, words: &[String]) -> Ex
             };
         }
         Err(error) => {
-            // Wrong flags are 125 in Docker, a wrong number of words 1, but for run and create.
-            let words = matches!(
-                error.kind(),
-                clap::error::ErrorKind::MissingRequiredArgument | clap::error::ErrorKind::TooManyValues
-            ) || (error.kind() == clap::error::ErrorKind::UnknownArgument
-                && !error.to_string().contains("'-"));
-            let code = if words && entry.class != Class::Program { 1 } else { failure::ENGINE };
+            let code = failure::usage_code(&error);
             return usage_error(failure::of_clap(&error, &spelled), code);
         }
     };

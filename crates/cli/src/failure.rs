@@ -32,6 +32,19 @@ pub(crate) fn exit_code(class: Class, error: &Error) -> u8 {
     }
 }
 
+/// The exit code for what clap found wrong: as with Docker 125 for flags, 1 for a wrong number of words.
+pub(crate) fn usage_code(error: &clap::Error) -> u8 {
+    let word = || match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(text)) => !text.starts_with('-'),
+        _ => false,
+    };
+    match error.kind() {
+        ErrorKind::MissingRequiredArgument | ErrorKind::TooManyValues => 1,
+        ErrorKind::UnknownArgument if word() => 1,
+        _ => ENGINE,
+    }
+}
+
 /// What clap found wrong, in our words.
 pub(crate) fn of_clap(error: &clap::Error, spelled: &str) -> Error {
     let text = |kind| match error.get(kind) {

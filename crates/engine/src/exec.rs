@@ -1,6 +1,6 @@
 //! Further processes in running containers.
 
-use robot_env_diag::{Error, Kind, Result};
+use robot_env_diag::{Error, Kind, Report, Result};
 use robot_env_sys::socket;
 
 use crate::attach::Attachment;
@@ -61,8 +61,8 @@ impl Engine {
     /// Runs a further process in a container. Killing the caller leaves it running.
     ///
     /// # Errors
-    /// `Conflict` when the container does not run or is frozen; `CommandNotFound` and
-    /// `CommandNotExecutable` for the program.
+    /// `NotFound` and `Conflict` for a container that is not there, does not run or is frozen;
+    /// `CommandNotFound` and, for whatever else keeps it from running, `CommandNotExecutable`.
     pub fn exec(&self, text: &str, request: ExecRequest) -> Result<ExecStarted> {
         let hello = request.attach;
         let (attachment, client) = match hello {
@@ -109,8 +109,17 @@ impl Engine {
         if !announced {
             self.tell(&container.record, &format!("exec_create: {command}"), &[("execID", exec.clone())]);
         }
-        let (pid, _) = launch.finish(id, &order, None)?;
+        let (pid, _) = launch.finish(id, &order, None).map_err(not_executable)?;
         self.tell(&container.record, &format!("exec_start: {command}"), &[("execID", exec)]);
         Ok(ExecStarted { pid, attachment })
+    }
+}
+
+/// Why a program in a container that runs was not executed. As with Docker, a user or directory that is
+/// not there is no other failure than a program that may not be executed.
+fn not_executable(error: Error) -> Error {
+    match error.kind() {
+        Kind::CommandNotFound | Kind::CommandNotExecutable | Kind::Conflict | Kind::Interrupted => error,
+        _ => Report { kind: Kind::CommandNotExecutable, ..error.to_report() }.into(),
     }
 }

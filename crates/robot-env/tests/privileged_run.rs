@@ -21,6 +21,7 @@ macro_rules! place {
 #[test]
 fn privileged_exit_codes_are_dockers() {
     let place = place!("codes");
+    place.sleeper("--name web");
     for (line, code, says) in [
         ("run --rm --network none busybox true", 0, ""),
         ("run --rm --network none busybox false", 1, ""),
@@ -35,13 +36,26 @@ fn privileged_exit_codes_are_dockers() {
         ("run --rm --network no-such-network busybox true", 125, "no-such-network"),
         ("run --rm --network none --storage-opt size=1g busybox true", 125, "has no limit"),
         ("run --rm --pull never --network none no-such-image true", 125, "No such image"),
+        ("run", 1, "needs <IMAGE>"),
+        ("ps extra", 1, "takes no argument `extra`"),
+        ("ps --extra", 125, "unknown flag: --extra"),
+        ("rm", 1, "needs <CONTAINER>"),
         ("exec no-such-container true", 1, "No such container"),
+        ("exec web true", 0, ""),
+        ("exec web sh -c exit${IFS}9", 9, ""),
+        ("exec web no-such-program", 127, "not found"),
+        ("exec web /etc/passwd", 126, "permission denied"),
+        ("exec -u nobody-here web true", 126, "unable to find user nobody-here"),
+        ("exec -w relative web true", 126, "it needs to be an absolute path"),
+        ("exec -w /no/such web true", 126, "/no/such"),
+        ("exec web", 1, "needs <COMMAND>"),
         ("stop no-such-container", 1, "No such container"),
     ] {
         let done = place.run(line);
         assert_eq!(done.code, code, "{line}: {done:?}");
         assert!(done.err.contains(says), "{line}: {done:?}");
     }
+    place.run("rm -f web").ok();
     place.assert_empty();
 }
 

@@ -360,7 +360,11 @@ fn write_maps(pid: i32, linux: &Linux) -> Result<()> {
             .map(|m| IdRange { inside: m.container_id(), outside: m.host_id(), count: m.size() })
             .collect::<Vec<_>>()
     };
-    namespace::write_id_maps(pid, &ranges(linux.uid_mappings()), &ranges(linux.gid_mappings()), false)
+    let groups = ranges(linux.gid_mappings());
+    // The kernel lets an ordinary user map the own group alone, and only where nobody can leave it.
+    let alone = !rustix::process::geteuid().is_root()
+        && matches!(groups[..], [IdRange { outside, count: 1, .. }] if outside == rustix::process::getegid().as_raw());
+    namespace::write_id_maps(pid, &ranges(linux.uid_mappings()), &groups, alone)
         .map_err(Error::from)
         .within(|| "cannot map the container's users".into())
 }

@@ -1,5 +1,5 @@
 use clap::Args;
-use robot_env_diag::{Error, Result};
+use robot_env_diag::Result;
 use robot_env_engine::ExecRequest;
 use robot_env_engine::stream::Hello;
 
@@ -58,9 +58,6 @@ impl Verb for Exec {
 
     fn run(self, app: &App) -> Result<Exit> {
         front::detach_keys(self.detach_keys.as_deref())?;
-        if let Some(path) = self.workdir.as_deref().filter(|path| !path.starts_with('/')) {
-            return Err(Error::invalid(format!("invalid working directory `{path}`: it must be absolute")));
-        }
         let hello =
             (!self.detach).then_some(Hello { stdin: self.interactive, stdout: true, stderr: !self.tty });
         if let Some(hello) = hello {
