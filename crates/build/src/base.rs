@@ -3,7 +3,7 @@
 use std::sync::PoisonError;
 
 use robot_env_diag::{Error, Kind, Result};
-use robot_env_dockerfile::Source;
+use robot_env_dockerfile::{Source, nearest};
 use robot_env_oci::{HistoryEntry, ImageConfig, ImageId, Platform, Reference, RootFs, Verified};
 use robot_env_store::ImageRecord;
 
@@ -53,7 +53,9 @@ impl Build<'_> {
                 Err(error) if error.kind() != Kind::NotFound => return Err(error),
                 found => {
                     let reference = name.parse::<Reference>()?.or_latest();
-                    self.fetch().fetch(&reference, platform, found.is_ok())?;
+                    self.fetch()
+                        .fetch(&reference, platform, found.is_ok())
+                        .map_err(|error| self.meant(&name, error))?;
                     self.store().resolve(&name)?
                 }
             },
@@ -74,6 +76,35 @@ impl Build<'_> {
         let state = State::of_image(image.chain().cloned(), config);
         *known = Some(state.clone());
         Ok(state)
+    }
+
+    /// The error for an image that cannot be had, with what may have been meant: a stage, an image that is
+    /// here.
+    fn meant(&self, name: &str, error: Error) -> Error {
+        if error.hint().is_some()
+            || !matches!(error.kind(), Kind::NotFound | Kind::Unavailable | Kind::Denied)
+        {
+            return error;
+        }
+        let stages = self.file.stages.iter().filter_map(|stage| stage.name.as_ref());
+        if let Some(stage) = nearest(name, stages.map(|name| name.text.as_str())) {
+            return error.with_hint(format!("did you mean the stage `{stage}`?"));
+        }
+        if self.file.by_name(name).is_some() {
+            return error.with_hint(format!("the stage `{name}` stands below: put it above"));
+        }
+        let here: Vec<String> = self
+            .store()
+            .names()
+            .unwrap_or_default()
+            .iter()
+            .map(|name| name.reference.familiar())
+            .map(|name| name.strip_suffix(":latest").map(str::to_owned).unwrap_or(name))
+            .collect();
+        match nearest(name, here.iter().map(String::as_str)) {
+            Some(image) => error.with_hint(format!("did you mean `{image}`, which is here?")),
+            None => error,
+        }
     }
 
     /// The state of whatever `--from` names in `stage`.

@@ -262,7 +262,12 @@ impl Delivery<'_> {
             fs::create_dir_all(&place).io_context(within)?;
             let root = open_directory(&place)?;
             let mut target = Target::new(root.as_fd(), Ownership::SingleId);
-            let tree = Tree { root: tree.as_fd(), ignore: None, foreign: true };
+            let tree = Tree {
+                root: tree.as_fd(),
+                ignore: None,
+                foreign: true,
+                cancel: self.request.cancel.as_ref(),
+            };
             for found in tree.find(".")? {
                 target.copy(&tree, &found, "", &options).map_err(|error| error.within(within()))?;
             }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 
-use robot_env_diag::{Error, Kind, Result, Within};
+use robot_env_diag::{Error, Result, Within};
 use robot_env_dockerfile::ignore::Ignore;
 use robot_env_dockerfile::{Add, Copy, Instruction, Placement, Source};
 use robot_env_layer::{ExtractOptions, ExtractOwner, Ownership, extract};
@@ -14,6 +14,7 @@ use crate::archive::{decompressed, is_archive};
 use crate::copying::CopyOptions;
 use crate::failure::Trouble;
 use crate::history::created_by;
+use crate::missing::missing;
 use crate::permissions::Permissions;
 use crate::room::Opened;
 use crate::solve::Build;
@@ -106,8 +107,7 @@ impl Build<'_> {
         let tree = opened.tree();
         let mut all = Vec::new();
         for word in &placement.sources {
-            let mut found =
-                tree.find(&word.text).map_err(|error| Self::missing(&tree, opened, &word.text, error))?;
+            let mut found = tree.find(&word.text).map_err(|error| missing(opened, &word.text, error))?;
             if plan.parents
                 && let Some((above, _)) = word.text.split_once("/./")
             {
@@ -123,25 +123,6 @@ impl Build<'_> {
             return Err(several(name));
         }
         Ok(all)
-    }
-
-    fn missing(tree: &Tree<'_>, opened: &Opened, text: &str, error: Error) -> Error {
-        if error.kind() != Kind::NotFound {
-            return error;
-        }
-        match opened {
-            Opened::Directory(context) => {
-                let out =
-                    Error::not_found(format!("`{text}` is not in the context `{}`", context.path.display()));
-                let all = Tree { ignore: None, root: tree.root, foreign: true };
-                if all.find(text).is_ok() {
-                    out.with_hint("a line of .dockerignore keeps it out")
-                } else {
-                    out
-                }
-            }
-            Opened::Layers(_) => Error::not_found(format!("`{text}` is not there")),
-        }
     }
 
     pub(crate) fn copy_step(&self, state: &mut State, copy: &Copy, shown: &Shown) -> Result<(), Trouble> {

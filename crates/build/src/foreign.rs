@@ -58,24 +58,40 @@ impl Interpreter<'_> {
     }
 }
 
-/// Whether programs for `platform` run here, by what is registered.
+/// Whether programs for `platform` run here, by what is registered; `None`: nobody can know.
 ///
 /// # Errors
 /// `Unsupported`, naming what is missing.
-fn check(platform: &Platform, host: &Platform, registered: &[String]) -> Result<()> {
+fn check(platform: &Platform, host: &Platform, registered: Option<&[String]>) -> Result<()> {
+    if !platform.os.is_empty() && platform.os != host.os {
+        return Err(Error::new(
+            Kind::Unsupported,
+            format!("cannot run a command for {platform} on this machine, which is {host}"),
+        ));
+    }
     let (wanted, here) = (platform.architecture.as_str(), host.architecture.as_str());
     if wanted == here || wanted.is_empty() || matches!((here, wanted), ("amd64", "386") | ("arm64", "arm")) {
         return Ok(());
     }
-    let cannot = |why: String| {
+    let hinted = |why: String, hint: &str| {
         Err(Error::new(
             Kind::Unsupported,
             format!("cannot run a command for {platform} on this machine, which is {host}: {why}"),
         )
-        .with_hint("install qemu-user-static: it registers interpreters for containers, too"))
+        .with_hint(hint))
     };
+    let cannot =
+        |why: String| hinted(why, "install qemu-user-static: it registers interpreters for containers, too");
     let Some(machine) = machine(wanted) else {
         return cannot(format!("no interpreter for `{wanted}` is known"));
+    };
+    let Some(registered) = registered else {
+        return hinted(
+            format!("no interpreter for `{wanted}` can be looked for, as binfmt_misc is not mounted"),
+            &format!(
+                "install qemu-user-static, and as root `mount -t binfmt_misc binfmt_misc {REGISTERED}`, where nobody did"
+            ),
+        );
     };
     let all: Vec<Interpreter<'_>> = registered
         .iter()
@@ -101,12 +117,10 @@ fn check(platform: &Platform, host: &Platform, registered: &[String]) -> Result<
 /// `Unsupported`, naming what is missing.
 pub(crate) fn check_runs(platform: &Platform) -> Result<()> {
     let host = Platform::host();
-    if platform.architecture == host.architecture {
-        return Ok(());
-    }
-    let names = fs::read_dir(Path::new(REGISTERED)).into_iter().flatten().flatten();
+    let mounted = Path::new(REGISTERED).join("status").exists();
+    let names = fs::read_dir(REGISTERED).into_iter().flatten().flatten();
     let registered: Vec<String> = names.filter_map(|entry| fs::read_to_string(entry.path()).ok()).collect();
-    check(platform, &host, &registered)
+    check(platform, &host, mounted.then_some(&registered[..]))
 }
 
 impl Build<'_> {
@@ -153,9 +167,11 @@ mod tests {
             ("linux/arm64", vec![entry("disabled", "F")], Some("is disabled")),
             ("linux/arm64", vec![entry("enabled", "")], Some("without the flag F")),
             ("linux/riscv64", vec![entry("enabled", "F")], Some("no interpreter for `riscv64`")),
-            ("linux/z80", vec![], Some("no interpreter for `z80` is known")),
+            ("linux/sparc64", vec![], Some("no interpreter for `sparc64` is known")),
+            ("windows/amd64", vec![], Some("for windows/amd64 on this machine, which is linux/amd64")),
         ] {
-            let got = check(&wanted.parse().unwrap(), &host, &registered).map_err(|error| error.to_string());
+            let got =
+                check(&wanted.parse().unwrap(), &host, Some(&registered)).map_err(|error| error.to_string());
             match want {
                 None => assert_eq!(got, Ok(()), "{wanted}"),
                 Some(want) => {
@@ -163,5 +179,7 @@ mod tests {
                 }
             }
         }
+        let error = check(&"linux/arm64".parse().unwrap(), &host, None).unwrap_err();
+        assert!(error.to_string().contains("binfmt_misc is not mounted"), "{error}");
     }
 }

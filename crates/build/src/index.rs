@@ -72,8 +72,14 @@ impl Index {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What stands for a file's content.
-    pub(crate) fn content(&self, dir: BorrowedFd<'_>, name: &CStr, stat: &Stat) -> Result<Content> {
+    /// What stands for a file's content. While it is read, `check` can end that.
+    pub(crate) fn content(
+        &self,
+        dir: BorrowedFd<'_>,
+        name: &CStr,
+        stat: &Stat,
+        check: &dyn Fn() -> Result<()>,
+    ) -> Result<Content> {
         let key = key_of(stat);
         {
             let mut inner = self.lock();
@@ -88,6 +94,7 @@ impl Index {
         let mut hasher = Hasher::new(Algorithm::Sha256);
         let mut buffer = vec![0u8; 128 * 1024];
         loop {
+            check()?;
             match rustix::io::read(&file, &mut buffer[..]).io_context(within)? {
                 0 => break,
                 n => hasher.update(&buffer[..n]),
@@ -179,7 +186,7 @@ mod tests {
         fs::write(place.join("f"), "text").unwrap();
         let ask = |index: &Index| {
             let stat = rustix::fs::statat(&dir, "f", AtFlags::SYMLINK_NOFOLLOW).unwrap();
-            index.content(dir.as_fd(), c"f", &stat).unwrap()
+            index.content(dir.as_fd(), c"f", &stat, &|| Ok(())).unwrap()
         };
         let index = Index::open(place.join("index"));
         let first = ask(&index);

@@ -137,7 +137,7 @@ fn put_layer(store: &Store, layer: &ChainId, target: &mut Target<'_>) -> Result<
         OverlayXattr::Trusted => c"trusted.overlay.opaque",
         OverlayXattr::User => c"user.overlay.opaque",
     };
-    let tree = Tree { root: dir.as_fd(), ignore: None, foreign: false };
+    let tree = Tree { root: dir.as_fd(), ignore: None, foreign: false, cancel: None };
     let options = CopyOptions { replace: true, ..CopyOptions::default() };
     for found in tree.find(".")? {
         tree.walk(&found, None, &mut |entry| {

@@ -150,7 +150,7 @@ impl Build<'_> {
             fs::create_dir_all(&place).io_context(|| format!("cannot make `{}`", place.display()))?;
             let (directory, time) = git.checkout(&access, &commit, &place, keep)?;
             let root = open_directory(&directory)?;
-            let tree = Tree { root: root.as_fd(), ignore: None, foreign: true };
+            let tree = Tree { root: root.as_fd(), ignore: None, foreign: true, cancel: Some(&self.cancel) };
             let options = CopyOptions {
                 permissions: Some(plan.permissions.as_ref().unwrap_or(&permissions)),
                 time: Some(time),

@@ -26,6 +26,8 @@ pub struct BuildRequest {
     pub context: PathBuf,
     /// The patterns of what of it is not to be seen (`.dockerignore`).
     pub ignore: String,
+    /// What messages call the file with those patterns; empty: `.dockerignore`.
+    pub ignore_name: String,
     /// Further trees, by name: directories, or images where it starts with `docker-image://`.
     pub contexts: BTreeMap<String, String>,
     /// The stage to build; `None`: the last one.
@@ -153,8 +155,9 @@ pub trait Observer: Send {
     fn done(&mut self, step: usize, time: Duration);
     /// It failed, or was ended because another one failed.
     fn failed(&mut self, step: usize);
-    /// The layers of a target that was built, the lowest first, without those of its base image.
-    fn layers(&mut self, _layers: &[MadeLayer]) {}
+    /// The layers of a target that was built for `platform`, the lowest first, without those of its
+    /// base image.
+    fn layers(&mut self, _platform: &Platform, _layers: &[MadeLayer]) {}
     /// The build has failed here; comes last.
     fn failure(&mut self, _failure: &Failure) {}
 }

@@ -20,9 +20,11 @@ use robot_env_transfer::{Unpacker, commit_layer, ownership};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
+use crate::cancel::Cancel;
 use crate::copying::Target;
 use crate::index::{self, Index};
 use crate::solve::Build;
+use crate::source::{IGNORE, read_ignore};
 use crate::step::Mounted;
 use crate::tree::Tree;
 
@@ -155,24 +157,33 @@ impl Drop for Room {
 pub(crate) struct Context {
     pub(crate) path: PathBuf,
     root: OwnedFd,
-    ignore: Ignore,
+    pub(crate) ignore: Ignore,
+    /// What messages call the file with its patterns.
+    pub(crate) ignore_name: String,
     pub(crate) index: Index,
 }
 
 impl Context {
-    pub(crate) fn open(engine: &Engine, path: &Path, ignore: &str) -> Result<Context> {
+    pub(crate) fn open(engine: &Engine, path: &Path, ignore: &str, ignore_name: &str) -> Result<Context> {
         let path =
             fs::canonicalize(path).io_context(|| format!("cannot open context `{}`", path.display()))?;
         let root = open_directory(&path)
             .map_err(Error::from)
             .within(|| format!("cannot open context `{}`", path.display()))?;
         let index = Index::open(index::path_of(engine, &path));
-        Ok(Context { root, ignore: Ignore::parse(ignore)?, path, index })
+        let ignore_name = if ignore_name.is_empty() { IGNORE } else { ignore_name }.to_owned();
+        let ignore = Ignore::parse(ignore).within(|| format!("cannot read `{ignore_name}`"))?;
+        Ok(Context { path, root, ignore, ignore_name, index })
     }
 }
 
-/// A tree that was opened for copying.
-pub(crate) enum Opened {
+/// A tree that was opened for copying, until the build is cancelled.
+pub(crate) struct Opened {
+    from: Place,
+    cancel: Cancel,
+}
+
+enum Place {
     Directory(Arc<Context>),
     Layers(OwnedFd),
 }
@@ -180,13 +191,23 @@ pub(crate) enum Opened {
 impl Opened {
     /// As a tree to copy from.
     pub(crate) fn tree(&self) -> Tree<'_> {
-        match self {
-            Opened::Directory(context) => Tree {
+        let cancel = Some(&self.cancel);
+        match &self.from {
+            Place::Directory(context) => Tree {
                 root: context.root.as_fd(),
                 ignore: Some(&context.ignore).filter(|ignore| !ignore.is_empty()),
                 foreign: true,
+                cancel,
             },
-            Opened::Layers(root) => Tree { root: root.as_fd(), ignore: None, foreign: false },
+            Place::Layers(root) => Tree { root: root.as_fd(), ignore: None, foreign: false, cancel },
+        }
+    }
+
+    /// The directory of the host's that it is, if it is one.
+    pub(crate) fn context(&self) -> Option<&Context> {
+        match &self.from {
+            Place::Directory(context) => Some(context),
+            Place::Layers(_) => None,
         }
     }
 }
@@ -203,30 +224,34 @@ impl Build<'_> {
             return Ok(Some(known.clone()));
         }
         let directory = Path::new(path);
-        let ignore = fs::read_to_string(directory.join(".dockerignore")).unwrap_or_default();
-        let context = Arc::new(Context::open(self.engine, directory, &ignore)?);
+        let ignore = read_ignore(&directory.join(IGNORE))?.unwrap_or_default();
+        let shown = format!("{}/{IGNORE}", directory.display());
+        let context = Arc::new(Context::open(self.engine, directory, &ignore, &shown)?);
         contexts.insert(name.to_owned(), context.clone());
         Ok(Some(context))
     }
 
     /// Opens what `--from` names for `stage`; without it, the context.
     pub(crate) fn open(&self, from: Option<&Source>, stage: usize) -> Result<Opened> {
-        let Some(from) = from else { return Ok(Opened::Directory(self.context.clone())) };
-        if let Source::Image(name) = from
-            && let Some(context) = self.named_context(name)?
-        {
-            return Ok(Opened::Directory(context));
-        }
-        let chain = self.state_of(from, stage)?.and_then(|state| state.chain);
-        Ok(Opened::Layers(self.room.open_layers(self.store(), chain.as_ref())?))
+        let named = match from {
+            None => Some(self.context.clone()),
+            Some(Source::Image(name)) => self.named_context(name)?,
+            Some(_) => None,
+        };
+        let from = match (named, from) {
+            (Some(context), _) => Place::Directory(context),
+            (None, from) => {
+                let state = from.map(|from| self.state_of(from, stage)).transpose()?.flatten();
+                let chain = state.and_then(|state| state.chain);
+                Place::Layers(self.room.open_layers(self.store(), chain.as_ref())?)
+            }
+        };
+        Ok(Opened { from, cancel: self.cancel.clone() })
     }
 
     /// What is known of the files of a tree.
     pub(crate) fn index_of<'s>(&'s self, opened: &'s Opened) -> &'s Index {
-        match opened {
-            Opened::Directory(context) => &context.index,
-            Opened::Layers(_) => &self.layers_index,
-        }
+        opened.context().map_or(&self.layers_index, |context| &context.index)
     }
 
     /// Downloads into a file of the build's; the digest of what came, and when it was modified, in

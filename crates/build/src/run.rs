@@ -20,12 +20,15 @@ use rustix::io::Errno;
 
 use crate::copying::{CopyOptions, Target};
 use crate::failure::Trouble;
+use crate::hint::Ended;
 use crate::history::with_shell;
+use crate::missing::missing;
 use crate::request::Secret;
+use crate::room::Opened;
 use crate::solve::Build;
 use crate::state::{State, network_word};
 use crate::step::Shown;
-use crate::tree::clean;
+use crate::tree::{Match, clean};
 
 /// Where a script of a heredoc is to be found.
 const SCRIPTS: &str = "/dev/pipes";
@@ -94,7 +97,9 @@ fn cache_id<'m>(mount: &'m Mount, target: &'m str) -> &'m str {
 impl<'b> Build<'b> {
     pub(crate) fn run_step(&self, state: &mut State, run: &Run, shown: &Shown) -> Result<(), Trouble> {
         let mounts = run.mounts(self.file.escape, &state.scope)?.0;
-        let (words, script) = match run.script() {
+        let script = run.script();
+        let shell = !matches!(script, Script::Exec(_));
+        let (words, script) = match script {
             Script::Exec(words) => (words, None),
             Script::Shell(text) => (with_shell(&state.config.shell, &text), None),
             Script::File { name, content } => {
@@ -175,6 +180,7 @@ impl<'b> Build<'b> {
         let begun = Instant::now();
         // What a command writes below a `VOLUME` is part of the image.
         let config = RuntimeConfig { volumes: BTreeMap::default(), ..state.config.clone() };
+        let (network, limited) = (spec.network.clone(), spec.resources.memory.is_some());
         let request = StepRequest { chain: state.chain.clone(), config, spec };
         let mut output = |stream, bytes: &[u8]| {
             self.output(step, shown, stream, bytes);
@@ -184,11 +190,25 @@ impl<'b> Build<'b> {
         drop(wanted);
         let result = match result {
             Ok(StepResult::Layers(chain)) => Ok(chain),
-            Ok(StepResult::Failed(code)) => Err(Error::new(
-                Kind::Conflict,
-                format!("the command `{}` ended with exit code {code}", words.join(" ")),
-            )),
-            Err(error) => Err(error),
+            Ok(StepResult::Failed(code)) => {
+                let tail = shown.tail.borrow();
+                let hint = crate::hint::of_command(&Ended {
+                    command: &words.join(" "),
+                    shell,
+                    code,
+                    output: &String::from_utf8_lossy(&tail),
+                    user: root_is_nobody(&state.config.user),
+                    network: &network,
+                    limited,
+                });
+                let text = format!("the command `{}` ended with exit code {code}", words.join(" "));
+                let error = Error::new(Kind::Conflict, text);
+                Err(match hint {
+                    Some(hint) => error.with_hint(hint),
+                    None => error,
+                })
+            }
+            Err(error) => Err(crate::hint::of_start(&words, error)),
         };
         let chain = self.ended(step, begun, state.chain.as_ref(), result)?;
         Ok(self.remember(state, shown, &key, chain, history)?)
@@ -213,7 +233,7 @@ impl<'b> Build<'b> {
             MountKind::Bind => {
                 let from = self.source(mount);
                 let opened = self.open(from.as_ref(), stage)?;
-                let found = opened.tree().find(&mount.source)?;
+                let found = find(&opened, &mount.source)?;
                 let digest = opened.tree().digest(&found, None, self.index_of(&opened))?;
                 format!("bind {} {digest}", mount.target)
             }
@@ -291,7 +311,7 @@ impl<'b> Build<'b> {
         // are root's. It lies with the layers: there is room, and blocks can be shared.
         let opened = self.open(from.as_ref(), stage)?;
         let tree = opened.tree();
-        let mut found = tree.find(&mount.source)?;
+        let mut found = find(&opened, &mount.source)?;
         let Some(found) = found.pop() else { return Err(Error::not_found(mount.source.clone())) };
         let key = self.room.snapshot_key()?;
         let options = SnapshotOptions { volatile: true, durable: false };
@@ -380,7 +400,7 @@ impl<'b> Build<'b> {
         if mount.from.is_some() {
             let from = self.source(mount);
             let opened = self.open(from.as_ref(), stage)?;
-            let found = opened.tree().find(&mount.source)?;
+            let found = find(&opened, &mount.source)?;
             let root = robot_env_sys::fs::open_directory(&grown)?;
             let mut into = Target::new(root.as_fd(), robot_env_transfer::ownership());
             for found in found.iter().filter(|found| found.is_directory) {
@@ -444,6 +464,19 @@ fn give(file: &File, mount: &Mount) -> Result<()> {
         Ownership::Keep => {
             std::os::unix::fs::fchown(file, Some(uid), Some(gid)).io_context(|| format!("chown({uid}:{gid})"))
         }
+    }
+}
+
+/// What a mount's source is in a tree.
+fn find(opened: &Opened, source: &str) -> Result<Vec<Match>> {
+    opened.tree().find(source).map_err(|error| missing(opened, source, error))
+}
+
+/// A user as hints name it: nothing for root.
+fn root_is_nobody(user: &str) -> &str {
+    match user.split(':').next() {
+        Some("root" | "0") => "",
+        _ => user,
     }
 }
 

@@ -7,6 +7,7 @@ use robot_env_diag::{Error, Kind, Result};
 use robot_env_engine::Engine;
 use robot_env_engine::stream::Stream;
 use robot_env_oci::{Digest, ImageConfig, ImageId, Platform};
+use robot_env_spec::ContainerSpec;
 use robot_env_store::{CacheRecord, Store};
 
 use crate::cache::{self, CachePlace, CacheTarget, Import};
@@ -36,13 +37,6 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// An error with its causes.
-fn in_a_line(error: &Error) -> String {
-    let report = error.to_report();
-    let causes = report.causes.iter().map(|cause| format!(": {cause}")).collect::<String>();
-    format!("{}{causes}", report.message)
-}
-
 impl Session {
     /// What is known of a step, here or in another build's cache.
     pub(crate) fn cached(&self, store: &Store, key: &Digest) -> Result<Option<CacheRecord>> {
@@ -56,7 +50,7 @@ impl Session {
                         break;
                     }
                     Err(error) if error.kind() == Kind::Interrupted => return Err(error),
-                    Err(error) => lock(&self.warnings).push(in_a_line(&error)),
+                    Err(error) => lock(&self.warnings).push(error.in_one_line()),
                 }
             }
         }
@@ -90,6 +84,8 @@ pub fn build(
 ) -> Result<Built> {
     let client = fetch.client();
     deliver::check(request, client.is_some())?;
+    // Not only when a command runs: what is in the cache must not hide it.
+    ContainerSpec { image: "scratch".into(), ..request.run.clone() }.check()?;
     engine.sweep_steps()?;
     let store = engine.store();
     let _lease = store.lease(LEASE)?;
@@ -107,7 +103,7 @@ pub fn build(
             match Import::open(source, client.as_ref(), &platform) {
                 Ok(import) => lock(&session.imports).push(import),
                 Err(error) if error.kind() == Kind::Interrupted => return Err(error),
-                Err(error) => say.warn(&in_a_line(&error)),
+                Err(error) => say.warn(&error.in_one_line()),
             }
             Ok(())
         })?;
@@ -187,7 +183,7 @@ fn export_cache(
     observer.aside(&format!("exporting cache to {}", target.shown()), |say| {
         match cache::export(store, client, target, steps, images) {
             Err(error) if target.ignore_error && error.kind() != Kind::Interrupted => {
-                say.warn(&in_a_line(&error));
+                say.warn(&error.in_one_line());
                 Ok(())
             }
             other => other,
@@ -261,8 +257,8 @@ impl Observer for Numbered<'_> {
         self.inner.layer(self.before + step, size);
     }
 
-    fn layers(&mut self, layers: &[MadeLayer]) {
-        self.inner.layers(layers);
+    fn layers(&mut self, platform: &Platform, layers: &[MadeLayer]) {
+        self.inner.layers(platform, layers);
     }
 
     fn done(&mut self, step: usize, time: Duration) {

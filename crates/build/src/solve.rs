@@ -5,7 +5,7 @@ use std::num::NonZero;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
-use robot_env_diag::Result;
+use robot_env_diag::{Error, Result};
 use robot_env_dockerfile::{Dockerfile, Globals, Resolved, Source};
 use robot_env_engine::Engine;
 use robot_env_oci::{ChainId, Digest, ImageConfig, ImageId, Platform, Verified};
@@ -70,6 +70,11 @@ fn target(
     let globals = file.globals(&parameters).map_err(at)?;
     let stages = file.resolve(&globals).map_err(at)?;
     let target = file.target(request.target.as_deref()).map_err(at)?;
+    if let Some(name) = request.no_cache_filter.iter().find(|name| !is_stage(&file, name)) {
+        let error =
+            Error::not_found(format!("there is no stage `{name}` to take nothing from the cache for"));
+        return Err(error.into());
+    }
     let needed = file.needed(&stages, target).map_err(at)?;
     let bases = stages.iter().map(|stage| match stage.base {
         Source::Stage(number) => Some(number),
@@ -84,7 +89,7 @@ fn target(
         stages: &stages,
         platform,
         room: Room::open(engine)?,
-        context: Arc::new(Context::open(engine, &request.context, &request.ignore)?),
+        context: Arc::new(Context::open(engine, &request.context, &request.ignore, &request.ignore_name)?),
         contexts: Mutex::default(),
         layers_index: Index::default(),
         schedule: Schedule::new(bases.collect(), &needed, parallel, cancel.clone()),
@@ -103,6 +108,11 @@ fn target(
     }
     build.forget_temporary();
     result
+}
+
+/// Whether a stage is called so.
+fn is_stage(file: &Dockerfile, name: &str) -> bool {
+    (0..file.stages.len()).any(|number| file.label(number).eq_ignore_ascii_case(name))
 }
 
 /// What a build's threads share.
@@ -140,7 +150,7 @@ pub(crate) struct Heard<'b> {
 impl<'b> Build<'b> {
     fn run(&self, target: usize) -> Result<Solved, Failed> {
         let state = self.schedule.run(target, &|stage| self.stage(stage))?;
-        self.heard().observer.layers(&state.made);
+        self.heard().observer.layers(&self.platform, &state.made);
         let base = state.base.clone();
         Ok(Solved { config: self.config(state, true)?, base })
     }

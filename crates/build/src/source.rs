@@ -4,7 +4,7 @@
 //! build, locked while the build lives; whoever makes the next one removes those that nobody locks.
 
 use std::fs::{self, File};
-use std::io::{Cursor, Read};
+use std::io::{Cursor, ErrorKind, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -21,6 +21,8 @@ use crate::request::Fetch;
 const LIMIT: u64 = 16 << 20;
 /// The length of a block of a tar, and so of its first header.
 const BLOCK: usize = 512;
+/// The file of a context that says what is left out; that of one Dockerfile has its name in front.
+pub(crate) const IGNORE: &str = ".dockerignore";
 
 /// Where the files of a build are.
 pub enum Origin<'o> {
@@ -62,6 +64,8 @@ pub struct Files {
     pub file_name: String,
     /// What of the files is not to be seen.
     pub ignore: String,
+    /// The name of the file that says so; empty where there is none.
+    pub ignore_name: String,
     /// A directory of our own, removed at the end.
     _room: Option<ContextRoom>,
 }
@@ -183,7 +187,8 @@ impl Files {
                 let mut found = None;
                 for name in &names {
                     if let Some(text) = inside(name)? {
-                        own_ignore = inside(&format!("{name}.dockerignore"))?;
+                        let own = format!("{name}{IGNORE}");
+                        own_ignore = inside(&own)?.map(|ignore| (ignore, own));
                         found = Some((text, name.clone()));
                         break;
                     }
@@ -195,10 +200,11 @@ impl Files {
             }
         };
         let ignore = match own_ignore {
-            Some(ignore) => ignore,
-            None => inside(".dockerignore")?.unwrap_or_default(),
+            Some(own) => Some(own),
+            None => inside(IGNORE)?.map(|ignore| (ignore, IGNORE.to_owned())),
         };
-        Ok(Files { context: directory, dockerfile, file_name, ignore, _room: Some(room) })
+        let (ignore, ignore_name) = ignore.unwrap_or_default();
+        Ok(Files { context: directory, dockerfile, file_name, ignore, ignore_name, _room: Some(room) })
     }
 
     fn of_directory(directory: PathBuf, recipe: Recipe) -> Result<Files> {
@@ -211,19 +217,30 @@ impl Files {
                     _ => (default_file(&directory), None),
                 };
                 let text = read(&path, shown.is_none())?;
-                own_ignore = fs::read_to_string(format!("{}.dockerignore", path.display())).ok();
-                (text, shown.unwrap_or_else(|| name_of(&path)))
+                let file_name = shown.unwrap_or_else(|| name_of(&path));
+                let own = PathBuf::from(format!("{}{IGNORE}", path.display()));
+                own_ignore = read_ignore(&own)?.map(|ignore| (ignore, format!("{file_name}{IGNORE}")));
+                (text, file_name)
             }
         };
         let ignore = match own_ignore {
-            Some(ignore) => ignore,
-            None => match fs::read_to_string(directory.join(".dockerignore")) {
-                Ok(ignore) => ignore,
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-                Err(error) => return Err(error).io_context(|| "cannot read `.dockerignore`".into()),
-            },
+            Some(own) => Some(own),
+            None => read_ignore(&directory.join(IGNORE))?.map(|ignore| (ignore, IGNORE.to_owned())),
         };
-        Ok(Files { context: directory, dockerfile, file_name, ignore, _room: None })
+        let (ignore, ignore_name) = ignore.unwrap_or_default();
+        Ok(Files { context: directory, dockerfile, file_name, ignore, ignore_name, _room: None })
+    }
+}
+
+/// What a context leaves out, where there is a file that says so.
+///
+/// # Errors
+/// When it cannot be read: a build must not go on with files that were to stay out.
+pub(crate) fn read_ignore(path: &Path) -> Result<Option<String>> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+        Err(error) => Err(error).io_context(|| format!("cannot read `{}`", path.display())),
     }
 }
 
@@ -242,7 +259,7 @@ fn read(path: &Path, default: bool) -> Result<String> {
     let shown = path.display();
     let found = match fs::metadata(path) {
         Ok(found) => found,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
             let out = Error::not_found(format!("cannot read Dockerfile `{shown}`: there is no such file"));
             return Err(if default { out.with_hint("name another one by `-f FILE`") } else { out });
         }

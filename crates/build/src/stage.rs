@@ -55,7 +55,8 @@ impl Build<'_> {
         let single = self.file.stages.len() == 1 && stage.name.is_none();
         let steps = stage.steps.iter().filter(|step| makes_layers(&step.instruction)).count();
         let mut labels = Labels {
-            cache: !self.request.no_cache && !self.request.no_cache_filter.contains(&name),
+            cache: !self.request.no_cache
+                && !self.request.no_cache_filter.iter().any(|filter| filter.eq_ignore_ascii_case(&name)),
             name: if single { String::new() } else { name.clone() },
             stage: name,
             number,

@@ -11,6 +11,7 @@ use robot_env_sys::fs::{location, open_in_root};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
+use crate::cancel::Cancel;
 use crate::glob;
 use crate::index::Index;
 
@@ -24,6 +25,8 @@ pub(crate) struct Tree<'a> {
     pub(crate) ignore: Option<&'a Ignore>,
     /// Owners mean nothing: everything is root's.
     pub(crate) foreign: bool,
+    /// Ends walks.
+    pub(crate) cancel: Option<&'a Cancel>,
 }
 
 /// A file or directory that is copied as one.
@@ -91,7 +94,7 @@ fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
 }
 
 /// Entries of a directory, sorted by their bytes.
-fn sorted(dir: BorrowedFd<'_>) -> Result<Vec<CString>> {
+pub(crate) fn sorted(dir: BorrowedFd<'_>) -> Result<Vec<CString>> {
     let within = || format!("cannot read directory `{}`", location(dir).display());
     let mut names = Vec::new();
     for entry in Dir::read_from(dir).io_context(within)? {
@@ -146,6 +149,10 @@ impl Tree<'_> {
             return Err(Error::not_found(format!("`{text}` is not there")));
         }
         Ok(found)
+    }
+
+    fn check(&self) -> Result<()> {
+        self.cancel.map_or(Ok(()), Cancel::check)
     }
 
     fn open(&self, path: &[u8], flags: OFlags) -> std::result::Result<OwnedFd, Errno> {
@@ -246,7 +253,8 @@ impl Tree<'_> {
                 match entry.kind() {
                     FileType::RegularFile => {
                         hasher.update(&(entry.stat.st_size as u64).to_le_bytes());
-                        hasher.update(&index.content(entry.dir, entry.name, &entry.stat)?);
+                        let check = &|| self.check();
+                        hasher.update(&index.content(entry.dir, entry.name, &entry.stat, check)?);
                     }
                     FileType::Symlink => {
                         let target = rustix::fs::readlinkat(entry.dir, entry.name, Vec::new())
@@ -284,6 +292,7 @@ impl Walk<'_> {
             return Err(Error::invalid(format!("directories lie more than {DEPTH} deep in each other")));
         }
         for name in sorted(dir)? {
+            self.tree.check()?;
             let below = join(path, name.as_bytes());
             let full = join(self.base, &below);
             let text = String::from_utf8_lossy(&full);

@@ -104,7 +104,10 @@ pub(crate) fn moment(text: &str, now: Timestamp) -> Result<Timestamp> {
     if let Ok(nanoseconds) = duration(text)
         && text != "0"
     {
-        return now.checked_sub(Duration::from_nanos(nanoseconds.max(0) as u64)).map_err(|_| bad());
+        // What is to be removed "until" a time that has not come yet would be everything.
+        let ago = u64::try_from(nanoseconds)
+            .map_err(|_| Error::invalid(format!("invalid time `{text}`: it lies in the future")))?;
+        return now.checked_sub(Duration::from_nanos(ago)).map_err(|_| bad());
     }
     if let Ok(timestamp) = text.parse::<Timestamp>() {
         return Ok(timestamp);

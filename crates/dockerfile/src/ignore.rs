@@ -20,6 +20,8 @@ pub struct Matches(Vec<bool>);
 struct Pattern {
     /// As it was cleaned, without the `!`.
     text: String,
+    /// Where it stands in its file, counted from 1.
+    line: usize,
     exception: bool,
     form: Form,
 }
@@ -58,11 +60,11 @@ enum Part {
 impl Ignore {
     /// Reads a `.dockerignore` file.
     ///
-    /// Errors: `InvalidInput` naming the line's pattern.
+    /// Errors: `InvalidInput` naming the pattern and its line.
     pub fn parse(text: &str) -> Result<Self> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let mut patterns = Vec::new();
-        for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let mut ignore = Ignore::default();
+        for (at, line) in text.lines().enumerate().filter(|(_, line)| !line.starts_with('#')) {
             let line = line.trim();
             if line.is_empty() {
                 continue;
@@ -70,35 +72,38 @@ impl Ignore {
             let (mark, path) = line.strip_prefix('!').map_or(("", line), |path| ("!", path.trim()));
             let path = if path.is_empty() { String::new() } else { clean(path) };
             let path = if path.len() > 1 { path.strip_prefix('/').unwrap_or(&path) } else { &path };
-            patterns.push(format!("{mark}{path}"));
+            ignore.push(&format!("{mark}{path}"), at + 1).map_err(|why| {
+                Error::invalid(format!("invalid pattern `{line}` in line {}: {why}", at + 1))
+            })?;
         }
-        Ignore::new(patterns.iter().map(String::as_str))
+        Ok(ignore)
     }
 
     /// From patterns, as `--exclude` of `COPY` gives them.
     ///
     /// Errors: `InvalidInput` naming the pattern.
     pub fn new<'a>(patterns: impl IntoIterator<Item = &'a str>) -> Result<Self> {
-        let mut out = Vec::new();
-        for text in patterns {
-            let bad = |why: &str| Error::invalid(format!("invalid ignore pattern `{text}`: {why}"));
-            let trimmed = text.trim();
-            if trimmed.is_empty() {
-                continue;
-            }
-            let cleaned = clean(trimmed);
-            let (exception, path) =
-                cleaned.strip_prefix('!').map_or((false, cleaned.as_str()), |p| (true, p));
-            if path.is_empty() {
-                return Err(bad("an exclamation mark needs a path behind it"));
-            }
-            out.push(Pattern {
-                text: path.to_owned(),
-                exception,
-                form: form(path).map_err(|why| bad(&why))?,
-            });
+        let mut ignore = Ignore::default();
+        for (at, text) in patterns.into_iter().enumerate() {
+            ignore
+                .push(text, at + 1)
+                .map_err(|why| Error::invalid(format!("invalid ignore pattern `{text}`: {why}")))?;
         }
-        Ok(Ignore { patterns: out })
+        Ok(ignore)
+    }
+
+    fn push(&mut self, text: &str, line: usize) -> std::result::Result<(), String> {
+        let trimmed = text.trim();
+        if trimmed.is_empty() {
+            return Ok(());
+        }
+        let cleaned = clean(trimmed);
+        let (exception, path) = cleaned.strip_prefix('!').map_or((false, cleaned.as_str()), |p| (true, p));
+        if path.is_empty() {
+            return Err("an exclamation mark needs a path behind it".into());
+        }
+        self.patterns.push(Pattern { text: path.to_owned(), line, exception, form: form(path)? });
+        Ok(())
     }
 
     /// Whether there are patterns that start with `!`.
@@ -113,10 +118,16 @@ impl Ignore {
 
     /// Whether `path` (relative, with slashes) is left out, itself or by a directory above it.
     pub fn ignores(&self, path: &str) -> bool {
-        let mut ignored = false;
+        self.ignored_by(path).is_some()
+    }
+
+    /// The pattern that leaves `path` out, as it was cleaned, and the line where it stands, counted
+    /// from 1; `None` where it is not left out.
+    pub fn ignored_by(&self, path: &str) -> Option<(&str, usize)> {
+        let mut ignored = None;
         for pattern in &self.patterns {
-            if pattern.exception == ignored && pattern.matches_with_parents(path) {
-                ignored = !pattern.exception;
+            if pattern.exception == ignored.is_some() && pattern.matches_with_parents(path) {
+                ignored = (!pattern.exception).then_some((pattern.text.as_str(), pattern.line));
             }
         }
         ignored
@@ -392,6 +403,22 @@ mod tests {
         }
         for bad in ["!", "a[", "a[]", "a[z-a]", "a\\"] {
             assert!(Ignore::parse(bad).is_err(), "{bad}");
+        }
+        let error = Ignore::parse("# x\n\na[z-a]\n").unwrap_err().to_string();
+        assert_eq!(error, "invalid pattern `a[z-a]` in line 3: the range z-a is empty");
+    }
+
+    #[test]
+    fn the_line_that_leaves_a_path_out_is_known() {
+        let ignore = Ignore::parse("# x\n*.log\n\n/build/\n!build/keep\nbuild/keep/not\n").unwrap();
+        for (path, wanted) in [
+            ("a.log", Some(("*.log", 2))),
+            ("build/a.log", Some(("build", 4))),
+            ("build/keep/x", None),
+            ("build/keep/not/x", Some(("build/keep/not", 6))),
+            ("src", None),
+        ] {
+            assert_eq!(ignore.ignored_by(path), wanted, "{path}");
         }
     }
 

@@ -29,6 +29,6 @@ pub use instruction::{
     Port, Run, RunNetwork, Script, Sharing, Step, Trigger,
 };
 pub use scope::{Globals, Parameters, Scope};
-pub use span::{Fault, Position, Span, Word};
+pub use span::{Fault, Position, Span, Word, nearest};
 pub use stage::{Dockerfile, Resolved, Source, Stage};
 pub use syntax::{Directive, Heredoc, Node, Pair, Tree, find_directive};

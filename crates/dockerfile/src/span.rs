@@ -141,7 +141,7 @@ impl Fault {
 /// The one of `known` that at most two changes of a character make of `written`; the first of equals.
 /// Nothing when one is `written` itself: then the word is not what is wrong. (BuildKit's rule, but
 /// that two swapped characters are one change.)
-pub(crate) fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let mut best = None;
     let mut distance = 3;
     for word in known {

@@ -21,6 +21,30 @@ pub struct Platform {
     pub os_version: String,
 }
 
+/// The architectures that images can be for: those of Go.
+const ARCHITECTURES: &[&str] = &[
+    "386", "amd64", "arm", "arm64", "armbe", "arm64be", "loong64", "mips", "mips64", "mips64le", "mipsle",
+    "ppc", "ppc64", "ppc64le", "riscv", "riscv64", "s390", "s390x", "sparc", "sparc64", "wasm",
+];
+/// The same for operating systems.
+const SYSTEMS: &[&str] = &[
+    "aix",
+    "android",
+    "darwin",
+    "dragonfly",
+    "freebsd",
+    "illumos",
+    "ios",
+    "js",
+    "linux",
+    "netbsd",
+    "openbsd",
+    "plan9",
+    "solaris",
+    "wasip1",
+    "windows",
+];
+
 impl Platform {
     /// The platform that this program was built for.
     pub fn host() -> Self {
@@ -65,7 +89,9 @@ impl fmt::Display for Platform {
 impl FromStr for Platform {
     type Err = Error;
 
-    /// Reads `os/arch[/variant]`, or an architecture alone; `x86_64` and `aarch64` are understood.
+    /// Reads `os/arch[/variant]`, an architecture or `linux` alone; `x86_64` and `aarch64` are understood.
+    ///
+    /// Errors: `InvalidInput` for another form, and for a system or architecture that Go does not know.
     fn from_str(text: &str) -> Result<Self> {
         let bad = || {
             Error::invalid(format!("invalid platform `{text}`"))
@@ -93,6 +119,16 @@ impl FromStr for Platform {
             ("armel", "") => ("arm", "v6"),
             other => other,
         };
+        let unknown = |what: &str, name: &str| {
+            Err(Error::invalid(format!("invalid platform `{text}`: there is no {what} `{name}`"))
+                .with_hint("write it like `linux/amd64` or `linux/arm64/v8`"))
+        };
+        if !SYSTEMS.contains(&os) {
+            return unknown("operating system", os);
+        }
+        if !ARCHITECTURES.contains(&arch) {
+            return unknown("architecture", arch);
+        }
         Ok(Platform {
             os: os.to_owned(),
             architecture: arch.to_owned(),
@@ -119,9 +155,13 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Platform>().unwrap().to_string(), want);
         }
-        for bad in ["", "/", "linux/", "a/b/c/d", "linux/am d64"] {
+        for bad in
+            ["", "/", "linux/", "a/b/c/d", "linux/am d64", "bogus", "windows", "linux/z80", "minix/386"]
+        {
             assert!(bad.parse::<Platform>().is_err(), "{bad}");
         }
+        let error = "linux/z80".parse::<Platform>().unwrap_err();
+        assert_eq!(error.to_string(), "invalid platform `linux/z80`: there is no architecture `z80`");
     }
 
     #[test]

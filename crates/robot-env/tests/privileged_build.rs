@@ -149,7 +149,8 @@ SCRIPT
 #[test]
 fn privileged_bad_builds_are_refused_and_leave_nothing() {
     let Some(place) = Place::new("build-bad") else { return };
-    let directory = context(&place, "ctx", "", &[("d/f", ""), ("hidden", ""), (".dockerignore", "hidden\n")]);
+    let files = [("d/f", ""), ("hidden", ""), (".dockerignore", "# not\nhid*\n"), ("../beside", "")];
+    let directory = context(&place, "ctx", "", &files);
     std::os::unix::fs::symlink("/etc/passwd", directory.join("link")).unwrap();
     for (text, want) in [
         ("FROM busybox\nRUN exit 3\n", "ended with exit code 3"),
@@ -166,7 +167,16 @@ fn privileged_bad_builds_are_refused_and_leave_nothing() {
         ),
         ("FROM busybox\nCOPPY a b\n", "did you mean `COPY`"),
         ("FROM busybox\nCOPY nope /x\n", "`nope` is not in the context"),
-        ("FROM busybox\nCOPY hidden /x\n", "a line of .dockerignore keeps it out"),
+        ("FROM busybox\nCOPY hidden /x\n", "`hid*` in line 2 of .dockerignore keeps it out"),
+        ("FROM busybox\nCOPY dockerfile /x\n", "did you mean `Dockerfile`?"),
+        ("FROM busybox\nCOPY d/../hidde /x\n", "is not in the context"),
+        ("FROM busybox\nCOPY f /x\n", "did you mean `d/f`?"),
+        ("FROM busybox\nRUN --mount=type=bind,source=f,target=/x true\n", "did you mean `d/f`?"),
+        ("FROM busybox\nCOPY ../beside /x\n", "it lies outside of the context"),
+        ("FROM busybox AS a\nFROM a\nCOPY --from=a bin/bsuybox /x\n", "did you mean `bin/busybox`?"),
+        ("FROM busybox\nRUN pipx install\n", "`pipx` is not in the image at this step"),
+        ("FROM busybox\nRUN [\"pipx\", \"install\"]\n", "caused by: cannot run the command `pipx`\n"),
+        ("FROM busybox\nRUN [\"pipx\", \"install\"]\n", "`pipx` is not in the image at this step"),
         ("FROM busybox\nCOPY ../secret /x\n", "is not in the context"),
         ("FROM busybox\nCOPY link /x\n", "is not in the context"),
         ("FROM busybox\nCOPY d/f Dockerfile /x\n", "must be a directory and end with a /"),
@@ -184,6 +194,10 @@ fn privileged_bad_builds_are_refused_and_leave_nothing() {
     }
     for (words, want) in [
         (&["--isolation", "hyperv"][..], "cannot isolate by `hyperv`"),
+        (&["--platform", "bogus"], "there is no architecture `bogus`"),
+        (&["--no-cache-filter", "nope"], "there is no stage `nope`"),
+        (&["--memory-swap", "50m"], "it needs a memory limit too"),
+        (&["--provenance", "true"], "--provenance"),
         (&["--target", "nope"], "target stage \"nope\" could not be found"),
         (&["--progress", "tty"], "standard error is no terminal"),
         (&["--progress", "loud"], "invalid argument `loud` for --progress"),
@@ -497,6 +511,9 @@ COPY --from=0 /two /two
         (&["--filter", "colour=red"][..], "invalid filter 'colour'"),
         (&["--keep-storage", "-1"], "invalid size `-1`"),
         (&["--filter", "until=1h", "--filter", "unused-for=1h"], "give one"),
+        (&["--filter", "unused-for=-5h"], "lies in the future"),
+        (&["--filter", "until=-5h"], "lies in the future"),
+        (&["--filter", "unused-for=5"], "unused-for"),
     ] {
         let done = place.command(&[&["builder", "prune", "-f"], words].concat()).run();
         assert!(done.code != 0 && done.err.contains(want), "{words:?}: {done:?}");

@@ -52,15 +52,7 @@ impl Store {
         record: LayerRecord,
     ) -> Result<bool> {
         let chain = record.chain_id.clone();
-        let snapshot = self
-            .snapshot_record(key)?
-            .ok_or_else(|| Error::not_found(format!("cannot commit {}: there is none", what(key))))?;
-        if snapshot.parent != record.parent {
-            return Err(Error::new(
-                Kind::Conflict,
-                format!("cannot commit {}: the layer belongs on top of another one", what(key)),
-            ));
-        }
+        self.check_parent(key, &record)?;
         if self.layer(&chain).is_ok_and(|known| known.is_some()) {
             return Ok(false);
         }
@@ -77,6 +69,42 @@ impl Store {
         let settled = self.settle(key);
         committed?;
         settled
+    }
+
+    /// Like [`Store::adopt_upper`], for a snapshot that nobody needs afterwards: it has no upper directory
+    /// then, and can only be removed. Nothing is waited for to be on the disk: the layer counts as
+    /// damaged should the machine go down before an image with it is put ([`Store::put_image`]), which
+    /// costs a step of a build, and nothing else.
+    ///
+    /// Errors: as those of [`Store::adopt_upper`].
+    pub fn consume_upper(
+        &self,
+        key: &SnapshotKey,
+        mut staged: StagedLayer<'_>,
+        record: LayerRecord,
+    ) -> Result<bool> {
+        self.check_parent(key, &record)?;
+        if self.layer(&record.chain_id).is_ok_and(|known| known.is_some()) {
+            return Ok(false);
+        }
+        let _lock = self.lock_shared()?;
+        staged.take_upper(key)?;
+        failpoint!("store.consume.taken");
+        self.commit_staged(vec![(staged, record)], Durability::NoSync)?;
+        Ok(true)
+    }
+
+    fn check_parent(&self, key: &SnapshotKey, record: &LayerRecord) -> Result<()> {
+        let snapshot = self
+            .snapshot_record(key)?
+            .ok_or_else(|| Error::not_found(format!("cannot commit {}: there is none", what(key))))?;
+        if snapshot.parent == record.parent {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::Conflict,
+            format!("cannot commit {}: the layer belongs on top of another one", what(key)),
+        ))
     }
 
     /// Ends what a marker says was begun. True when the snapshot went on top of the new layer. The

@@ -89,6 +89,10 @@ impl Store {
         record: &ImageRecord,
         names: &[(&Reference, Option<&Digest>)],
     ) -> Result<ImageRecord> {
+        let config = self.config(&record.id)?;
+        let chains: Vec<_> = config.value().chain().links().iter().map(|(_, chain)| chain.clone()).collect();
+        // May take its time, so without the locks.
+        self.bring_to_disk(&chains)?;
         let _lock = self.lock_shared()?;
         let _images = self.lock_images()?;
         let record = self.write_image(record)?;

@@ -2,14 +2,16 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::sync::OnceLock;
 
 use robot_env_diag::{Error, Kind, Result, Within};
 use robot_env_oci::{ChainId, Descriptor, DiffId};
+use robot_env_sys::CallError;
 use robot_env_sys::fs::{self, Durability};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::{Store, digest_of_hex};
+use crate::{Store, digest_of_hex, failpoint};
 
 /// What is known of a layer: `layer.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +41,10 @@ pub struct LayerRecord {
     /// Where the same layer can be had, compressed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<LayerSource>,
+    /// The run of the kernel in which it was made, until it is on the disk: see
+    /// [`Store::consume_upper`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<String>,
 }
 
 /// A registry's copy of a layer.
@@ -64,8 +70,19 @@ impl LayerRecord {
             entries: 0,
             created: 0,
             sources: Vec::new(),
+            boot: None,
         }
     }
+}
+
+/// What tells this run of the kernel from others; `None` where that cannot be read.
+pub(crate) fn this_boot() -> Option<&'static str> {
+    static BOOT: OnceLock<Option<String>> = OnceLock::new();
+    BOOT.get_or_init(|| {
+        let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+    })
+    .as_deref()
 }
 
 pub(crate) fn path_of(chain: &ChainId) -> String {
@@ -107,6 +124,9 @@ impl Store {
         };
         if record.chain_id != *chain || ChainId::of(record.parent.as_ref(), &record.diff_id) != *chain {
             return Err(damaged("layer.json describes another layer".into()));
+        }
+        if record.boot.is_some() && record.boot.as_deref() != this_boot() {
+            return Err(damaged("the machine went down before it was on the disk".into()));
         }
         if record.ancestors.last() != record.parent.as_ref() {
             return Err(damaged("layer.json contradicts itself about the layers below".into()));
@@ -167,6 +187,38 @@ impl Store {
             &record,
             Durability::NoSync,
         )
+    }
+
+    /// Brings those of these layers to the disk that are not there yet, as [`Store::consume_upper`] leaves
+    /// them. Damaged ones are somebody else's business.
+    pub(crate) fn bring_to_disk(&self, chains: &[ChainId]) -> Result<()> {
+        let is_open = |chain: &&ChainId| {
+            self.read_layer(chain).ok().flatten().is_some_and(|record| record.boot.is_some())
+        };
+        let open: Vec<&ChainId> = chains.iter().filter(is_open).collect();
+        if open.is_empty() {
+            return Ok(());
+        }
+        // A descriptor by O_PATH cannot be synced.
+        let root = fs::open_readable_dir_at(&self.root, ".")?;
+        let sync = || {
+            rustix::fs::syncfs(&root).map_err(|errno| {
+                let call = CallError::new(format!("syncfs({})", self.shown(".")), errno);
+                Error::from(call).within("cannot bring layers to the disk")
+            })
+        };
+        sync()?;
+        failpoint!("store.layers.synced");
+        for chain in open {
+            let _lock = self.lock_shared()?;
+            let _images = self.lock_images()?;
+            let Some(mut record) = self.read_layer(chain)? else { continue };
+            record.boot = None;
+            let path = format!("{}/layer.json", path_of(chain));
+            self.write_record(&what(chain), &path, &record, Durability::NoSync)?;
+        }
+        // Once for all of them.
+        sync()
     }
 
     /// Moves a damaged layer out of the way, so that it can be committed anew. Trees that are

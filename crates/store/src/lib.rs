@@ -1,7 +1,8 @@
 //! The store: content by digest, images and their names, layers, snapshots, leases, collection,
 //! checking.
 //!
-//! What it shows is whole: a layer is staged, synced and renamed; an image record is written when
+//! What it shows is whole: a layer is staged, synced and renamed (that of a build is synced when an
+//! image with it is put: [`Store::consume_upper`]); an image record is written when
 //! its config and all its layers are there; the name comes last. A process that is killed at any
 //! step leaves either the old state or the new one, and leftovers that [`Store::collect`] finds.
 //!

@@ -10,7 +10,7 @@ use robot_env_sys::CallError;
 use robot_env_sys::fs::{self, Durability, Removal};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 
-use crate::layer::path_of;
+use crate::layer::{path_of, this_boot};
 use crate::{LayerRecord, SnapshotKey, Store, failpoint, now, random_name};
 
 /// How long dropping a staged layer may delete before it leaves the rest to the trash.
@@ -87,6 +87,20 @@ impl Store {
     /// Commits several layers, those below first, with one sync of the file system. When one of
     /// them cannot be committed, those before it stay.
     pub fn commit_layers(&self, layers: Vec<(StagedLayer<'_>, LayerRecord)>) -> Result<()> {
+        self.commit_staged(layers, Durability::Sync)
+    }
+
+    /// Without a sync the layers are marked so: see [`Store::consume_upper`].
+    pub(crate) fn commit_staged(
+        &self,
+        layers: Vec<(StagedLayer<'_>, LayerRecord)>,
+        durability: Durability,
+    ) -> Result<()> {
+        let boot = match durability {
+            Durability::NoSync => this_boot(),
+            Durability::Sync => None,
+        };
+        let durability = if boot.is_some() { Durability::NoSync } else { Durability::Sync };
         if layers.is_empty() {
             return Ok(());
         }
@@ -126,6 +140,7 @@ impl Store {
             if record.created == 0 {
                 record.created = now();
             }
+            record.boot = boot.map(str::to_owned);
             let bytes = serde_json::to_vec(&record)
                 .map_err(|e| Error::new(Kind::Internal, format!("cannot commit {what}")).because(e))?;
             fs::write_atomic(&layer.dir, &layer.dir, "layer.json", &bytes, 0o600, Durability::NoSync)
@@ -142,7 +157,9 @@ impl Store {
         failpoint!("store.commit.described");
         // Once for all: by the directory that was opened first, which sees every failed write-back
         // since then.
-        if let Some((layer, record)) = staged.iter().min_by_key(|(layer, _)| layer.opened) {
+        if durability == Durability::Sync
+            && let Some((layer, record)) = staged.iter().min_by_key(|(layer, _)| layer.opened)
+        {
             rustix::fs::syncfs(&layer.dir).map_err(|errno| {
                 let path = format!("staging/{}", layer.name);
                 let error = CallError::new(format!("syncfs({})", self.shown(&path)), errno);
@@ -154,10 +171,12 @@ impl Store {
         let layers_dir = self.dir("layers")?;
         for (layer, record) in &mut staged {
             self.pin_layer(&record.chain_id)?;
-            layer.move_to(&layers_dir, record)?;
+            layer.move_to(&layers_dir, record, durability)?;
             failpoint!("store.commit.renamed");
         }
-        fs::sync_directory(&layers_dir)?;
+        if durability == Durability::Sync {
+            fs::sync_directory(&layers_dir)?;
+        }
         failpoint!("store.commit.durable");
         Ok(())
     }
@@ -216,7 +235,7 @@ impl<'a> StagedLayer<'a> {
         store.commit_layers(vec![(self, record)])
     }
 
-    fn move_to(&mut self, layers: &OwnedFd, record: &LayerRecord) -> Result<()> {
+    fn move_to(&mut self, layers: &OwnedFd, record: &LayerRecord, durability: Durability) -> Result<()> {
         let chain = &record.chain_id;
         let failed = |error: CallError| {
             self.store.explain(error.into(), &format!("layer `{chain}`"), &path_of(chain), record.tar_size)
@@ -224,6 +243,9 @@ impl<'a> StagedLayer<'a> {
         for _ in 0..3 {
             if fs::rename_noreplace(&self.staging, &self.name, layers, chain.hex()).map_err(failed)? {
                 self.moved = true;
+                if durability == Durability::NoSync {
+                    return Ok(());
+                }
                 // Its entry `..` changed with the move.
                 return rustix::fs::fsync(&self.dir)
                     .map_err(|errno| failed(CallError::new("fsync()", errno)));

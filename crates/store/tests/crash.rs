@@ -27,6 +27,10 @@ fn new() -> Sample {
     Sample::new(&["base", "new 1", "new 2"])
 }
 
+fn built() -> Sample {
+    Sample::new(&["base", "new 1", "new 2", "built"])
+}
+
 fn third() -> Sample {
     Sample::new(&["third"])
 }
@@ -67,6 +71,25 @@ fn adopt(store: &Store) {
     }
 }
 
+/// A step of a build, and the image that it makes.
+fn consume(store: &Store) {
+    let key = key("consumed");
+    store.remove_snapshot(&key).unwrap();
+    let options = SnapshotOptions { volatile: true, durable: false };
+    let made = store.prepare(&key, new().chains().last(), options).unwrap();
+    write_atomic(&made.upper, &made.upper, "file", b"built", 0o644, Durability::NoSync).unwrap();
+    let record = LayerRecord::new(made.record.parent, DiffId(Digest::of(b"built")));
+    let staged = store.stage_layer().unwrap();
+    staged.recipe().unwrap().write_all(b"built").unwrap();
+    // A scenario that was killed late has made it already.
+    let known = store.layer(&record.chain_id).unwrap().is_some();
+    assert_ne!(store.consume_upper(&key, staged, record).unwrap(), known);
+    store.remove_snapshot(&key).unwrap();
+    built().pull(store, Some("built:1")).unwrap();
+    let layer = store.layer(built().chains().last().unwrap()).unwrap().unwrap();
+    assert_eq!(layer.boot, None, "an image's layers are on the disk");
+}
+
 /// It is in the snapshot or in the layer below it, and nowhere else.
 fn check_adopted(store: &Store, context: &str) {
     let Some(snapshot) = store.snapshot(&key("written")).unwrap() else { return };
@@ -102,6 +125,7 @@ fn scenario(store: &Store) {
     assert_eq!(store.keep_image(&fourth().id(), &key("fourth"), &[]).unwrap().len(), 2);
 
     adopt(store);
+    consume(store);
 
     // A damaged layer that no image has.
     let record = LayerRecord::new(None, DiffId(Digest::of(b"damaged")));
@@ -144,13 +168,15 @@ fn check(root: &Path, context: &str) {
     assert_eq!(store.resolve("old:1").unwrap().id, old().id(), "{context}");
     old().check(&store);
     store.snapshot(&key("kept")).unwrap().expect(context);
+    // As the next build does.
+    store.remove_snapshot(&key("consumed")).unwrap();
     // Even runs look before they sweep, odd ones after.
     let sweep_first = context.len() % 2 == 1;
     if !sweep_first {
         check_adopted(&store, context);
     }
     // The new one is absent or complete, and so is what was being removed.
-    for (name, sample) in [("new:1", new()), ("third:1", third()), ("old:2", old())] {
+    for (name, sample) in [("new:1", new()), ("built:1", built()), ("third:1", third()), ("old:2", old())] {
         match store.resolve(name) {
             Ok(record) => {
                 assert_eq!(record.id, sample.id(), "{context}");
@@ -216,7 +242,9 @@ fn killed_at_every_step_nothing_is_lost() {
         new().check(&open(&root));
         // For the next round, the new image is new again.
         let store = open(&root);
-        store.remove_image(&new().id(), RemoveOptions { names: true }).unwrap();
+        for image in [new(), built()] {
+            store.remove_image(&image.id(), RemoveOptions { names: true }).unwrap();
+        }
         store.remove_snapshot(&key("durable")).unwrap();
         store.remove_snapshot(&key("written")).unwrap();
         let _ = std::fs::remove_file(root.with_extension("written"));

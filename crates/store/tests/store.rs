@@ -537,3 +537,29 @@ fn the_trash_is_emptied_within_its_time_and_by_several() {
     assert_eq!(removed, 8);
     assert!(store.trash_is_empty().unwrap());
 }
+
+#[test]
+fn a_layer_that_was_not_on_the_disk_when_the_machine_went_down_is_made_again() {
+    let temporary = Temporary::new("boot");
+    let store = temporary.store();
+    let make = || {
+        let key: SnapshotKey = "step".parse().unwrap();
+        let options = SnapshotOptions { volatile: true, durable: false };
+        let snapshot = store.prepare(&key, None, options).unwrap();
+        let record = LayerRecord::new(None, DiffId(Digest::of(b"step")));
+        let chain = record.chain_id.clone();
+        let made = store.consume_upper(&key, store.stage_layer().unwrap(), record).unwrap();
+        drop(snapshot);
+        store.remove_snapshot(&key).unwrap();
+        (made, chain)
+    };
+    let (made, chain) = make();
+    let boot = store.layer(&chain).unwrap().unwrap().boot.expect("nobody waited for the disk");
+    assert!(made && !make().0, "it is there");
+    let path = temporary.path(&format!("layers/{}/layer.json", chain.hex()));
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace(&boot, "another")).unwrap();
+    assert_eq!(store.layer(&chain).unwrap_err().kind(), Kind::Corrupt);
+    assert!(make().0, "and is made again");
+    assert_eq!(store.layer(&chain).unwrap().unwrap().boot, Some(boot));
+}

@@ -103,7 +103,7 @@ fn make(
         None => None,
     };
     let layer = match mode {
-        CommitMode::Rename => by_rename(unpacker, snapshot)?,
+        CommitMode::Rename => by_rename(unpacker, snapshot, Afterwards::Needed)?,
         CommitMode::Copy => by_copy(unpacker, snapshot)?,
     };
     let config = Verified::make(config(parent, below, layer.as_ref(), runtime, options))?;
@@ -115,13 +115,14 @@ fn make(
     store.put_named_image(&record, name.as_slice())
 }
 
-/// Makes a layer of what was written into a snapshot, as [`CommitMode::Rename`] does: the id of the
-/// chain with it on top, or the chain below when nothing was written. The snapshot is changed.
+/// Makes a layer of what was written into a snapshot that can only be removed afterwards: the id of the
+/// chain with it on top, or the chain below when nothing was written. It is on the disk when an image
+/// with it is put ([`Store::consume_upper`]).
 ///
 /// Errors: `Corrupt` when a layer below is damaged; `NoSpace`. The snapshot is then as it was.
 pub fn commit_layer(unpacker: &Unpacker<'_>, snapshot: &Snapshot) -> Result<Option<ChainId>> {
     let parent = snapshot.record.parent.as_ref();
-    let made = by_rename(unpacker, snapshot).within(|| "cannot make a layer".into())?;
+    let made = by_rename(unpacker, snapshot, Afterwards::Removed).within(|| "cannot make a layer".into())?;
     Ok(made.map(|diff_id| ChainId::of(parent, &diff_id)).or_else(|| parent.cloned()))
 }
 
@@ -163,8 +164,15 @@ fn config(
     }
 }
 
+/// What becomes of the snapshot that a layer was made of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Afterwards {
+    Needed,
+    Removed,
+}
+
 /// The new layer; `None` when nothing was written.
-fn by_rename(unpacker: &Unpacker<'_>, snapshot: &Snapshot) -> Result<Option<DiffId>> {
+fn by_rename(unpacker: &Unpacker<'_>, snapshot: &Snapshot, afterwards: Afterwards) -> Result<Option<DiffId>> {
     let store = unpacker.store();
     let staged = store.stage_layer()?;
     let mut recipe = staged.recipe()?;
@@ -182,7 +190,10 @@ fn by_rename(unpacker: &Unpacker<'_>, snapshot: &Snapshot) -> Result<Option<Diff
     record.tar_size = written.tar_size;
     record.content_size = written.content_size;
     record.entries = written.entries;
-    store.adopt_upper(&snapshot.record.key, staged, record)?;
+    match afterwards {
+        Afterwards::Needed => store.adopt_upper(&snapshot.record.key, staged, record)?,
+        Afterwards::Removed => store.consume_upper(&snapshot.record.key, staged, record)?,
+    };
     Ok(Some(written.diff_id))
 }
 

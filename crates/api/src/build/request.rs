@@ -122,6 +122,7 @@ impl Parameters {
             file_name: files.file_name.clone(),
             context: files.context.clone(),
             ignore: files.ignore.clone(),
+            ignore_name: files.ignore_name.clone(),
             cancel: Some(cancel),
             ..self.request
         }

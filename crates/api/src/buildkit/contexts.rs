@@ -103,7 +103,12 @@ impl Gatherer<'_> {
             let request = &mut asked.request;
             request.dockerfile.clone_from(&files.dockerfile);
             request.context.clone_from(&files.context);
-            request.ignore = own_ignore.clone().unwrap_or_else(|| files.ignore.clone());
+            if let Some(own) = &own_ignore {
+                request.ignore.clone_from(own);
+            } else {
+                request.ignore.clone_from(&files.ignore);
+                request.ignore_name.clone_from(&files.ignore_name);
+            }
             held.files.push(files);
         }
         let file = robot_env_build::read(&asked.request)?;

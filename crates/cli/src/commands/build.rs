@@ -49,9 +49,15 @@ pub(crate) struct Build {
     /// A further tree for FROM and --from: NAME=DIRECTORY or NAME=docker-image://IMAGE
     #[arg(long, value_name = "NAME=SOURCE")]
     build_context: Vec<String>,
+    /// What is done: build, or check, which is --check
+    #[arg(long, value_name = "METHOD", value_parser = ["build", "check"])]
+    call: Option<String>,
     /// Look at the Dockerfile without building it
     #[arg(long)]
     check: bool,
+    /// Compress the context on its way: there is none
+    #[arg(long)]
+    compress: bool,
     /// The Dockerfile; `-` reads it from standard input
     #[arg(short, long, value_name = "FILE")]
     file: Option<String>,
@@ -86,6 +92,9 @@ pub(crate) struct Build {
     /// How progress is shown: auto, plain, tty, json, quiet
     #[arg(long, value_name = "STYLE")]
     progress: Option<String>,
+    /// Attestations of where the image comes from: none are made, so only `false` is taken
+    #[arg(long, value_name = "false", value_parser = ["false"])]
+    provenance: Option<String>,
     /// Look for newer base images in their registries
     #[arg(long)]
     pull: bool,
@@ -98,6 +107,9 @@ pub(crate) struct Build {
     /// Remove intermediate containers of a failed build: they always are
     #[arg(long)]
     force_rm: bool,
+    /// Attestations of what the image holds: none are made, so only `false` is taken
+    #[arg(long, value_name = "false", value_parser = ["false"])]
+    sbom: Option<String>,
     /// A secret for RUN: id=NAME[,src=FILE|,env=VARIABLE]
     #[arg(long, value_name = "id=NAME[,src=FILE]")]
     secret: Vec<String>,
@@ -147,7 +159,7 @@ impl Verb for Build {
         };
         robot_env_build::frontend(&files.dockerfile)?;
         let mut request = self.request(app, &files, names)?;
-        if self.check {
+        if self.check || self.call.as_deref() == Some("check") {
             return lint::check(app, &engine, &request);
         }
         let cancel = Cancel::new()?;
@@ -242,6 +254,7 @@ impl Build {
             file_name: files.file_name.clone(),
             context: files.context.clone(),
             ignore: files.ignore.clone(),
+            ignore_name: files.ignore_name.clone(),
             contexts,
             target: self.target.clone().filter(|name| !name.is_empty()),
             arguments,
@@ -351,12 +364,17 @@ fn report(engine: &Engine, request: &BuildRequest, progress: &Progress, built: &
             progress.say_json(object);
         }
     }
-    if let Some(layers) = progress.new_layers()
-        && let Ok(space) = Space::measure(engine.store(), layers, &request.dockerfile)
-    {
-        let name = built.names.first().map_or_else(|| built.image.short().to_owned(), Reference::familiar);
-        progress.say(&space.text(&name));
-        progress.say_json(space.object());
+    // Another command can show an image only if the store has it.
+    let image = match built.names.first() {
+        Some(name) => Some(name.familiar()),
+        None => engine.store().resolve(&built.image.to_string()).ok().map(|_| built.image.short().to_owned()),
+    };
+    let all = progress.new_layers();
+    for (platform, layers) in all {
+        let Ok(space) = Space::measure(engine.store(), layers, &request.dockerfile) else { continue };
+        let platform = (all.len() > 1).then_some(platform);
+        progress.say(&space.text(image.as_deref(), platform));
+        progress.say_json(space.object(platform));
     }
 }
 

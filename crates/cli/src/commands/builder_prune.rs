@@ -1,6 +1,7 @@
 use clap::Args;
+use jiff::Timestamp;
 use robot_env_build::{Kept, PruneKept};
-use robot_env_diag::{Error, Result};
+use robot_env_diag::{Error, Result, Within};
 
 use super::prune;
 use crate::app::App;
@@ -28,6 +29,13 @@ pub(crate) struct BuilderPrune {
 /// The keys of its filters.
 const KEYS: &[&str] = &["until", "unused-for", "id", "type", "description", "shared"];
 
+/// The moment so long ago.
+fn unused_since(text: &str, app: &App) -> Result<Timestamp> {
+    quantity::duration(text)
+        .and_then(|_| quantity::moment(text, app.now()))
+        .within(|| "invalid argument for the filter unused-for".into())
+}
+
 impl Verb for BuilderPrune {
     const SPELLINGS: &'static [&'static str] = &["builder prune", "buildx prune"];
 
@@ -45,7 +53,7 @@ impl Verb for BuilderPrune {
                 return Err(Error::invalid("the filters until and unused-for are the same: give one"));
             }
             (Some(until), None) => Some(until),
-            (None, Some(text)) => Some(quantity::moment(text, app.now())?),
+            (None, Some(text)) => Some(unused_since(text, app)?),
             (None, None) => None,
         };
         let shared = filters.truth("shared")?;

@@ -201,7 +201,7 @@ fn checked_hostname(name: String) -> Result<String> {
 
 pub(crate) fn shm_size(text: &str) -> Result<u64> {
     match quantity::bytes(text).within(|| "invalid argument for --shm-size".into())? {
-        0 => Err(Error::invalid("SHM size can not be less than 0")),
+        0 => Err(Error::invalid("invalid argument for --shm-size: it must be more than 0")),
         bytes => Ok(bytes as u64),
     }
 }

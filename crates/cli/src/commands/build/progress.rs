@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use robot_env_build::{Built, Failure, MadeLayer, Observer, Place};
 use robot_env_diag::{Error, Escaped, Result};
 use robot_env_engine::stream::Stream;
+use robot_env_oci::Platform;
 use robot_env_transfer::Amount;
 
 use super::terminal::{Live, View};
@@ -58,8 +59,8 @@ pub(super) struct Progress {
     begun: Instant,
     live: Option<Live>,
     steps: HashMap<usize, Shown>,
-    /// The layers of what was built.
-    layers: Vec<MadeLayer>,
+    /// The layers of what was built, for each platform.
+    layers: Vec<(Platform, Vec<MadeLayer>)>,
     /// Whether a step did more than to look into the cache.
     worked: bool,
 }
@@ -127,9 +128,9 @@ impl Progress {
         }
     }
 
-    /// The layers of what was built, if any of them is new; of several platforms the last one's.
-    pub(super) fn new_layers(&self) -> Option<&[MadeLayer]> {
-        (self.worked && self.style != Style::Quiet).then_some(&self.layers[..])
+    /// The layers of what was built, for each platform, if any of them is new.
+    pub(super) fn new_layers(&self) -> &[(Platform, Vec<MadeLayer>)] {
+        if self.worked && self.style != Style::Quiet { &self.layers } else { &[] }
     }
 
     /// Whether warnings and reports reach anybody.
@@ -207,8 +208,8 @@ impl Observer for Progress {
         }
     }
 
-    fn layers(&mut self, layers: &[MadeLayer]) {
-        self.layers = layers.to_vec();
+    fn layers(&mut self, platform: &Platform, layers: &[MadeLayer]) {
+        self.layers.push((platform.clone(), layers.to_vec()));
     }
 
     fn layer(&mut self, step: usize, size: u64) {

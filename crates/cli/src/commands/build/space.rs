@@ -4,7 +4,7 @@
 use robot_env_build::MadeLayer;
 use robot_env_diag::{Escaped, Result};
 use robot_env_layer::LayerSpace;
-use robot_env_oci::ChainId;
+use robot_env_oci::{ChainId, Platform};
 use robot_env_store::Store;
 
 use super::text::cut;
@@ -56,15 +56,17 @@ impl<'a> Space<'a> {
         all
     }
 
-    /// A few lines for a person; `image` is how it is called by then.
-    pub(super) fn text(&self, image: &str) -> String {
+    /// A few lines for a person; `image` is how it is called by then, if it is kept, `platform` what it is
+    /// for, where that are several.
+    pub(super) fn text(&self, image: Option<&str>, platform: Option<&Platform>) -> String {
         let layers: Vec<_> = self.layers.iter().filter(|(_, space)| space.files > 0).collect();
         if layers.is_empty() {
             return String::new();
         }
         let bytes: u64 = layers.iter().map(|(_, space)| space.bytes).sum();
-        let mut out =
-            format!("\n{} in {} of this Dockerfile:\n", human::short(bytes), count(layers.len(), "layer"));
+        let platform = platform.map(|platform| format!(" for {platform}")).unwrap_or_default();
+        let (all, number) = (human::short(bytes), count(layers.len(), "layer"));
+        let mut out = format!("\n{all} in {number} of this Dockerfile{platform}:\n");
         let mut sizes: Vec<u64> = layers.iter().map(|(_, space)| space.bytes).collect();
         sizes.sort_unstable_by(|a, b| b.cmp(a));
         let least = sizes.get(MOST - 1).copied().unwrap_or(0);
@@ -87,13 +89,15 @@ impl<'a> Space<'a> {
             if waste.len() > MOST {
                 out.push_str(&format!(" {:>8}  {} more\n", "", waste.len() - MOST));
             }
-            out.push_str(&format!("`image layers {image}` shows all of it\n"));
+            if let Some(image) = image {
+                out.push_str(&format!("`image layers {image}` shows all of it\n"));
+            }
         }
         out
     }
 
     /// The same for a program.
-    pub(super) fn object(&self) -> serde_json::Value {
+    pub(super) fn object(&self, platform: Option<&Platform>) -> serde_json::Value {
         let layers: Vec<serde_json::Value> = self
             .layers
             .iter()
@@ -108,7 +112,11 @@ impl<'a> Space<'a> {
             .into_iter()
             .map(|(bytes, line, what)| serde_json::json!({ "line": line, "size": bytes, "what": what }))
             .collect();
-        serde_json::json!({ "space": { "layers": layers, "waste": waste } })
+        let mut space = serde_json::json!({ "layers": layers, "waste": waste });
+        if let Some(platform) = platform {
+            space["platform"] = platform.to_string().into();
+        }
+        serde_json::json!({ "space": space })
     }
 }
 
@@ -145,12 +153,18 @@ mod tests {
         ];
         let space = Space { layers: layers.iter().zip(spaces).collect(), text };
         assert_eq!(
-            space.text("robot"),
+            space.text(Some("robot"), None),
             "\n5MB in 2 layers of this Dockerfile:\n      5MB  line 2    RUN make \\\n      10B  line 3    all\n\
              4MB of it for nothing:\n      3MB  line 2    /big?, deleted by line 4\n      \
              1MB  line 2    /var/lib/apt/lists: lists of apt left behind\n`image layers robot` shows all of it\n"
         );
-        assert!(space.object().to_string().contains(r#""line":2,"size":5000000"#));
-        assert_eq!(Space { layers: Vec::new(), text }.text("x"), "");
+        let platform: Platform = "linux/arm64".parse().unwrap();
+        let text_of_one = space.text(None, Some(&platform));
+        assert!(text_of_one.starts_with("\n5MB in 2 layers of this Dockerfile for linux/arm64:\n"));
+        assert!(!text_of_one.contains("image layers"), "{text_of_one}");
+        let object = space.object(Some(&platform)).to_string();
+        assert!(object.contains(r#""line":2,"size":5000000"#), "{object}");
+        assert!(object.contains(r#""platform":"linux/arm64""#), "{object}");
+        assert_eq!(Space { layers: Vec::new(), text }.text(Some("x"), None), "");
     }
 }

@@ -12,14 +12,15 @@ const LONGEST: usize = 64 * 1024;
 impl Lines {
     /// The lines that `bytes` complete, without their ends.
     pub(super) fn feed(&mut self, bytes: &[u8]) -> Vec<Vec<u8>> {
-        self.partial.extend_from_slice(bytes);
         let mut lines = Vec::new();
-        while let Some(at) = self.partial.iter().position(|byte| *byte == b'\n') {
-            let rest = self.partial.split_off(at + 1);
-            let mut line = std::mem::replace(&mut self.partial, rest);
-            line.pop();
+        let mut pieces = bytes.split(|byte| *byte == b'\n');
+        let rest = pieces.next_back().unwrap_or_default();
+        for piece in pieces {
+            let mut line = std::mem::take(&mut self.partial);
+            line.extend_from_slice(piece);
             lines.push(line);
         }
+        self.partial.extend_from_slice(rest);
         if self.partial.len() > LONGEST {
             lines.push(std::mem::take(&mut self.partial));
         }
