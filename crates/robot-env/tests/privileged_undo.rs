@@ -248,6 +248,16 @@ fn privileged_images_are_kept_for_their_time_and_not_on_a_full_disk() {
     let done = kept.run("rmi map");
     assert!(!done.err.contains("come back"), "{done:?}");
     assert_eq!((layers(), kept.entries()), (before, 0));
+
+    kept.time("24h");
+    let done = small_disk(
+        &kept,
+        "for image in one:22 two:36; do
+            fill maker ${image#*:}; $RE --root $ROOT/r commit maker ${image%:*}:1 >/dev/null
+            $RE --root $ROOT/r rm maker >/dev/null; $RE --root $ROOT/r rmi ${image%:*}:1 >/dev/null
+        done",
+    );
+    assert_eq!(done.out, "two:1\nend\ntwo:1\n", "{done:?}");
 }
 
 #[test]
@@ -292,30 +302,38 @@ fn privileged_time_and_a_full_disk_make_an_end() {
 
     // A file system of 64 MiB: less than a tenth is free when the second one has gone, too.
     kept.time("24h");
-    let script = "mount -t tmpfs -o size=64m tmpfs $ROOT && set -e
+    let done =
+        small_disk(&kept, "fill one 22; $RE --root $ROOT/r rm one; fill two 36; $RE --root $ROOT/r rm two");
+    assert_eq!(done.out, "one\ntwo\ntwo\nend\ntwo\n", "{done:?}");
+}
+
+/// Runs a script on a file system of 64 MiB, in which `fill NAME MEGABYTES` makes a container that has
+/// written so much; then says what can come back, and lets it go.
+fn small_disk(kept: &Kept, script: &str) -> Done {
+    let script = format!(
+        "mount -t tmpfs -o size=64m tmpfs $ROOT && set -e
         $RE --root $ROOT/r import -c 'ENV PATH=/bin' - busybox <$TAR >/dev/null
-        fill() { $RE --root $ROOT/r run --name $1 --network none busybox dd if=/dev/zero of=/big bs=1M count=$2 2>/dev/null; }
-        fill one 22; $RE --root $ROOT/r rm one; fill two 36; $RE --root $ROOT/r rm two
-        $RE --root $ROOT/r undo -l --format {{.Name}}; echo end
-        $RE --root $ROOT/r undo --discard 2>/dev/null";
+        fill() {{ $RE --root $ROOT/r run --name $1 --network none busybox dd if=/dev/zero of=/big bs=1M count=$2 2>/dev/null; }}
+        {script}
+        $RE --root $ROOT/r undo -l --format {{{{.Name}}}}; echo end
+        $RE --root $ROOT/r undo --discard 2>/dev/null"
+    );
     let tar = kept.0.directory.join("busybox.tar");
     kept.run("create --name box --network none busybox").ok();
     kept.run(&format!("export -o {} box", tar.display())).ok();
     let root = kept.0.directory.join("small");
     fs::create_dir(&root).unwrap();
     let mut call = Call(Command::new("unshare"));
-    call.0.args(["--mount", "--propagation", "private", "sh", "-c", script]);
+    call.0.args(["--mount", "--propagation", "private", "sh", "-c", &script]);
     let engine = format!(
         "{} --run-root {}",
         env!("CARGO_BIN_EXE_robot-env"),
         kept.0.directory.join("run-small").display()
     );
     let config = kept.0.directory.join("config");
-    let done = call
-        .env("RE", &engine)
+    call.env("RE", &engine)
         .env("ROOT", root.to_str().unwrap())
         .env("TAR", tar.to_str().unwrap())
         .env("XDG_CONFIG_HOME", config.to_str().unwrap())
-        .run();
-    assert_eq!(done.out, "one\ntwo\ntwo\nend\ntwo\n", "{done:?}");
+        .run()
 }
