@@ -135,7 +135,8 @@ fn route_to_containers(outside: &OwnedFd) {
 fn call(from: &OwnedFd, to: impl Into<IpAddr>, port: u16) -> Option<String> {
     let to = SocketAddr::new(to.into(), port);
     within(from, move || {
-        let mut stream = TcpStream::connect_timeout(&to, Duration::from_millis(400)).ok()?;
+        // The first packet may be lost while the bridge learns of the link; it is sent again after a second.
+        let mut stream = TcpStream::connect_timeout(&to, Duration::from_millis(1500)).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).ok()?;
