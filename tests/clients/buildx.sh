@@ -69,6 +69,20 @@ docker buildx build --check -f "$place/app/odd" "$place/app" > "$place/out" 2>&1
 ! docker buildx build --help | grep -q -- --check || says ConsistentInstructionCasing
 docker buildx du > "$place/out" 2>&1 || fail "buildx du"
 says 'Total:'
+docker buildx du --filter type=exec.cachemount > "$place/out" 2>&1 || fail "du of cache mounts"
+docker buildx prune -f --filter type=exec.cachemount --filter until=24h > "$place/out" 2>&1 || fail "prune of cache mounts"
+
+# What is not there is said.
+docker buildx build --provenance=true "$place/app" > "$place/out" 2>&1 && fail "attestations that are none"
+grep -qi 'attestations are not supported' "$place/out" || fail "attestations are missing without a word"
+printf '# syntax=someone/frontend:3\nFROM busybox:test\n' > "$place/app/foreign"
+build -f "$place/app/foreign" "$place/app" && fail "a frontend that is not run"
+says 'cannot build by frontend `someone/frontend:3`'
+build --build-arg BUILDKIT_SYNTAX=someone/frontend:3 "$place/app" && fail "a frontend that is not run"
+says 'cannot build by frontend `someone/frontend:3`'
+printf '# syntax=docker/dockerfile:1\nFROM busybox:test\n' > "$place/app/usual"
+build -f "$place/app/usual" "$place/app" || fail "the usual frontend"
+build --build-arg BUILDKIT_SYNTAX=docker/dockerfile:1.7 -f "$place/app/usual" "$place/app" || fail "the usual frontend by an argument"
 cat > "$place/bake.hcl" <<'END'
 group "default" {
   targets = ["lib", "app"]
