@@ -1,4 +1,7 @@
-//! `# syntax=`: who is to read a file. It names an image; here the reader of Dockerfiles is built in.
+//! `# syntax=` and the build argument `BUILDKIT_SYNTAX`: who is to read a file. They name an image; here the
+//! reader of Dockerfiles is built in.
+
+use std::collections::BTreeMap;
 
 use robot_env_diag::{Error, Kind, Result};
 use robot_env_dockerfile::find_directive;
@@ -16,12 +19,13 @@ pub fn reads_dockerfiles(image: &str) -> bool {
     DOCKERFILE.iter().any(is_one)
 }
 
-/// Checks that a file is for the reader of Dockerfiles.
+/// Checks that a file is for the reader of Dockerfiles. The argument comes before the line.
 ///
 /// # Errors
 /// `Unsupported` for one that another image is to read.
-pub fn frontend(text: &str) -> Result<()> {
-    let Some(line) = find_directive(text, "syntax") else { return Ok(()) };
+pub fn frontend(text: &str, arguments: &BTreeMap<String, String>) -> Result<()> {
+    let argument = arguments.get("BUILDKIT_SYNTAX").filter(|image| !image.is_empty()).cloned();
+    let Some(line) = argument.or_else(|| find_directive(text, "syntax")) else { return Ok(()) };
     // Behind the image's name there may be arguments for it.
     let image = line.split_whitespace().next().unwrap_or_default();
     if reads_dockerfiles(image) {
@@ -58,7 +62,11 @@ mod tests {
             ("# syntax=?\n", false),
             ("FROM x\n# syntax=someone/frontend", true),
         ] {
-            assert_eq!(frontend(text).is_ok(), want, "{text}");
+            assert_eq!(frontend(text, &BTreeMap::new()).is_ok(), want, "{text}");
+        }
+        for (image, want) in [("docker/dockerfile:1.7", true), ("", false), ("someone/other", false)] {
+            let arguments = BTreeMap::from([("BUILDKIT_SYNTAX".to_owned(), image.to_owned())]);
+            assert_eq!(frontend("# syntax=someone/frontend", &arguments).is_ok(), want, "{image}");
         }
     }
 }

@@ -49,7 +49,7 @@ pub(crate) fn solve(
 /// # Errors
 /// `Unsupported` for what another reader is to read, `InvalidInput` for mistakes.
 pub fn read(request: &BuildRequest) -> Result<Dockerfile> {
-    crate::frontend::frontend(&request.dockerfile)?;
+    crate::frontend::frontend(&request.dockerfile, &request.arguments)?;
     Dockerfile::parse(&request.dockerfile)
         .map_err(|fault| fault.error(&request.file_name, &request.dockerfile))
 }

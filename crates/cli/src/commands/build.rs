@@ -157,8 +157,8 @@ impl Verb for Build {
             let mut fetch = Registries { engine: &engine, client: &client, pulls: Pulls::silent() };
             interruptible(&client, || self.files(app, &engine, &mut fetch))?
         };
-        robot_env_build::frontend(&files.dockerfile)?;
         let mut request = self.request(app, &files, names)?;
+        robot_env_build::frontend(&request.dockerfile, &request.arguments)?;
         if self.check || self.call.as_deref() == Some("check") {
             return lint::check(app, &engine, &request);
         }
