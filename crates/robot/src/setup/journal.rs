@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::socket::{DOCKERS, SYSTEM};
 use super::{Action, Step};
 
 /// Something that was done.
@@ -76,8 +77,12 @@ fn back(line: &str, now: &impl Fn(&str) -> Option<String>) -> Vec<String> {
         }
         ["sudo", "apparmor_parser", "-r", path] => vec![format!("sudo apparmor_parser -R {path}")],
         _ if line.contains("systemctl") && line.contains(" enable robot-env.socket") => {
-            let whose = if line.starts_with("sudo ") { "sudo systemctl" } else { "systemctl --user" };
-            vec![format!("{whose} disable --now robot-env.socket")]
+            if !line.starts_with("sudo ") {
+                return vec!["systemctl --user disable --now robot-env.socket".to_owned()];
+            }
+            // systemd does not take the link back, and leaves alone what is not ours.
+            let link = format!("if [ \"$(readlink {DOCKERS})\" = {SYSTEM} ]; then sudo rm -f {DOCKERS}; fi");
+            vec!["sudo systemctl disable --now robot-env.socket".to_owned(), link]
         }
         // Files of our own alone.
         [.., "sudo", "tee", path] | [.., "sudo", "tee", "-a", path]
@@ -125,7 +130,10 @@ mod tests {
             ("sudo touch /etc/subuid /etc/subgid", &[]),
             (
                 "sudo systemctl daemon-reload && sudo systemctl enable robot-env.socket",
-                &["sudo systemctl disable --now robot-env.socket"],
+                &[
+                    "sudo systemctl disable --now robot-env.socket",
+                    "if [ \"$(readlink /run/docker.sock)\" = /run/robot-env/docker.sock ]; then sudo rm -f /run/docker.sock; fi",
+                ],
             ),
             (
                 "systemctl --user daemon-reload && systemctl --user enable robot-env.socket",

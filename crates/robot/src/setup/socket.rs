@@ -9,9 +9,9 @@ use crate::Live;
 
 const PART: &str = "docker-socket";
 /// Where root's server is found.
-const SYSTEM: &str = "/run/robot-env/docker.sock";
+pub(super) const SYSTEM: &str = "/run/robot-env/docker.sock";
 /// Where Docker's clients look when nobody tells them.
-const DOCKERS: &str = "/run/docker.sock";
+pub(super) const DOCKERS: &str = "/run/docker.sock";
 
 /// Whether somebody else's Docker is what clients find without being told.
 pub(super) fn has_docker(root: &HostRoot) -> bool {
