@@ -77,8 +77,11 @@ fn archive() -> Result<PathBuf, String> {
     Ok(archive)
 }
 
-/// `run` is the program with arguments: its exit code, output and errors.
-fn exchange(archive: &Path, run: &dyn Fn(&[&str]) -> (i32, String, String)) {
+/// A run's exit code, output and errors.
+type Ran = (i32, String, String);
+
+/// `run` is the program with arguments.
+fn exchange(archive: &Path, run: &dyn Fn(&[&str]) -> Ran) {
     let ok = |args: &[&str]| {
         let (code, out, err) = run(args);
         assert_eq!(code, 0, "{args:?}: {out} {err}");
