@@ -99,7 +99,7 @@ impl<'e> ImageRemoval<'e> {
             } else {
                 check(&image.id, &users, &names, force)?;
             }
-            return self.delete_with_parents(image, prune);
+            return self.delete_with_parents(image, prune, RemoveOptions { names: true });
         }
         let name = text.parse::<Reference>()?;
         if !force
@@ -125,23 +125,28 @@ impl<'e> ImageRemoval<'e> {
         if untagged.remaining > 0 || kept {
             return Ok(());
         }
-        self.delete_with_parents(image, prune)
+        match self.delete_with_parents(image, prune, RemoveOptions::default()) {
+            // Somebody else has named it, or removed it, since then.
+            Err(error) if matches!(error.kind(), Kind::Conflict | Kind::NotFound) => Ok(()),
+            done => done,
+        }
     }
 
-    /// Removes an image with its names.
+    /// Removes an image, with its names if `options` says so.
     ///
     /// # Errors
-    /// `NotFound` where somebody else has removed it.
-    pub fn delete(&mut self, image: &ImageRecord, _held_off: &HoldOff) -> Result<()> {
-        self.delete_claimed(image)
+    /// `NotFound` where somebody else has removed it, `Conflict` where somebody has named it and names
+    /// may not go.
+    pub fn delete(&mut self, image: &ImageRecord, options: RemoveOptions, _held_off: &HoldOff) -> Result<()> {
+        self.delete_claimed(image, options)
     }
 
     /// The caller has claimed.
-    fn delete_claimed(&mut self, image: &ImageRecord) -> Result<()> {
-        let kept = self.engine.keep_image(image, &self.lost)?;
+    fn delete_claimed(&mut self, image: &ImageRecord, options: RemoveOptions) -> Result<()> {
+        let kept = self.engine.keep_image(image, &self.lost, options)?;
         let names = match kept {
             Some(names) => names,
-            None => self.engine.store().remove_image(&image.id, RemoveOptions { names: true })?,
+            None => self.engine.store().remove_image(&image.id, options)?,
         };
         for name in names {
             self.note_untagged(name, &image.id);
@@ -153,20 +158,25 @@ impl<'e> ImageRemoval<'e> {
         Ok(())
     }
 
-    /// Removes an image with its names, and with `prune` its parents that have neither names nor users
-    /// nor children.
-    fn delete_with_parents(&mut self, image: &ImageRecord, prune: bool) -> Result<()> {
+    /// Removes an image, with its names if `options` says so, and with `prune` its parents that have
+    /// neither names nor users nor children.
+    fn delete_with_parents(
+        &mut self,
+        image: &ImageRecord,
+        prune: bool,
+        options: RemoveOptions,
+    ) -> Result<()> {
         let store = self.engine.store();
-        let mut next = Some(image.clone());
-        while let Some(image) = next.take() {
+        let mut next = Some((image.clone(), options));
+        while let Some((image, options)) = next.take() {
             {
                 let _held_off = self.engine.hold_off()?;
-                self.delete_claimed(&image)?;
+                self.delete_claimed(&image, options)?;
             }
             let Some(parent) = image.parent.filter(|_| prune) else { break };
             let has_children = store.images()?.iter().any(|other| other.parent.as_ref() == Some(&parent));
             if !has_children && self.names(&parent)?.is_empty() && self.users(&parent)?.is_empty() {
-                next = store.image(&parent)?;
+                next = store.image(&parent)?.map(|parent| (parent, RemoveOptions::default()));
             }
         }
         Ok(())

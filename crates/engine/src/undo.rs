@@ -20,7 +20,7 @@ use jiff::Timestamp;
 use robot_env_diag::{Context, Error, IoContext, Kind, Result, Within};
 use robot_env_oci::{ChainId, Reference};
 use robot_env_spec::ContainerId;
-use robot_env_store::{CollectOptions, ImageRecord, NameRecord, SnapshotKey};
+use robot_env_store::{CollectOptions, ImageRecord, NameRecord, RemoveOptions, SnapshotKey};
 use robot_env_sys::fs::Durability;
 use robot_env_sys::lock;
 use serde::{Deserialize, Serialize};
@@ -160,16 +160,17 @@ impl Engine {
         self.put_aside(&removed, &unique, directory).is_ok()
     }
 
-    /// Removes an image with its names and keeps it; `lost` are names that it may have lost a moment
+    /// Removes an image, with its names where they may go, and keeps it; `lost` are names that it may have lost a moment
     /// ago. Gives the names that went; `None` where it is not kept: nothing has changed then. The caller
     /// has claimed.
     ///
     /// # Errors
-    /// `NotFound` where there is no such image.
+    /// `NotFound` where there is no such image, `Conflict` where it has names that may not go.
     pub(crate) fn keep_image(
         &self,
         image: &ImageRecord,
         lost: &[NameRecord],
+        options: RemoveOptions,
     ) -> Result<Option<Vec<Reference>>> {
         if self.undo.is_zero() {
             return Ok(None);
@@ -190,11 +191,11 @@ impl Engine {
         let unique = random_name()?;
         // On a disk that is full nothing can be written, and removing must work.
         let Ok(entry) = self.make_entry(&removed, &unique) else { return Ok(None) };
-        match self.store.keep_image(&image.id, &unique.parse()?, lost) {
+        match self.store.keep_image(&image.id, &unique.parse()?, lost, options) {
             Ok(names) => Ok(Some(names)),
             Err(error) => {
                 let _ = fs::remove_dir_all(&entry);
-                if error.kind() == Kind::NotFound { Err(error) } else { Ok(None) }
+                if matches!(error.kind(), Kind::NotFound | Kind::Conflict) { Err(error) } else { Ok(None) }
             }
         }
     }

@@ -5,7 +5,7 @@ use robot_env_oci::{ChainId, Descriptor, Digest, ImageConfig, ImageId, Reference
 use robot_env_sys::fs::Durability;
 use serde::{Deserialize, Serialize};
 
-use crate::{Store, digest_of_hex, failpoint, now};
+use crate::{NameRecord, Store, digest_of_hex, failpoint, now};
 
 /// An image: `images/<hex>.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -182,16 +182,8 @@ impl Store {
 
     /// [`Store::remove_image`]; the caller holds the lock of images.
     pub(crate) fn remove_image_locked(&self, id: &ImageId, options: RemoveOptions) -> Result<Vec<Reference>> {
-        let names: Vec<Reference> =
-            self.names()?.into_iter().filter(|name| name.image == *id).map(|name| name.reference).collect();
-        if !options.names
-            && let Some(name) = names.first()
-        {
-            return Err(Error::new(
-                Kind::Conflict,
-                format!("cannot remove {}: it is named `{}`", what(id), name.familiar()),
-            ));
-        }
+        let names = self.names_to_go(id, options)?;
+        let names: Vec<Reference> = names.into_iter().map(|name| name.reference).collect();
         for name in &names {
             self.remove_name(name, Durability::NoSync)?;
         }
@@ -201,5 +193,17 @@ impl Store {
         }
         failpoint!("store.remove.done");
         Ok(names)
+    }
+
+    /// An image's names, which may go with it. The caller holds the lock of images.
+    pub(crate) fn names_to_go(&self, id: &ImageId, options: RemoveOptions) -> Result<Vec<NameRecord>> {
+        let names: Vec<NameRecord> = self.names()?.into_iter().filter(|name| name.image == *id).collect();
+        match names.first() {
+            Some(name) if !options.names => {
+                let name = name.reference.familiar();
+                Err(Error::new(Kind::Conflict, format!("cannot remove {}: it is named `{name}`", what(id))))
+            }
+            _ => Ok(names),
+        }
     }
 }

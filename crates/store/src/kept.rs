@@ -46,14 +46,21 @@ impl Store {
     /// returns. Gives the names that went.
     ///
     /// # Errors
-    /// `NotFound` where the image is not here; `NoSpace`: nothing has changed then.
-    pub fn keep_image(&self, id: &ImageId, key: &SnapshotKey, also: &[NameRecord]) -> Result<Vec<Reference>> {
+    /// `NotFound` where the image is not here; `Conflict` when it has names and they may not go;
+    /// `NoSpace`: nothing has changed then.
+    pub fn keep_image(
+        &self,
+        id: &ImageId,
+        key: &SnapshotKey,
+        also: &[NameRecord],
+        options: RemoveOptions,
+    ) -> Result<Vec<Reference>> {
         let _lock = self.lock_shared()?;
         let _images = self.lock_images()?;
         let image = self.image(id)?.ok_or_else(|| {
             Error::not_found(format!("cannot remove {}: it is not in the store", what_image(id)))
         })?;
-        let mut names: Vec<NameRecord> = self.names()?.into_iter().filter(|name| name.image == *id).collect();
+        let mut names = self.names_to_go(id, options)?;
         for name in also {
             if name.image == *id && names.iter().all(|own| own.reference != name.reference) {
                 names.push(name.clone());
@@ -63,7 +70,7 @@ impl Store {
         fs::mkdir_all_at(&self.root, DIRECTORY, 0o700)?;
         self.write_record(&what(key), &path_of(key), &KeptImage { image, names }, Durability::Sync)?;
         failpoint!("store.keep.recorded");
-        self.remove_image_locked(id, RemoveOptions { names: true })
+        self.remove_image_locked(id, options)
     }
 
     /// The keys of all images that can come back.

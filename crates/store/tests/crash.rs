@@ -122,7 +122,10 @@ fn scenario(store: &Store) {
     store.remove_snapshot(&key("made")).unwrap();
     store.untag(&reference("old:2")).unwrap();
     store.remove_image(&third().id(), RemoveOptions { names: true }).unwrap();
-    assert_eq!(store.keep_image(&fourth().id(), &key("fourth"), &[]).unwrap().len(), 2);
+    assert_eq!(
+        store.keep_image(&fourth().id(), &key("fourth"), &[], RemoveOptions { names: true }).unwrap().len(),
+        2
+    );
 
     adopt(store);
     consume(store);

@@ -179,6 +179,7 @@ fn an_image_is_named_found_renamed_and_removed() {
 
 #[test]
 fn a_removed_image_that_is_kept_comes_back_as_it_was() {
+    const NAMED: RemoveOptions = RemoveOptions { names: true };
     let temporary = Temporary::new("kept");
     let store = temporary.store();
     let (a, b) = (Sample::new(&["base", "a"]), Sample::new(&["base", "b"]));
@@ -188,8 +189,10 @@ fn a_removed_image_that_is_kept_comes_back_as_it_was() {
     let before = (store.image(&a.id()).unwrap(), store.names().unwrap());
     let lost = store.name(&reference("robot:2")).unwrap().unwrap();
     store.untag(&reference("robot:2")).unwrap();
-    assert_eq!(store.keep_image(&a.id(), &key("one"), &[lost]).unwrap().len(), 2);
-    assert_eq!(store.keep_image(&a.id(), &key("two"), &[]).unwrap_err().kind(), Kind::NotFound);
+    let named = store.keep_image(&a.id(), &key("one"), &[], RemoveOptions::default()).unwrap_err();
+    assert_eq!((named.kind(), store.kept_keys().unwrap().len()), (Kind::Conflict, 0), "{named:?}");
+    assert_eq!(store.keep_image(&a.id(), &key("one"), &[lost], NAMED).unwrap().len(), 2);
+    assert_eq!(store.keep_image(&a.id(), &key("two"), &[], NAMED).unwrap_err().kind(), Kind::NotFound);
     assert!(store.image(&a.id()).unwrap().is_none());
     assert_eq!(store.kept_keys().unwrap(), [key("one")]);
 
@@ -203,16 +206,16 @@ fn a_removed_image_that_is_kept_comes_back_as_it_was() {
     assert_eq!(store.restore_image(&key("one")).unwrap_err().kind(), Kind::NotFound);
 
     // A name that another image has now stays that one's.
-    store.keep_image(&a.id(), &key("one"), &[]).unwrap();
+    store.keep_image(&a.id(), &key("one"), &[], NAMED).unwrap();
     store.tag(&reference("robot:1"), &b.id(), None).unwrap();
     let restored = store.restore_image(&key("one")).unwrap();
     assert_eq!((restored.names.len(), restored.taken), (2, vec![reference("robot:1")]));
 
     // Let go, it goes. So does one whose record is damaged.
-    store.keep_image(&a.id(), &key("one"), &[]).unwrap();
+    store.keep_image(&a.id(), &key("one"), &[], NAMED).unwrap();
     store.discard_kept(&key("one")).unwrap();
     assert_eq!(store.collect(&CollectOptions::default()).unwrap().layers, [a.chains()[1].clone()]);
-    store.keep_image(&b.id(), &key("two"), &[]).unwrap();
+    store.keep_image(&b.id(), &key("two"), &[], NAMED).unwrap();
     std::fs::write(store.path().join("kept/two.json"), "{").unwrap();
     assert_eq!(store.restore_image(&key("two")).unwrap_err().kind(), Kind::Corrupt);
     store.collect(&CollectOptions::default()).unwrap();
@@ -222,7 +225,7 @@ fn a_removed_image_that_is_kept_comes_back_as_it_was() {
     std::fs::remove_dir(store.path().join("kept")).unwrap();
     assert!(store.kept_images().unwrap().is_empty());
     b.pull(&store, None).unwrap();
-    store.keep_image(&b.id(), &key("three"), &[]).unwrap();
+    store.keep_image(&b.id(), &key("three"), &[], NAMED).unwrap();
     store.restore_image(&key("three")).unwrap();
     b.check(&store);
 }

@@ -9,7 +9,7 @@ use robot_env_diag::{Error, Kind, Result as EngineResult};
 use robot_env_engine::{CommitRequest, Engine, ImageGone, ImageRemoval};
 use robot_env_oci::{ImageText, Reference};
 use robot_env_registry::Client;
-use robot_env_store::{ImageRecord, Store};
+use robot_env_store::{ImageRecord, RemoveOptions, Store};
 use robot_env_transfer::Change;
 use robot_env_wire::{
     Filters, ImageFacts, ImageInspect, SEARCH_FILTERS, SearchFilter, SearchResult, history as steps,
@@ -298,9 +298,10 @@ fn prune_images(
         if engine.images_in_use()?.contains_key(&record.id) {
             continue;
         }
-        match removal.delete(&record, &held_off) {
-            // Somebody else removed it.
-            Err(error) if error.kind() == Kind::NotFound => {}
+        let options = RemoveOptions { names: names.iter().any(|name| name.image == record.id) };
+        match removal.delete(&record, options, &held_off) {
+            // Somebody else removed it, or named it.
+            Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Conflict) => {}
             other => other?,
         }
     }

@@ -3,6 +3,8 @@
 use clap::Args;
 use robot_env_diag::{Kind, Result};
 use robot_env_engine::{Container, Engine, ImageRemoval, Pruned};
+use robot_env_store::RemoveOptions;
+use robot_env_wire::Filters;
 
 use super::{rm, rmi};
 use crate::app::App;
@@ -10,7 +12,6 @@ use crate::filter;
 use crate::format::human;
 use crate::rows::image::Named;
 use crate::verb::{Exit, Verb};
-use robot_env_wire::Filters;
 
 /// Remove all containers that do not run
 #[derive(Args)]
@@ -114,9 +115,10 @@ pub(super) fn images(app: &App, engine: &Engine, all: bool, filters: &Filters) -
         if engine.images_in_use()?.contains_key(&named.record.id) {
             continue;
         }
-        match removal.delete(&named.record, &held_off) {
-            // Somebody else removed it.
-            Err(error) if error.kind() == Kind::NotFound => {}
+        let options = RemoveOptions { names: !named.names.is_empty() };
+        match removal.delete(&named.record, options, &held_off) {
+            // Somebody else removed it, or named it.
+            Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Conflict) => {}
             other => other?,
         }
     }
