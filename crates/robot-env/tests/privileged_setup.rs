@@ -7,18 +7,19 @@ use std::process::Command;
 
 use place::{Call, Done, Place};
 
-/// Runs a script as root of a machine whose `/etc`, `/usr/bin`, `/usr/local` and `/usr/share` may be
-/// changed, and on which there is no Docker.
+/// Runs a script as root of a machine whose `/etc`, `/usr/bin`, `/usr/sbin`, `/usr/local` and
+/// `/usr/share` may be changed, and on which there is no Docker.
 fn on_a_machine(place: &Place, script: &str) -> Done {
     let before = format!(
         "set -e
         at={}
-        for d in etc usr/bin usr/local usr/share; do
+        for d in etc usr/bin usr/sbin usr/local usr/share; do
+            [ ! -L /$d ] || continue
             mkdir -p $at/up/$d $at/work/$d
             mount -t overlay overlay -o lowerdir=/$d,upperdir=$at/up/$d,workdir=$at/work/$d /$d
         done
         mount -t tmpfs tmpfs /run
-        rm -f /usr/bin/docker /usr/bin/dockerd /usr/local/bin/docker
+        for d in usr/bin usr/sbin usr/local/bin; do rm -f /$d/docker /$d/dockerd; done
         echo ada:x:4444:4444::/home/ada:/bin/sh >> /etc/passwd
         echo ada:x:4444: >> /etc/group
         look() {{ tar -C / --exclude='*-' --exclude=.pwd.lock --exclude=etc/robot-env --mtime=@0 --sort=name -cf - \
@@ -83,7 +84,6 @@ fn privileged_docker_gets_a_name_and_a_socket_once() {
     let done = on_a_machine(
         &place,
         "mkdir -p /etc/robot-env
-        rm -f /usr/sbin/dockerd /usr/local/bin/dockerd
         before=$(look)
         $RE setup --docker --dry-run > /etc/robot-env/dry
         grep -q 'writes /etc/systemd/system/robot-env.socket' /etc/robot-env/dry
