@@ -15,7 +15,7 @@ use robot_env_device::gpu::{self, ImageFacts};
 use robot_env_device::selector::{self, Class, Selector};
 use robot_env_device::{DRIVER_ROOT, HostRoot, Session, SpecEdits, bind, cdi, inside};
 use robot_env_diag::{Error, IoContext, Kind, Result, Within};
-use robot_env_spec::{GuiMode, HostFacts, NetworkMode, Resolved};
+use robot_env_spec::{GuiMode, HostFacts, NetworkMode, Resolved, ResolvedDevice};
 use robot_env_sys::fs as sys_fs;
 use rustix::fs::{Dir, OFlags};
 
@@ -106,15 +106,20 @@ impl Start<'_> {
             )
             .with_hint("CAN interfaces are network interfaces: `--network host` has them"));
         }
+        let mut devices: Vec<ResolvedDevice> = Vec::new();
         for selector in &spec.robot.selectors {
-            if selector::select(&root, std::slice::from_ref(selector))?.is_empty() && !is_can(&selector.what)
-            {
+            let found = selector::select(&root, std::slice::from_ref(selector))?;
+            if found.is_empty() && !is_can(&selector.what) {
                 let what = live::shown(&selector.what);
                 out.warnings
                     .push(format!("device `{what}` is not there now; it comes when it is plugged in"));
             }
+            for device in found {
+                if devices.iter().all(|had| had.path != device.path) {
+                    devices.push(device);
+                }
+            }
         }
-        let devices = selector::select(&root, &spec.robot.selectors)?;
         if self.engine.rootless {
             let closed = devices.iter().filter(|device| live::is_closed(device)).map(|d| &d.host_path);
             for path in closed.collect::<std::collections::BTreeSet<_>>() {

@@ -138,11 +138,6 @@ impl<'e> ImageRemoval<'e> {
     /// `NotFound` where somebody else has removed it, `Conflict` where somebody has named it and names
     /// may not go.
     pub fn delete(&mut self, image: &ImageRecord, options: RemoveOptions, _held_off: &HoldOff) -> Result<()> {
-        self.delete_claimed(image, options)
-    }
-
-    /// The caller has claimed.
-    fn delete_claimed(&mut self, image: &ImageRecord, options: RemoveOptions) -> Result<()> {
         let kept = self.engine.keep_image(image, &self.lost, options)?;
         let names = match kept {
             Some(names) => names,
@@ -169,10 +164,9 @@ impl<'e> ImageRemoval<'e> {
         let store = self.engine.store();
         let mut next = Some((image.clone(), options));
         while let Some((image, options)) = next.take() {
-            {
-                let _held_off = self.engine.hold_off()?;
-                self.delete_claimed(&image, options)?;
-            }
+            let held_off = self.engine.hold_off()?;
+            self.delete(&image, options, &held_off)?;
+            drop(held_off);
             let Some(parent) = image.parent.filter(|_| prune) else { break };
             let has_children = store.images()?.iter().any(|other| other.parent.as_ref() == Some(&parent));
             if !has_children && self.names(&parent)?.is_empty() && self.users(&parent)?.is_empty() {

@@ -160,9 +160,9 @@ impl Engine {
         self.put_aside(&removed, &unique, directory).is_ok()
     }
 
-    /// Removes an image, with its names where they may go, and keeps it; `lost` are names that it may have lost a moment
-    /// ago. Gives the names that went; `None` where it is not kept: nothing has changed then. The caller
-    /// has claimed.
+    /// Removes an image, with its names where they may go, and keeps it; `lost` are names that it may
+    /// have lost a moment ago. Gives the names that went; `None` where it is not kept: nothing has
+    /// changed then. The caller has claimed.
     ///
     /// # Errors
     /// `NotFound` where there is no such image, `Conflict` where it has names that may not go.
